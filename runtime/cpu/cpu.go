@@ -1,0 +1,96 @@
+// Package cpu is the device that every machine has: Go kernels on a pool of
+// threads. A file holds the kernels of the operator family that the file of
+// the same name in runtime/op describes.
+package cpu
+
+import (
+	"fmt"
+	goruntime "runtime"
+
+	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime/device"
+	"github.com/fmoe-go/fmoe/runtime/op"
+	"github.com/fmoe-go/fmoe/runtime/tensor"
+)
+
+// Name is the name under which the device registers.
+const Name = "cpu"
+
+func init() {
+	device.Register(Name, func(o device.Options) (device.Device, error) { return New(o), nil })
+}
+
+// Device runs kernels on the threads of one pool.
+type Device struct {
+	pool *pool
+}
+
+// New starts a device.
+func New(o device.Options) *Device {
+	threads := o.Threads
+	if threads <= 0 {
+		threads = goruntime.GOMAXPROCS(0)
+	}
+	return &Device{pool: newPool(threads)}
+}
+
+// Name returns "cpu".
+func (d *Device) Name() string { return Name }
+
+// Close ends the threads.
+func (d *Device) Close() error {
+	d.pool.close()
+	return nil
+}
+
+// A constructor makes the kernel of a node; see [device.Device.Compile].
+type constructor func(d *Device, n *op.Node, constants []*tensor.Tensor) (device.Kernel, error)
+
+type kernelEntry struct {
+	make constructor
+	// anyType: the kernel takes every element type as it is. The others
+	// compute float16 and bfloat16 in float32; see half.go.
+	anyType bool
+}
+
+type kernelKey struct{ domain, opType string }
+
+var kernels = map[kernelKey]kernelEntry{}
+
+// register gives an operator its kernel. The kernel need not know float16 and
+// bfloat16: it sees float32 in their place.
+func register(domain, opType string, make constructor) {
+	addKernel(domain, opType, kernelEntry{make: make})
+}
+
+// registerAnyType gives an operator a kernel that handles every element type
+// itself, as those that only move elements do.
+func registerAnyType(domain, opType string, make constructor) {
+	addKernel(domain, opType, kernelEntry{make: make, anyType: true})
+}
+
+func addKernel(domain, opType string, e kernelEntry) {
+	k := kernelKey{domain, opType}
+	if _, dup := kernels[k]; dup {
+		panic("cpu: " + domain + "::" + opType + " is registered twice")
+	}
+	kernels[k] = e
+}
+
+// Supports reports whether there is a kernel for the operator.
+func (d *Device) Supports(domain, opType string) bool {
+	_, ok := kernels[kernelKey{onnx.CanonicalDomain(domain), opType}]
+	return ok
+}
+
+// Compile makes the kernel of a node.
+func (d *Device) Compile(n *op.Node, constants []*tensor.Tensor) (device.Kernel, error) {
+	e, ok := kernels[kernelKey{onnx.CanonicalDomain(n.Domain), n.OpType}]
+	if !ok {
+		return nil, fmt.Errorf("operator %s::%s is %w on the CPU", n.Domain, n.OpType, device.ErrUnsupported)
+	}
+	if e.anyType {
+		return e.make(d, n, constants)
+	}
+	return newWidened(d, n, constants, e.make)
+}

@@ -1,0 +1,135 @@
+// Package device is the seam between the runtime, which decides what is
+// computed when and where in memory, and the devices that compute it.
+package device
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime/op"
+	"github.com/fmoe-go/fmoe/runtime/tensor"
+)
+
+// ErrUnsupported is wrapped by a device's refusal of an operator, or of an
+// operator with certain types.
+var ErrUnsupported = errors.New("not supported")
+
+// Device computes nodes.
+type Device interface {
+	Name() string
+
+	// Supports reports whether the device has a kernel for the operator.
+	Supports(domain, opType string) bool
+
+	// Compile makes the kernel of a node. constants has an entry for each
+	// input: its content where that never changes, nil otherwise. What can be
+	// prepared from constants (packed weights) is prepared here, once.
+	Compile(n *op.Node, constants []*tensor.Tensor) (Kernel, error)
+
+	// Close ends the device's threads and frees what it holds.
+	Close() error
+}
+
+// Kernel computes one node for any shapes.
+type Kernel interface {
+	// Bind prepares the computation for the given tensors, whose types and
+	// shapes are final, and returns the function that does it. Bind may read
+	// the content of constants and of the operator's Parameters; the content
+	// and the memory of every other tensor is to be looked up at each run
+	// (t.Data may be another slice then). The returned function allocates
+	// nothing and may be called any number of times.
+	Bind(c *Call) (func() error, error)
+}
+
+// KernelFunc is a kernel that keeps nothing between shapes.
+type KernelFunc func(c *Call) (func() error, error)
+
+// Bind calls the function.
+func (f KernelFunc) Bind(c *Call) (func() error, error) { return f(c) }
+
+// Call is what a kernel is bound to.
+type Call struct {
+	// In has an entry for each input of the node, nil where it is absent.
+	In []*tensor.Tensor
+
+	// Out has an entry for each output, nil where nobody wants it. An output
+	// whose shape depends on the content of inputs has a nil Shape: the
+	// kernel gives it a shape and memory with Allocate when it runs.
+	Out []*tensor.Tensor
+
+	// Scratch is temporary memory that the steps of a plan share.
+	Scratch *Scratch
+}
+
+// Allocate gives output i a shape and zeroed memory, for operators whose
+// output shape depends on content.
+func (c *Call) Allocate(i int, shape ...int) *tensor.Tensor {
+	t := c.Out[i]
+	*t = *tensor.New(t.Type, shape...)
+	return t
+}
+
+// Scratch is memory for the time of one step. A kernel reserves what it needs
+// when it is bound and looks the memory up when it runs.
+type Scratch struct {
+	size  int
+	bytes []byte
+}
+
+// Reserve states that a step needs n bytes.
+func (s *Scratch) Reserve(n int) { s.size = max(s.size, n) }
+
+// Bytes returns the memory: as many bytes as the largest reservation, aligned
+// to a cache line, with any content.
+func (s *Scratch) Bytes() []byte {
+	if len(s.bytes) < s.size {
+		s.bytes = tensor.AlignedBytes(s.size)
+	}
+	return s.bytes
+}
+
+// Size returns the largest reservation in bytes.
+func (s *Scratch) Size() int { return s.size }
+
+// Options configure a device.
+type Options struct {
+	// Threads is the number of CPU threads; 0 means one for each processor.
+	Threads int
+}
+
+var (
+	mu      sync.Mutex
+	devices = map[string]func(Options) (Device, error){}
+)
+
+// Register makes a device known under a name; a device's package does so in
+// its init function.
+func Register(name string, open func(Options) (Device, error)) {
+	mu.Lock()
+	defer mu.Unlock()
+	devices[name] = open
+}
+
+// Open starts a device by name.
+func Open(name string, o Options) (Device, error) {
+	mu.Lock()
+	open := devices[name]
+	names := make([]string, 0, len(devices))
+	for n := range devices {
+		names = append(names, n)
+	}
+	mu.Unlock()
+	if open == nil {
+		slices.Sort(names)
+		return nil, fmt.Errorf("device %q is not known; there are %v", name, names)
+	}
+	return open(o)
+}
+
+// UnsupportedType is the error of a kernel that has no arithmetic for a type.
+func UnsupportedType(t onnx.DataType) error {
+	return fmt.Errorf("element type %s is %w", t, ErrUnsupported)
+}
