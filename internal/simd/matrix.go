@@ -1,0 +1,52 @@
+// Package simd holds the inner loops of the CPU device: matrix products and
+// functions over slices. Everything here is serial; runtime/cpu splits work
+// over threads.
+package simd
+
+// Float is an element type of matrix products.
+type Float interface{ float32 | float64 }
+
+// Matrix is a view of Rows × Cols elements of Data: element (i, j) lies at
+// i·RowStride + j·ColStride, or where Index is set at Index[i]·RowStride +
+// j·ColStride.
+type Matrix[T Float] struct {
+	Data                 []T
+	Rows, Cols           int
+	RowStride, ColStride int
+
+	// Index picks the rows of a left-hand operand; nil takes them in order.
+	Index []int32
+}
+
+// RowMajor views data as a dense matrix.
+func RowMajor[T Float](data []T, rows, cols int) Matrix[T] {
+	return Matrix[T]{Data: data, Rows: rows, Cols: cols, RowStride: cols, ColStride: 1}
+}
+
+// Transposed views data, a dense matrix of cols × rows, as its transpose of
+// rows × cols.
+func Transposed[T Float](data []T, rows, cols int) Matrix[T] {
+	return Matrix[T]{Data: data, Rows: rows, Cols: cols, RowStride: 1, ColStride: rows}
+}
+
+// Block returns the rows × cols elements that begin at (i, j).
+func (m Matrix[T]) Block(i, j, rows, cols int) Matrix[T] {
+	b := m
+	b.Rows, b.Cols = rows, cols
+	skip := j * m.ColStride
+	if m.Index != nil {
+		b.Index = m.Index[i:]
+	} else {
+		skip += i * m.RowStride
+	}
+	b.Data = m.Data[min(skip, len(m.Data)):]
+	return b
+}
+
+// row returns the elements of Data from the beginning of row i.
+func (m *Matrix[T]) row(i int) []T {
+	if m.Index != nil {
+		i = int(m.Index[i])
+	}
+	return m.Data[i*m.RowStride:]
+}

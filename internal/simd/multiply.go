@@ -1,0 +1,138 @@
+package simd
+
+// Products go block by block, after Goto and van de Geijn, "Anatomy of
+// High-Performance Matrix Multiplication" (2008): depthBlock·TileCols elements
+// of B stay in the first cache while rowBlock·depthBlock elements of A, in the
+// second, pass by them. The order of the sum behind an element depends on the
+// depth alone, so it is the same however a product is cut into pieces.
+const (
+	depthBlock = 384
+	rowBlock   = 96 // a multiple of every tile's rows
+	colBlock   = 256
+
+	// fewRows is up to how many rows packing B costs more than it saves.
+	fewRows = 4
+)
+
+// WorkLen returns the number of elements of working memory that one product
+// needs.
+func WorkLen[T Float]() int { return (rowBlock + colBlock) * depthBlock }
+
+// Multiply computes c = a·b, where element (i, j) of c lies at i·stride + j.
+// work has at least WorkLen elements.
+func Multiply[T Float](c []T, stride int, a, b Matrix[T], work []T) {
+	switch {
+	case a.Rows == 0 || b.Cols == 0:
+		return
+	case a.Cols == 0:
+		zero(c, stride, a.Rows, b.Cols)
+		return
+	case a.Rows <= fewRows && b.ColStride == 1:
+		multiplyRows(c, stride, a, b)
+		return
+	case a.Rows <= fewRows && b.RowStride == 1 && a.ColStride == 1:
+		multiplyDots(c, stride, a, b)
+		return
+	}
+	rows, cols := work[:rowBlock*depthBlock], work[rowBlock*depthBlock:]
+	for j := 0; j < b.Cols; j += colBlock {
+		nj := min(colBlock, b.Cols-j)
+		for l := 0; l < a.Cols; l += depthBlock {
+			nl := min(depthBlock, a.Cols-l)
+			packCols(cols, b.Block(l, j, nl, nj))
+			for i := 0; i < a.Rows; i += rowBlock {
+				ni := min(rowBlock, a.Rows-i)
+				packRows(rows, a.Block(i, l, ni, nl))
+				block(c[i*stride+j:], stride, rows, cols, nl, ni, nj, nl, l > 0)
+			}
+		}
+	}
+}
+
+// MultiplyPacked computes the columns from … to−1 of a·b; c begins with
+// element (0, from). from must be a multiple of TileCols. work has at least
+// WorkLen elements.
+func MultiplyPacked[T Float](c []T, stride int, a Matrix[T], b *Packed[T], from, to int, work []T) {
+	if a.Rows == 0 || to <= from {
+		return
+	}
+	if a.Cols == 0 {
+		zero(c, stride, a.Rows, to-from)
+		return
+	}
+	for i := 0; i < a.Rows; i += rowBlock {
+		ni := min(rowBlock, a.Rows-i)
+		for l := 0; l < a.Cols; l += depthBlock {
+			nl := min(depthBlock, a.Cols-l)
+			packRows(work, a.Block(i, l, ni, nl))
+			panels := b.data[from*b.Rows+l*TileCols[T]():]
+			block(c[i*stride:], stride, work, panels, b.Rows, ni, to-from, nl, l > 0)
+		}
+	}
+}
+
+// block multiplies packed rows by packed columns. Panels of rows have the
+// given depth; those of columns lie panelDepth deep apart.
+func block[T Float](c []T, stride int, rows, cols []T, panelDepth, m, n, depth int, add bool) {
+	mr, nr := TileRows[T](), TileCols[T]()
+	for j := 0; j < n; j += nr {
+		b := cols[j*panelDepth:]
+		for i := 0; i < m; i += mr {
+			a, out := rows[i*depth:], c[i*stride+j:]
+			if n-j >= nr {
+				tile(min(mr, m-i), depth, a, b, out, stride, add)
+			} else {
+				edge(min(mr, m-i), n-j, depth, a, b, out, stride, add)
+			}
+		}
+	}
+}
+
+// maxTile bounds the elements of a tile.
+const maxTile = 6 * 16
+
+// edge computes a tile of which only some columns exist.
+func edge[T Float](rows, cols, depth int, a, b, c []T, stride int, add bool) {
+	var whole [maxTile]T
+	nr := TileCols[T]()
+	tile(rows, depth, a, b, whole[:], nr, false)
+	for i := range rows {
+		from, to := whole[i*nr:][:cols], c[i*stride:][:cols]
+		if add {
+			for j, x := range from {
+				to[j] += x
+			}
+		} else {
+			copy(to, from)
+		}
+	}
+}
+
+// multiplyRows is Multiply where the rows of b are contiguous: each is read
+// once and added, scaled, to every row of c.
+func multiplyRows[T Float](c []T, stride int, a, b Matrix[T]) {
+	zero(c, stride, a.Rows, b.Cols)
+	for l := range b.Rows {
+		from := b.Data[l*b.RowStride:][:b.Cols]
+		for i := range a.Rows {
+			Axpy(a.row(i)[l*a.ColStride], from, c[i*stride:][:b.Cols])
+		}
+	}
+}
+
+// multiplyDots is Multiply where the columns of b and the rows of a are
+// contiguous: each column is read once and multiplied with every row.
+func multiplyDots[T Float](c []T, stride int, a, b Matrix[T]) {
+	for j := range b.Cols {
+		column := b.Data[j*b.ColStride:][:b.Rows]
+		for i := range a.Rows {
+			c[i*stride+j] = Dot(a.row(i)[:a.Cols], column)
+		}
+	}
+}
+
+func zero[T Float](c []T, stride, rows, cols int) {
+	for i := range rows {
+		clear(c[i*stride:][:cols])
+	}
+}

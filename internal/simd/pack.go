@@ -1,0 +1,106 @@
+package simd
+
+// Packed is a right-hand operand in the order in which products read it:
+// panels of as many columns as a tile has, each panel row by row, the last one
+// filled up with zeros. Packing costs about as much as a product with a few
+// rows, so weights are packed once.
+type Packed[T Float] struct {
+	data       []T
+	Rows, Cols int
+}
+
+// Pack packs all of b.
+func Pack[T Float](b Matrix[T]) *Packed[T] {
+	p := NewPacked[T](b.Rows, b.Cols)
+	p.Fill(b, 0, b.Cols)
+	return p
+}
+
+// NewPacked makes room for an operand of rows × cols, to be filled by Fill.
+func NewPacked[T Float](rows, cols int) *Packed[T] {
+	return &Packed[T]{data: make([]T, roundUp(cols, TileCols[T]())*rows), Rows: rows, Cols: cols}
+}
+
+// Fill packs the columns from … to−1 of b. from must be a multiple of
+// TileCols, and so must to unless it is the last column's end. Calls for
+// different columns may run at the same time.
+func (p *Packed[T]) Fill(b Matrix[T], from, to int) {
+	if p.Rows == 0 {
+		return
+	}
+	packCols(p.data[from*p.Rows:], b.Block(0, from, b.Rows, to-from))
+}
+
+// packRows packs a left-hand operand as panels of TileRows rows.
+func packRows[T Float](dst []T, a Matrix[T]) {
+	width := TileRows[T]()
+	for i := 0; i < a.Rows; i += width {
+		live := min(width, a.Rows-i)
+		panel := dst[i*a.Cols : (i+width)*a.Cols]
+		if live < width {
+			clear(panel)
+		}
+		if a.RowStride == 1 && a.Index == nil {
+			interleave(panel, a.Data[i:], width, live, a.Cols, a.ColStride)
+			continue
+		}
+		for r := range live {
+			scatter(panel[r:], a.row(i+r), width, a.Cols, a.ColStride)
+		}
+	}
+}
+
+// packCols packs a right-hand operand as panels of TileCols columns.
+func packCols[T Float](dst []T, b Matrix[T]) {
+	width := TileCols[T]()
+	for j := 0; j < b.Cols; j += width {
+		live := min(width, b.Cols-j)
+		panel := dst[j*b.Rows : (j+width)*b.Rows]
+		if live < width {
+			clear(panel)
+		}
+		if b.ColStride == 1 {
+			interleave(panel, b.Data[j:], width, live, b.Rows, b.RowStride)
+			continue
+		}
+		for c := range live {
+			scatter(panel[c:], b.Data[(j+c)*b.ColStride:], width, b.Rows, b.RowStride)
+		}
+	}
+}
+
+// interleave copies depth runs of live elements that lie stride apart to runs
+// that lie width apart.
+func interleave[T Float](dst, src []T, width, live, depth, stride int) {
+	for l := range depth {
+		d, s := dst[l*width:], src[l*stride:]
+		// Runs of a constant length spare a call for each.
+		switch live {
+		case 16:
+			*(*[16]T)(d) = *(*[16]T)(s)
+		case 8:
+			*(*[8]T)(d) = *(*[8]T)(s)
+		case 4:
+			*(*[4]T)(d) = *(*[4]T)(s)
+		default:
+			copy(d[:live], s[:live])
+		}
+	}
+}
+
+// scatter copies depth elements that lie stride apart to places that lie
+// width apart.
+func scatter[T Float](dst, src []T, width, depth, stride int) {
+	if stride == 1 {
+		for _, x := range src[:depth] {
+			dst[0] = x
+			dst = dst[min(width, len(dst)):]
+		}
+		return
+	}
+	for l := range depth {
+		dst[l*width] = src[l*stride]
+	}
+}
+
+func roundUp(n, unit int) int { return (n + unit - 1) / unit * unit }
