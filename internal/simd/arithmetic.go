@@ -1,0 +1,34 @@
+package simd
+
+// Add writes a + b to out. The three have the same length; out may be a or b,
+// but must not overlap them otherwise.
+func Add(out, a, b []float32) {
+	a, b = a[:len(out)], b[:len(out)]
+	for i := range out {
+		out[i] = a[i] + b[i]
+	}
+}
+
+// Sub writes a − b to out, under the conditions of [Add].
+func Sub(out, a, b []float32) {
+	a, b = a[:len(out)], b[:len(out)]
+	for i := range out {
+		out[i] = a[i] - b[i]
+	}
+}
+
+// Mul writes a · b to out, under the conditions of [Add].
+func Mul(out, a, b []float32) {
+	a, b = a[:len(out)], b[:len(out)]
+	for i := range out {
+		out[i] = a[i] * b[i]
+	}
+}
+
+// Div writes a / b to out, under the conditions of [Add].
+func Div(out, a, b []float32) {
+	a, b = a[:len(out)], b[:len(out)]
+	for i := range out {
+		out[i] = a[i] / b[i]
+	}
+}
