@@ -1,0 +1,119 @@
+package moe
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/fmoe-go/fmoe/onnx"
+)
+
+// The attributes of an FMoE node.
+const (
+	AttributeTopK       = "top_k"      // int, required
+	AttributeGate       = "gate"       // string, default "naive"
+	AttributeActivation = "activation" // string, default "gelu"
+	AttributeNormalize  = "normalize"  // int, default 1
+)
+
+// Attributes lists the attributes that an FMoE node may have.
+var Attributes = []string{AttributeTopK, AttributeGate, AttributeActivation, AttributeNormalize}
+
+// Config is what the attributes of an FMoE node say.
+type Config struct {
+	// TopK is the number of experts for each token, 1 … T.
+	TopK int
+
+	// Gate names the rule that picks experts, one of Gates.
+	Gate string
+
+	// Activation is the function between an expert's two projections.
+	Activation Activation
+
+	// Normalize: a token's scores are the softmax over its chosen logits and
+	// sum to 1. Otherwise they are the chosen entries of the softmax over all
+	// experts.
+	Normalize bool
+}
+
+// ParseConfig reads the attributes of an FMoE node. It fails for attributes
+// that it does not know, and for values outside what is allowed, which the
+// error lists.
+func ParseConfig(n *onnx.Node) (Config, error) {
+	c := Config{Gate: GateNaive, Activation: GELU, Normalize: true}
+	for _, a := range n.Attributes {
+		if err := c.set(a); err != nil {
+			return Config{}, err
+		}
+	}
+	return c, c.check()
+}
+
+func (c *Config) set(a *onnx.Attribute) error {
+	want := onnx.AttributeInt
+	switch a.Name {
+	case AttributeTopK:
+		// Checked before the conversion, which may narrow.
+		if a.Type == want && (a.Int < 1 || a.Int > maxExperts) {
+			return fmt.Errorf("attribute top_k is %d, must be 1 to %d", a.Int, maxExperts)
+		}
+		c.TopK = int(a.Int)
+	case AttributeNormalize:
+		if a.Type == want && a.Int != 0 && a.Int != 1 {
+			return fmt.Errorf("attribute normalize is %d, must be 0 or 1", a.Int)
+		}
+		c.Normalize = a.Int != 0
+	case AttributeGate:
+		want = onnx.AttributeString
+		c.Gate = string(a.String)
+	case AttributeActivation:
+		want = onnx.AttributeString
+		c.Activation = Activation(a.String)
+	default:
+		return fmt.Errorf("attribute %q is not known; there are %s", a.Name, strings.Join(Attributes, ", "))
+	}
+	if a.RefName != "" {
+		return fmt.Errorf("attribute %s refers to the function's attribute %q, which has no value here", a.Name, a.RefName)
+	}
+	if a.Type != want {
+		return fmt.Errorf("attribute %s has attribute type %d, must be %d", a.Name, a.Type, want)
+	}
+	return nil
+}
+
+// maxExperts bounds what a file may claim; the largest published mixtures
+// have a few thousand experts in a layer.
+const maxExperts = 1 << 20
+
+func (c *Config) check() error {
+	if c.TopK == 0 {
+		return fmt.Errorf("attribute top_k is missing")
+	}
+	if !slices.Contains(Gates, c.Gate) {
+		return fmt.Errorf("gate %q is not known; there are %s", c.Gate, strings.Join(Gates, ", "))
+	}
+	if !slices.Contains(Activations, c.Activation) {
+		names := make([]string, len(Activations))
+		for i, a := range Activations {
+			names[i] = string(a)
+		}
+		return fmt.Errorf("activation %q is not known; there are %s", c.Activation, strings.Join(names, ", "))
+	}
+	return nil
+}
+
+// Encode returns the attributes of a node with this configuration. All are
+// written out, since runtimes that run the node through its model-local
+// function do not know the defaults.
+func (c Config) Encode() []*onnx.Attribute {
+	normalize := int64(0)
+	if c.Normalize {
+		normalize = 1
+	}
+	return []*onnx.Attribute{
+		onnx.IntAttribute(AttributeTopK, int64(c.TopK)),
+		onnx.StringAttribute(AttributeGate, c.Gate),
+		onnx.StringAttribute(AttributeActivation, string(c.Activation)),
+		onnx.IntAttribute(AttributeNormalize, normalize),
+	}
+}

@@ -1,0 +1,53 @@
+// Package moe says what a mixture-of-experts node means, for every device:
+// the FMoE operator's slots and attributes, the gates that choose experts, and
+// the order in which tokens are dispatched to experts and combined again.
+package moe
+
+// The FMoE operator, version 1.
+//
+// A router scores T experts for each token, a gate picks k of them, each
+// expert is a two-layer perceptron
+//
+//	expert(x) = fc2 · activation(fc1 · x + fc1_bias) + fc2_bias
+//
+// or, where fc3 is present, a gated one whose hidden layer is
+// activation(fc1 · x + fc1_bias) * (fc3 · x + fc3_bias), and the output is the
+// sum of the picked experts' outputs weighted by the gate's scores.
+const (
+	Domain  = "ai.fmoe"
+	OpType  = "FMoE"
+	Version = 1
+)
+
+// The input slots of an FMoE node. T is the number of experts, d the model's
+// width, h the experts' hidden width; … stands for any leading dimensions.
+// Inputs up to fc2_bias that are not marked optional must be there.
+const (
+	InputX           = iota // […, d] tokens
+	InputGateWeight         // [d, T] router
+	InputGateBias           // [T], optional
+	InputFC1Weight          // [T, h, d], out × in
+	InputFC1Bias            // [T, h], optional
+	InputFC2Weight          // [T, d, h]
+	InputFC2Bias            // [T, d], optional
+	InputFC3Weight          // [T, h, d], optional: makes the experts gated
+	InputFC3Bias            // [T, h], optional
+	InputNoiseWeight        // [d, T], optional: the noisy gate's second projection
+	InputCount
+)
+
+// The output slots of an FMoE node.
+const (
+	OutputY           = iota // […, d], as X
+	OutputAuxLoss            // scalar, optional: the gate's balance loss
+	OutputExpertCount        // [T] int64, optional: rows that each expert computed
+	OutputCount
+)
+
+// InputNames are the names of the input slots, as documentation and
+// model-local functions spell them.
+var InputNames = [InputCount]string{"X", "gate_weight", "gate_bias", "fc1_weight", "fc1_bias",
+	"fc2_weight", "fc2_bias", "fc3_weight", "fc3_bias", "noise_weight"}
+
+// OutputNames are the names of the output slots.
+var OutputNames = [OutputCount]string{"Y", "aux_loss", "expert_count"}
