@@ -1,0 +1,165 @@
+package op
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/fmoe-go/fmoe/onnx"
+)
+
+func init() {
+	gemm := []string{"alpha", "beta", "transA", "transB"}
+	Register(
+		// MatMul, ONNX 1, 9 (integers) and 13 (bfloat16): numpy's matmul.
+		Operator{Name: "MatMul", Since: []int{1, 9, 13}, Inputs: Exactly(2), Outputs: Exactly(1), Infer: inferMatMul},
+
+		// FusedMatMul of ONNX Runtime: alpha·A'·B', where transA swaps the last
+		// two dimensions of A, and transBatchA before that moves the first
+		// dimension behind the batch dimensions.
+		Operator{Domain: "com.microsoft", Name: "FusedMatMul", Since: []int{1}, Inputs: Exactly(2), Outputs: Exactly(1),
+			Attributes: []string{"alpha", "transA", "transB", "transBatchA", "transBatchB"}, Infer: inferMatMul},
+
+		// Gemm, ONNX 7, 9 (integers), 11 (C optional) and 13 (bfloat16):
+		// alpha·A'·B' + beta·C on matrices, C broadcast to the product.
+		Operator{Name: "Gemm", Since: []int{7, 9, 11, 13}, Inputs: Between(2, 3), Outputs: Exactly(1),
+			Attributes: gemm, Infer: inferGemm},
+
+		// FusedGemm of ONNX Runtime: an activation applied to Gemm's result.
+		Operator{Domain: "com.microsoft", Name: "FusedGemm", Since: []int{1}, Inputs: Between(2, 3), Outputs: Exactly(1),
+			Attributes: append(gemm, "activation", "activation_alpha", "activation_beta"), Infer: inferGemm},
+	)
+}
+
+// MatMulOrder returns, for an operand (0 or 1) of MatMul or FusedMatMul of
+// the given rank, at least 2, which of its axes are the batch dimensions, the
+// rows and the columns of the matrices to multiply, in this order.
+func MatMulOrder(n *Node, operand, rank int) []int {
+	side := "AB"[operand : operand+1]
+	order := make([]int, rank)
+	for i := range order {
+		order[i] = i
+	}
+	if n.Int("transBatch"+side, 0) != 0 {
+		copy(order, order[1:rank-1])
+		order[rank-2] = 0
+	}
+	if n.Int("trans"+side, 0) != 0 {
+		order[rank-1], order[rank-2] = order[rank-2], order[rank-1]
+	}
+	return order
+}
+
+func inferMatMul(c *Inference) error {
+	t, err := c.productType()
+	if err != nil {
+		return err
+	}
+	a, b := c.Shape(0), c.Shape(1)
+	if a == nil || b == nil {
+		c.Set(0, t, nil)
+		return nil
+	}
+	if len(a) == 0 || len(b) == 0 {
+		return errors.New("cannot multiply a scalar; the operands need a rank of at least 1")
+	}
+	a, b = matMulOperand(c.Node, 0, a), matMulOperand(c.Node, 1, b)
+	// A vector is a matrix of one row (or column) that the result lacks.
+	rowVector, columnVector := len(a) == 1, len(b) == 1
+	if rowVector {
+		a = []Dim{1, a[0]}
+	}
+	if columnVector {
+		b = []Dim{b[0], 1}
+	}
+	if _, err := Unify(a[len(a)-1], b[len(b)-2]); err != nil {
+		return fmt.Errorf("cannot multiply matrices of shapes %s and %s", FormatDims(a), FormatDims(b))
+	}
+	shape, err := c.Broadcast(a[:len(a)-2], b[:len(b)-2])
+	if err != nil {
+		return err
+	}
+	shape = slices.Clip(shape)
+	if !rowVector {
+		shape = append(shape, a[len(a)-2])
+	}
+	if !columnVector {
+		shape = append(shape, b[len(b)-1])
+	}
+	c.Set(0, t, shape)
+	return nil
+}
+
+// matMulOperand puts a shape in the order of MatMulOrder. Vectors stay.
+func matMulOperand(n *Node, operand int, shape []Dim) []Dim {
+	if len(shape) < 2 {
+		return shape
+	}
+	out := make([]Dim, len(shape))
+	for i, axis := range MatMulOrder(n, operand, len(shape)) {
+		out[i] = shape[axis]
+	}
+	return out
+}
+
+// productType checks the types of a product's operands.
+func (c *Inference) productType() (onnx.DataType, error) {
+	t, err := c.sameType(0, 1, 2)
+	if err != nil {
+		return t, err
+	}
+	switch {
+	case t == onnx.Undefined, t.IsFloat() && t.Bits() >= 16:
+	case t == onnx.Int32, t == onnx.Int64, t == onnx.Uint32, t == onnx.Uint64:
+	default:
+		return t, fmt.Errorf("cannot multiply matrices of %s", t)
+	}
+	return t, nil
+}
+
+func inferGemm(c *Inference) error {
+	t, err := c.productType()
+	if err != nil {
+		return err
+	}
+	if !c.Has(2) && c.Node.Operator.Domain == "" && c.Node.Since < 11 {
+		return fmt.Errorf("lacks its input C, which is optional only since version 11")
+	}
+	var shape [2]Dim
+	var depth [2]Dim
+	for i, transposed := range []bool{c.Node.Int("transA", 0) != 0, c.Node.Int("transB", 0) == 0} {
+		switch s := c.Shape(i); {
+		case s == nil:
+			shape[i], depth[i] = c.Fresh(), c.Fresh()
+		case len(s) != 2:
+			return fmt.Errorf("input %d has shape %s, needs a matrix", i, FormatDims(s))
+		case transposed:
+			shape[i], depth[i] = s[1], s[0]
+		default:
+			shape[i], depth[i] = s[0], s[1]
+		}
+	}
+	if _, err := Unify(depth[0], depth[1]); err != nil {
+		return fmt.Errorf("cannot multiply matrices of shapes %s and %s with transA=%d, transB=%d",
+			FormatDims(c.Shape(0)), FormatDims(c.Shape(1)), c.Node.Int("transA", 0), c.Node.Int("transB", 0))
+	}
+	if bias := c.Shape(2); bias != nil && !c.broadcastsTo(bias, shape[:]) {
+		return fmt.Errorf("input C of shape %s does not broadcast to the product's shape %s", FormatDims(bias), FormatDims(shape[:]))
+	}
+	c.Set(0, t, shape[:])
+	return nil
+}
+
+// broadcastsTo reports whether shape may broadcast to target without changing
+// it (ONNX's unidirectional broadcasting).
+func (c *Inference) broadcastsTo(shape, target []Dim) bool {
+	if len(shape) > len(target) {
+		return false
+	}
+	for i, d := range shape {
+		if want := target[len(target)-len(shape)+i]; d.Known() && d != 1 && want.Known() && d != want {
+			return false
+		}
+	}
+	return true
+}
