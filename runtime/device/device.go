@@ -91,6 +91,10 @@ func (s *Scratch) Bytes() []byte {
 	return s.bytes
 }
 
+// Attach lets the memory be b, which must be as large as the largest
+// reservation.
+func (s *Scratch) Attach(b []byte) { s.bytes = b }
+
 // Size returns the largest reservation in bytes.
 func (s *Scratch) Size() int { return s.size }
 

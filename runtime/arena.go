@@ -1,0 +1,173 @@
+package runtime
+
+import (
+	"slices"
+	"unsafe"
+
+	"github.com/fmoe-go/fmoe/runtime/tensor"
+)
+
+// arenaAlignment keeps every value of an arena on cache lines of its own.
+const arenaAlignment = 64
+
+// layOut gives each planned value its place in the arena: values whose
+// lifetimes do not overlap share memory, and elementwise steps write over
+// inputs that nobody reads afterwards.
+func (b *binder) layOut() error {
+	p := b.plan
+	b.lifetimes()
+	b.reuseInputs()
+	b.lifetimes()
+
+	starts := make([][]*slot, len(p.steps))
+	ends := make([][]*slot, len(p.steps)+1)
+	for _, s := range p.slots {
+		if s.planned && s.root == s && s.first >= 0 {
+			s.size = roundUp(tensor.ByteSize(s.fact.Type, s.tensor.Len()))
+			starts[s.first] = append(starts[s.first], s)
+			ends[s.last] = append(ends[s.last], s)
+		}
+	}
+	var free freeList
+	for i := range p.steps {
+		for _, s := range starts[i] {
+			s.offset = free.take(s.size)
+			if err := b.session.memory.admitBytes(free.top); err != nil {
+				return err
+			}
+		}
+		for _, s := range ends[i] {
+			free.give(s.offset, s.size)
+		}
+	}
+	p.arenaSize = free.top
+	return nil
+}
+
+// lifetimes finds the steps between which each root is in use. What leaves
+// the plan stays in use to its end.
+func (b *binder) lifetimes() {
+	p := b.plan
+	for _, s := range p.slots {
+		s.first, s.last = -1, -1
+	}
+	touch := func(s *slot, i int) {
+		if s == nil {
+			return
+		}
+		r := s.storage()
+		if r.first < 0 {
+			r.first = i
+		}
+		r.last = max(r.last, i)
+	}
+	for i, st := range p.steps {
+		for _, s := range st.in {
+			touch(s, i)
+		}
+		for _, s := range st.captured {
+			touch(s, i)
+		}
+		for _, s := range st.out {
+			touch(s, i)
+		}
+	}
+	for _, s := range p.outputs {
+		if r := s.storage(); r.first >= 0 {
+			r.last = len(p.steps)
+		}
+	}
+}
+
+// reuseInputs lets elementwise steps write over an input that dies with them.
+func (b *binder) reuseInputs() {
+	for i, st := range b.plan.steps {
+		if st.dynamic || !st.node.op.Operator.Elementwise || st.out[0] == nil {
+			continue
+		}
+		out := st.out[0]
+		for _, in := range st.in {
+			if in == nil || !in.planned || in.storage().last != i ||
+				in.fact.Type != out.fact.Type || !slices.Equal(in.fact.Shape, out.fact.Shape) {
+				continue
+			}
+			in.storage().last = max(in.storage().last, out.storage().last)
+			out.root = in.storage()
+			break
+		}
+	}
+}
+
+func roundUp(n int) int { return (n + arenaAlignment - 1) &^ (arenaAlignment - 1) }
+
+// freeList allocates ranges of an arena that grows as needed: from the
+// smallest hole that fits, else at the top.
+type freeList struct {
+	holes []hole // by offset, never adjacent
+	top   int
+}
+
+type hole struct{ offset, size int }
+
+func (f *freeList) take(size int) int {
+	best := -1
+	for i, h := range f.holes {
+		if h.size >= size && (best < 0 || h.size < f.holes[best].size) {
+			best = i
+		}
+	}
+	if best < 0 {
+		// A hole that touches the top is extended.
+		if last := len(f.holes) - 1; last >= 0 && f.holes[last].offset+f.holes[last].size == f.top {
+			offset := f.holes[last].offset
+			f.holes = f.holes[:last]
+			f.top = offset + size
+			return offset
+		}
+		f.top += size
+		return f.top - size
+	}
+	h := &f.holes[best]
+	offset := h.offset
+	h.offset += size
+	h.size -= size
+	if h.size == 0 {
+		f.holes = slices.Delete(f.holes, best, best+1)
+	}
+	return offset
+}
+
+func (f *freeList) give(offset, size int) {
+	if size == 0 {
+		return
+	}
+	i, _ := slices.BinarySearchFunc(f.holes, offset, func(h hole, at int) int { return h.offset - at })
+	f.holes = slices.Insert(f.holes, i, hole{offset, size})
+	if i+1 < len(f.holes) && f.holes[i].offset+f.holes[i].size == f.holes[i+1].offset {
+		f.holes[i].size += f.holes[i+1].size
+		f.holes = slices.Delete(f.holes, i+1, i+2)
+	}
+	if i > 0 && f.holes[i-1].offset+f.holes[i-1].size == f.holes[i].offset {
+		f.holes[i-1].size += f.holes[i].size
+		f.holes = slices.Delete(f.holes, i, i+1)
+	}
+}
+
+// attach lets the plan's values lie in the given arena of at least size bytes.
+func (p *plan) attach(arena []byte) {
+	if unsafe.SliceData(arena) == unsafe.SliceData(p.arena) {
+		return
+	}
+	p.arena = arena
+	p.scratch.Attach(arena[p.arenaSize:])
+	for _, s := range p.slots {
+		if r := s.storage(); s.planned && r.first >= 0 {
+			size := tensor.ByteSize(s.fact.Type, s.tensor.Len())
+			s.tensor.Data = arena[r.offset : r.offset+size : r.offset+size]
+		}
+	}
+}
+
+// size returns the bytes that the plan needs: its values and, behind them, the
+// scratch memory of its steps.
+func (p *plan) size() int { return p.arenaSize + p.scratch.Size() }

@@ -1,0 +1,107 @@
+package runtime
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime/device"
+	"github.com/fmoe-go/fmoe/runtime/op"
+)
+
+// program is a compiled graph, for any input shapes. Values are numbered.
+type program struct {
+	values   []value
+	inputs   []int // values that the caller supplies
+	captures []capture
+	outputs  []int
+	nodes    []*node
+}
+
+// value is what is known of a value whatever the input shapes. A constant's
+// fact has its content.
+type value struct {
+	name string
+	fact op.Fact
+}
+
+// capture is a value of the enclosing program that a subgraph uses.
+type capture struct{ inner, outer int }
+
+// absent stands for an optional input or output that a node does not have.
+const absent = -1
+
+// node is one operation of a program: a kernel, a control flow operator with
+// its subgraphs, or a view, which has neither.
+type node struct {
+	op      *op.Node
+	in, out []int
+	kernel  device.Kernel
+	control controlFlow
+	bodies  []*program
+}
+
+// describe names a node in an error.
+func describe(n *onnx.Node) string {
+	kind := n.OpType
+	if n.Domain != "" {
+		kind = n.Domain + "::" + n.OpType
+	}
+	if n.Name == "" {
+		return fmt.Sprintf("node that makes %q (%s)", n.Output(0), kind)
+	}
+	return fmt.Sprintf("node %q (%s)", n.Name, kind)
+}
+
+// guard runs f for a node, naming the node in its error. A panic, which is a
+// defect of ours, becomes an error too.
+func guard(n *onnx.Node, f func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%s: internal error: %v", describe(n), r)
+		}
+	}()
+	if err = f(); err != nil {
+		err = fmt.Errorf("%s: %w", describe(n), err)
+	}
+	return err
+}
+
+// removeDead drops nodes whose outputs nobody uses, and captures that only
+// they used.
+func (p *program) removeDead() {
+	used := make([]bool, len(p.values))
+	for _, v := range p.outputs {
+		used[v] = true
+	}
+	kept := len(p.nodes)
+	for i := len(p.nodes) - 1; i >= 0; i-- {
+		n := p.nodes[i]
+		alive := false
+		for _, v := range n.out {
+			alive = alive || v != absent && used[v]
+		}
+		if !alive {
+			continue
+		}
+		for j, v := range n.out {
+			if v != absent && !used[v] {
+				n.out[j] = absent
+			}
+		}
+		for _, v := range n.in {
+			if v != absent {
+				used[v] = true
+			}
+		}
+		for _, b := range n.bodies {
+			for _, c := range b.captures {
+				used[c.outer] = true
+			}
+		}
+		kept--
+		p.nodes[kept] = n
+	}
+	p.nodes = p.nodes[kept:]
+	p.captures = slices.DeleteFunc(p.captures, func(c capture) bool { return !used[c.inner] })
+}

@@ -1,0 +1,151 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime/cpu"
+	"github.com/fmoe-go/fmoe/runtime/device"
+	"github.com/fmoe-go/fmoe/runtime/tensor"
+)
+
+// Options configure a session. The zero value is good for most uses.
+type Options struct {
+	// Device is the name of the device that computes; "" is "cpu".
+	Device string
+	// Threads is the number of CPU threads; 0 means one for each processor.
+	Threads int
+	// MaxMemory bounds the bytes of memory that a run may plan for; 0 means
+	// 80 % of the machine's.
+	MaxMemory int64
+}
+
+// Session is a model ready to run. It may be used by several goroutines.
+type Session struct {
+	model     *onnx.Model
+	ownsModel bool
+	device    device.Device
+	evaluator *evaluator // on the device
+	host      *evaluator // on the CPU, for constants and shapes
+	memory    *budget
+	main      *program
+	inputs    []*onnx.ValueInfo
+	plans     planStore
+	arenas    arenaStore
+}
+
+// Open reads and compiles the model at path. Nodes that cannot be run are
+// listed all at once by an [*UnsupportedError].
+func Open(path string, o Options) (*Session, error) {
+	m, err := onnx.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	s, err := New(m, o)
+	if err != nil {
+		m.Close()
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	s.ownsModel = true
+	return s, nil
+}
+
+// New compiles a model, which must stay open and unchanged for as long as the
+// session is used.
+func New(m *onnx.Model, o Options) (*Session, error) {
+	if err := onnx.Check(m); err != nil {
+		return nil, err
+	}
+	if o.Device == "" {
+		o.Device = cpu.Name
+	}
+	d, err := device.Open(o.Device, device.Options{Threads: o.Threads})
+	if err != nil {
+		return nil, err
+	}
+	s := &Session{model: m.Clone(), device: d, memory: newBudget(o.MaxMemory)}
+	s.evaluator = &evaluator{device: d, memory: s.memory}
+	s.host = s.evaluator
+	if err := s.compile(); err != nil {
+		d.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Session) compile() error {
+	supported := func(n *onnx.Node) bool { return s.device.Supports(n.Domain, n.OpType) }
+	if err := s.model.Inline(supported); err != nil {
+		return err
+	}
+	g := s.model.Graph
+	for _, v := range g.Inputs {
+		if !slices.ContainsFunc(g.Initializers, func(t *onnx.Tensor) bool { return t.Name == v.Name }) {
+			s.inputs = append(s.inputs, v)
+		}
+	}
+	c := &compiler{model: s.model, device: s.device, host: s.host}
+	var err error
+	s.main, err = c.compile()
+	return err
+}
+
+// Inputs returns what a run needs: name, type and shape of each input.
+func (s *Session) Inputs() []*onnx.ValueInfo { return s.inputs }
+
+// Outputs returns what a run gives, in the model's order.
+func (s *Session) Outputs() []*onnx.ValueInfo { return s.model.Graph.Outputs }
+
+// Run computes the outputs of the model for the named inputs. The outputs are
+// new tensors. It stops between nodes when ctx is done.
+func (s *Session) Run(ctx context.Context, inputs map[string]*tensor.Tensor) (map[string]*tensor.Tensor, error) {
+	list := make([]*tensor.Tensor, len(s.inputs))
+	for i, v := range s.inputs {
+		t, ok := inputs[v.Name]
+		if !ok || t == nil {
+			return nil, fmt.Errorf("input %q is missing; the model needs %s", v.Name, s.inputNames())
+		}
+		if !fits(v, t) {
+			return nil, fmt.Errorf("input %q is %s, the model needs %s", v.Name, t, v.Type)
+		}
+		list[i] = t
+	}
+	if len(inputs) > len(list) {
+		for name := range inputs {
+			if !slices.ContainsFunc(s.inputs, func(v *onnx.ValueInfo) bool { return v.Name == name }) {
+				return nil, fmt.Errorf("there is no input %q; the model has %s", name, s.inputNames())
+			}
+		}
+	}
+	out, err := s.execute(ctx, s.main, list, nil)
+	if err != nil {
+		return nil, err
+	}
+	outputs := make(map[string]*tensor.Tensor, len(out))
+	for i, v := range s.model.Graph.Outputs {
+		outputs[v.Name] = out[i]
+	}
+	return outputs, nil
+}
+
+func (s *Session) inputNames() string {
+	names := make([]string, len(s.inputs))
+	for i, v := range s.inputs {
+		names[i] = fmt.Sprintf("%s %s", v.Name, v.Type)
+	}
+	return strings.Join(names, ", ")
+}
+
+// Close ends the device's threads, and closes the model if the session opened
+// it.
+func (s *Session) Close() error {
+	err := s.device.Close()
+	if s.ownsModel {
+		err = errors.Join(err, s.model.Close())
+	}
+	return err
+}
