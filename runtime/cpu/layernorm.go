@@ -1,0 +1,360 @@
+package cpu
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/fmoe-go/fmoe/internal/simd"
+	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime/device"
+	"github.com/fmoe-go/fmoe/runtime/op"
+	"github.com/fmoe-go/fmoe/runtime/tensor"
+)
+
+func init() {
+	for _, name := range []string{"LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"} {
+		register("", name, newLayerNormalization)
+	}
+	register("com.microsoft", "SimplifiedLayerNormalization", newLayerNormalization)
+	register("com.microsoft", "SkipLayerNormalization", newSkipLayerNormalization)
+	register("com.microsoft", "SkipSimplifiedLayerNormalization", newSkipLayerNormalization)
+	register("com.microsoft", "EmbedLayerNormalization", newEmbedLayerNormalization)
+}
+
+// normalization is what the members of the family have in common: lines of
+// elements are normalised, then scaled and shifted.
+type normalization[T simd.Float] struct {
+	lines, length int
+	epsilon       float64
+	center        bool // subtract the mean; without it only the scale is normalised
+
+	scale, bias *lineOperand // nil where there is none
+
+	// mean and deviation receive the statistics of each line; nil where
+	// nobody wants them.
+	mean, deviation *tensor.Tensor
+}
+
+// run normalises x into y, which may be the same memory.
+func (z *normalization[T]) run(line int, x, y []T) {
+	mean, variance := 0.0, 0.0
+	if z.center {
+		mean, variance = moments(x)
+	} else {
+		variance = squareLine(0.0, x) / float64(len(x))
+	}
+	inverse := 1 / math.Sqrt(variance+z.epsilon)
+	setFloat(z.mean, line, mean)
+	setFloat(z.deviation, line, inverse)
+	y = y[:len(x)]
+	shift, factor := T(mean), T(inverse)
+	for i, v := range x {
+		y[i] = (v - shift) * factor
+	}
+	if z.scale != nil {
+		combineLine(y, z.scale, line, func(y, s []T) {
+			for i := range y {
+				y[i] *= s[i]
+			}
+		})
+	}
+	if z.bias != nil {
+		combineLine(y, z.bias, line, addTo[T])
+	}
+}
+
+func addTo[T simd.Float](y, x []T) {
+	x = x[:len(y)]
+	for i := range y {
+		y[i] += x[i]
+	}
+}
+
+// moments returns mean and variance of x.
+func moments[T simd.Float](x []T) (mean, variance float64) {
+	mean = sumLine(0.0, x) / float64(len(x))
+	var a, b float64
+	for ; len(x) >= 2; x = x[2:] {
+		p, q := float64(x[0])-mean, float64(x[1])-mean
+		a += p * p
+		b += q * q
+		variance++
+	}
+	n := 2 * variance
+	if len(x) > 0 {
+		p := float64(x[0]) - mean
+		a += p * p
+		n++
+	}
+	return mean, (a + b) / n
+}
+
+// setFloat stores an element of a float32 or float64 tensor, if there is one.
+func setFloat(t *tensor.Tensor, i int, v float64) {
+	switch {
+	case t == nil:
+	case t.Type == onnx.Float64:
+		tensor.Of[float64](t)[i] = v
+	default:
+		tensor.Of[float32](t)[i] = float32(v)
+	}
+}
+
+// lineOperand is a tensor that broadcasts to one which is walked line by
+// line.
+type lineOperand struct {
+	tensor *tensor.Tensor
+	outer  spans // the dimensions that count lines
+	index  []int // where the elements of a line lie; nil where side by side
+}
+
+// newLineOperand prepares t for a tensor of the given shape whose lines begin
+// with dimension axis.
+func newLineOperand(t *tensor.Tensor, shape []int, axis int) *lineOperand {
+	nest := make(spans, len(shape))
+	stride := 1
+	for i := range nest {
+		at := len(shape) - 1 - i
+		nest[at] = span{length: shape[at]}
+		if from := t.Rank() - 1 - i; from >= 0 {
+			if t.Shape[from] > 1 {
+				nest[at].stride = stride
+			}
+			stride *= t.Shape[from]
+		}
+	}
+	o := &lineOperand{tensor: t, outer: nest[:axis]}
+	length := nest[axis:].count()
+	dense := true
+	index := make([]int, length)
+	for i := range index {
+		index[i] = nest[axis:].offset(i)
+		dense = dense && index[i] == i
+	}
+	if !dense {
+		o.index = index
+	}
+	if o.outer.count() > 0 && o.outer.offset(o.outer.count()-1) == 0 {
+		o.outer = nil // one line serves all
+	}
+	return o
+}
+
+// combineLine calls f with pieces of y and of the operand's elements for that
+// line.
+func combineLine[T simd.Float](y []T, o *lineOperand, line int, f func(y, x []T)) {
+	x := tensor.Of[T](o.tensor)[o.outer.offset(line):]
+	if o.index == nil {
+		f(y, x)
+		return
+	}
+	var piece [64]T
+	for from := 0; from < len(y); from += len(piece) {
+		part := piece[:min(len(piece), len(y)-from)]
+		for i := range part {
+			part[i] = x[o.index[from+i]]
+		}
+		f(y[from:from+len(part)], part)
+	}
+}
+
+// byFloat binds the float32 or the float64 version of a kernel, as the tensor
+// t tells.
+func byFloat(t *tensor.Tensor, f32, f64 func() (func() error, error)) (func() error, error) {
+	switch t.Type {
+	case onnx.Float32:
+		return f32()
+	case onnx.Float64:
+		return f64()
+	}
+	return nil, device.UnsupportedType(t.Type)
+}
+
+// sameFloats fails unless all tensors that are there have the type of the
+// first.
+func sameFloats(list ...*tensor.Tensor) error {
+	for _, t := range list {
+		if t != nil && t.Type != list[0].Type {
+			return fmt.Errorf("mixing %s and %s is %w", list[0].Type, t.Type, device.ErrUnsupported)
+		}
+	}
+	return nil
+}
+
+// at returns element i of a list, nil beyond its end.
+func at(list []*tensor.Tensor, i int) *tensor.Tensor {
+	if i < len(list) {
+		return list[i]
+	}
+	return nil
+}
+
+func newLayerNormalization(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error) {
+	return device.KernelFunc(func(c *device.Call) (func() error, error) {
+		if err := sameFloats(c.In...); err != nil {
+			return nil, err
+		}
+		return byFloat(c.In[0],
+			func() (func() error, error) { return bindLayerNormalization[float32](d, c, n) },
+			func() (func() error, error) { return bindLayerNormalization[float64](d, c, n) })
+	}), nil
+}
+
+func bindLayerNormalization[T simd.Float](d *Device, c *device.Call, n *op.Node) (func() error, error) {
+	shape := c.In[0].Shape
+	axis, err := op.Axis(n.Int("axis", -1), len(shape))
+	if err != nil {
+		return nil, err
+	}
+	z := &normalization[T]{
+		lines: tensor.Count(shape[:axis]), length: tensor.Count(shape[axis:]),
+		epsilon: float64(n.Float("epsilon", 1e-5)),
+		center:  n.OpType == "LayerNormalization",
+		scale:   newLineOperand(c.In[1], shape, axis),
+	}
+	if bias := at(c.In, 2); bias != nil {
+		z.bias = newLineOperand(bias, shape, axis)
+	}
+	if z.center {
+		z.mean, z.deviation = at(c.Out, 1), at(c.Out, 2)
+	} else {
+		z.deviation = at(c.Out, 1)
+	}
+	return z.over(d, func(line int, y []T) []T {
+		return tensor.Of[T](c.In[0])[line*z.length:][:z.length]
+	}, c.Out[0]), nil
+}
+
+// over normalises all lines, in parallel. line returns what to normalise; it
+// may use y, where the outcome goes, as memory.
+func (z *normalization[T]) over(d *Device, line func(i int, y []T) []T, out *tensor.Tensor) func() error {
+	body := func(lo, hi int) {
+		y := tensor.Of[T](out)
+		for i := lo; i < hi; i++ {
+			y := y[i*z.length:][:z.length]
+			z.run(i, line(i, y), y)
+		}
+	}
+	lines := z.lines
+	if z.length == 0 {
+		lines = 0
+	}
+	return func() error {
+		d.pool.run(lines, max(1, 4096/max(z.length, 1)), body)
+		return nil
+	}
+}
+
+func newSkipLayerNormalization(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error) {
+	return device.KernelFunc(func(c *device.Call) (func() error, error) {
+		if err := sameFloats(c.In...); err != nil {
+			return nil, err
+		}
+		return byFloat(c.In[0],
+			func() (func() error, error) { return bindSkipLayerNormalization[float32](d, c, n) },
+			func() (func() error, error) { return bindSkipLayerNormalization[float64](d, c, n) })
+	}), nil
+}
+
+func bindSkipLayerNormalization[T simd.Float](d *Device, c *device.Call, n *op.Node) (func() error, error) {
+	shape := c.In[0].Shape
+	axis := len(shape) - 1
+	z := &normalization[T]{
+		lines: tensor.Count(shape[:axis]), length: shape[axis],
+		epsilon: float64(n.Float("epsilon", 1e-12)),
+		center:  n.OpType == "SkipLayerNormalization",
+		scale:   newLineOperand(c.In[2], shape, axis),
+		mean:    at(c.Out, 1), deviation: at(c.Out, 2),
+	}
+	skip := newLineOperand(c.In[1], shape, axis)
+	beta, bias := at(c.In, 3), at(c.In, 4)
+	if !z.center { // has no beta
+		beta, bias = nil, beta
+	}
+	if beta != nil {
+		z.bias = newLineOperand(beta, shape, axis)
+	}
+	var inputBias *lineOperand
+	if bias != nil {
+		inputBias = newLineOperand(bias, shape, axis)
+	}
+	return z.over(d, func(line int, y []T) []T {
+		if sum := at(c.Out, 3); sum != nil {
+			y = tensor.Of[T](sum)[line*z.length:][:z.length]
+		}
+		copy(y, tensor.Of[T](c.In[0])[line*z.length:])
+		combineLine(y, skip, line, addTo[T])
+		if inputBias != nil {
+			combineLine(y, inputBias, line, addTo[T])
+		}
+		return y
+	}, c.Out[0]), nil
+}
+
+func newEmbedLayerNormalization(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error) {
+	return device.KernelFunc(func(c *device.Call) (func() error, error) {
+		return byFloat(c.In[2],
+			func() (func() error, error) { return bindEmbedLayerNormalization[float32](d, c, n) },
+			func() (func() error, error) { return bindEmbedLayerNormalization[float64](d, c, n) })
+	}), nil
+}
+
+func bindEmbedLayerNormalization[T simd.Float](d *Device, c *device.Call, n *op.Node) (func() error, error) {
+	words, sequence := c.In[0].Len(), c.In[0].Shape[1]
+	shape := []int{words, c.In[2].Shape[1]}
+	z := &normalization[T]{
+		lines: words, length: shape[1], epsilon: float64(n.Float("epsilon", 1e-12)), center: true,
+		scale: newLineOperand(c.In[5], shape, 1), bias: newLineOperand(c.In[6], shape, 1),
+	}
+	// Each table is looked up at the IDs beside it; without IDs, at the
+	// place in the sequence.
+	type lookup struct{ ids, table *tensor.Tensor }
+	lookups := []lookup{{c.In[0], c.In[2]}, {at(c.In, 8), c.In[3]}}
+	if c.In[1] != nil {
+		lookups = append(lookups, lookup{c.In[1], c.In[4]})
+	}
+	row := func(l lookup, word int) int {
+		if l.ids == nil {
+			return word % sequence
+		}
+		ids := tensor.Of[int32](l.ids)
+		return int(ids[word%len(ids)])
+	}
+	normalize := z.over(d, func(word int, y []T) []T {
+		if sum := at(c.Out, 2); sum != nil {
+			y = tensor.Of[T](sum)[word*z.length:][:z.length]
+		}
+		clear(y)
+		for _, l := range lookups {
+			addTo(y, tensor.Of[T](l.table)[row(l, word)*z.length:])
+		}
+		return y
+	}, c.Out[0])
+	return func() error {
+		for _, l := range lookups {
+			for word := range words {
+				if r := row(l, word); r < 0 || r >= l.table.Shape[0] {
+					return fmt.Errorf("index %d is outside an embedding of %d rows", r, l.table.Shape[0])
+				}
+			}
+		}
+		if lengths := at(c.Out, 1); lengths != nil {
+			countOnes(tensor.Of[int32](lengths), at(c.In, 7), sequence)
+		}
+		return normalize()
+	}, nil
+}
+
+// countOnes counts the ones in each line of mask; without a mask the counts
+// are 0.
+func countOnes(counts []int32, mask *tensor.Tensor, length int) {
+	clear(counts)
+	if mask == nil {
+		return
+	}
+	for i, v := range tensor.Of[int32](mask) {
+		if v == 1 {
+			counts[i/length]++
+		}
+	}
+}
