@@ -2,6 +2,7 @@ package op
 
 import (
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/fmoe-go/fmoe/onnx"
@@ -229,7 +230,8 @@ func (c *Inference) BroadcastAll() ([]Dim, error) {
 }
 
 // Mul multiplies dimensions; a product with a symbol is a fresh symbol unless
-// the other factor is 0 or 1.
+// the other factor is 0 or 1. What overflows becomes the largest dimension,
+// for which there is no memory.
 func (c *Inference) Mul(a, b Dim) Dim {
 	switch {
 	case a == 0 || b == 0:
@@ -238,19 +240,23 @@ func (c *Inference) Mul(a, b Dim) Dim {
 		return b
 	case b == 1:
 		return a
+	case a > 0 && b > 0 && a > math.MaxInt/b:
+		return math.MaxInt
 	case a > 0 && b > 0:
 		return a * b
 	}
 	return c.Fresh()
 }
 
-// Add adds dimensions.
+// Add adds dimensions, and treats overflow as Mul does.
 func (c *Inference) Add(a, b Dim) Dim {
 	switch {
 	case a == 0:
 		return b
 	case b == 0:
 		return a
+	case a > 0 && b > 0 && a > math.MaxInt-b:
+		return math.MaxInt
 	case a > 0 && b > 0:
 		return a + b
 	}

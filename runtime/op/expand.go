@@ -1,0 +1,64 @@
+package op
+
+import "fmt"
+
+func init() {
+	Register(
+		// Expand, ONNX 8 and 13: broadcasting to a shape.
+		Operator{Name: "Expand", Since: []int{8, 13}, Inputs: Exactly(2), Outputs: Exactly(1),
+			Parameters: []int{1}, Infer: inferExpand},
+		// Tile, ONNX 6 and 13: copies side by side along every axis.
+		Operator{Name: "Tile", Since: []int{6, 13}, Inputs: Exactly(2), Outputs: Exactly(1),
+			Parameters: []int{1}, Infer: inferTile},
+	)
+}
+
+func inferExpand(c *Inference) error {
+	if err := c.wantParameters(1); err != nil {
+		return err
+	}
+	target, known := c.Ints(1)
+	wanted := Dims(target...)
+	if !known {
+		if wanted = c.listed(1); wanted == nil {
+			c.Set(0, c.Type(0), nil)
+			return nil
+		}
+	} else {
+		for _, d := range target {
+			if d < 0 {
+				return fmt.Errorf("shape %v has a negative dimension", target)
+			}
+		}
+	}
+	shape, err := c.Broadcast(c.Shape(0), wanted)
+	c.Set(0, c.Type(0), shape)
+	return err
+}
+
+func inferTile(c *Inference) error {
+	if err := c.wantParameters(1); err != nil {
+		return err
+	}
+	shape := c.Shape(0)
+	repeats, known := c.Ints(1)
+	switch {
+	case shape == nil:
+		c.Set(0, c.Type(0), c.listed(1))
+		return nil
+	case !known:
+		c.Set(0, c.Type(0), c.Unknown(len(shape)))
+		return nil
+	case len(repeats) != len(shape):
+		return fmt.Errorf("repeats %v do not fit an input of shape %s", repeats, FormatDims(shape))
+	}
+	out := make([]Dim, len(shape))
+	for i, r := range repeats {
+		if r < 0 {
+			return fmt.Errorf("repeats %v have a negative number", repeats)
+		}
+		out[i] = c.Mul(shape[i], Dim(r))
+	}
+	c.Set(0, c.Type(0), out)
+	return nil
+}
