@@ -3,13 +3,18 @@
 // over threads.
 package simd
 
-// Float is an element type of matrix products.
+// Float is an element type of functions that need fractions.
 type Float interface{ float32 | float64 }
+
+// Number is an element type of matrix products.
+type Number interface {
+	Float | int32 | int64 | uint32 | uint64
+}
 
 // Matrix is a view of Rows × Cols elements of Data: element (i, j) lies at
 // i·RowStride + j·ColStride, or where Index is set at Index[i]·RowStride +
 // j·ColStride.
-type Matrix[T Float] struct {
+type Matrix[T Number] struct {
 	Data                 []T
 	Rows, Cols           int
 	RowStride, ColStride int
@@ -19,13 +24,13 @@ type Matrix[T Float] struct {
 }
 
 // RowMajor views data as a dense matrix.
-func RowMajor[T Float](data []T, rows, cols int) Matrix[T] {
+func RowMajor[T Number](data []T, rows, cols int) Matrix[T] {
 	return Matrix[T]{Data: data, Rows: rows, Cols: cols, RowStride: cols, ColStride: 1}
 }
 
 // Transposed views data, a dense matrix of cols × rows, as its transpose of
 // rows × cols.
-func Transposed[T Float](data []T, rows, cols int) Matrix[T] {
+func Transposed[T Number](data []T, rows, cols int) Matrix[T] {
 	return Matrix[T]{Data: data, Rows: rows, Cols: cols, RowStride: 1, ColStride: rows}
 }
 

@@ -10,31 +10,40 @@ const (
 	rowBlock   = 96 // a multiple of every tile's rows
 	colBlock   = 256
 
-	// fewRows is up to how many rows packing B costs more than it saves.
-	fewRows = 4
+	// few is up to how many rows or columns packing costs more than it saves.
+	few = 4
 )
 
-// WorkLen returns the number of elements of working memory that one product
-// needs.
-func WorkLen[T Float]() int { return (rowBlock + colBlock) * depthBlock }
+// WorkLen returns the number of elements of working memory that Multiply
+// needs for a product of m × k by k × n.
+func WorkLen[T Number](m, k, n int) int {
+	return WorkLenPacked[T](m, k) + min(depthBlock, k)*min(colBlock, roundUp(n, TileCols[T]()))
+}
+
+// WorkLenPacked returns the number of elements of working memory that
+// MultiplyPacked needs for a left-hand operand of m × k.
+func WorkLenPacked[T Number](m, k int) int {
+	return min(depthBlock, k) * min(rowBlock, roundUp(m, TileRows[T]()))
+}
 
 // Multiply computes c = a·b, where element (i, j) of c lies at i·stride + j.
 // work has at least WorkLen elements.
-func Multiply[T Float](c []T, stride int, a, b Matrix[T], work []T) {
+func Multiply[T Number](c []T, stride int, a, b Matrix[T], work []T) {
 	switch {
 	case a.Rows == 0 || b.Cols == 0:
 		return
 	case a.Cols == 0:
 		zero(c, stride, a.Rows, b.Cols)
 		return
-	case a.Rows <= fewRows && b.ColStride == 1:
-		multiplyRows(c, stride, a, b)
-		return
-	case a.Rows <= fewRows && b.RowStride == 1 && a.ColStride == 1:
+	case min(a.Rows, b.Cols) <= few && b.RowStride == 1 && a.ColStride == 1:
 		multiplyDots(c, stride, a, b)
 		return
+	case a.Rows <= few && b.ColStride == 1:
+		multiplyRows(c, stride, a, b)
+		return
 	}
-	rows, cols := work[:rowBlock*depthBlock], work[rowBlock*depthBlock:]
+	at := WorkLenPacked[T](a.Rows, a.Cols)
+	rows, cols := work[:at], work[at:]
 	for j := 0; j < b.Cols; j += colBlock {
 		nj := min(colBlock, b.Cols-j)
 		for l := 0; l < a.Cols; l += depthBlock {
@@ -51,8 +60,8 @@ func Multiply[T Float](c []T, stride int, a, b Matrix[T], work []T) {
 
 // MultiplyPacked computes the columns from … to−1 of a·b; c begins with
 // element (0, from). from must be a multiple of TileCols. work has at least
-// WorkLen elements.
-func MultiplyPacked[T Float](c []T, stride int, a Matrix[T], b *Packed[T], from, to int, work []T) {
+// WorkLenPacked elements.
+func MultiplyPacked[T Number](c []T, stride int, a Matrix[T], b *Packed[T], from, to int, work []T) {
 	if a.Rows == 0 || to <= from {
 		return
 	}
@@ -73,7 +82,7 @@ func MultiplyPacked[T Float](c []T, stride int, a Matrix[T], b *Packed[T], from,
 
 // block multiplies packed rows by packed columns. Panels of rows have the
 // given depth; those of columns lie panelDepth deep apart.
-func block[T Float](c []T, stride int, rows, cols []T, panelDepth, m, n, depth int, add bool) {
+func block[T Number](c []T, stride int, rows, cols []T, panelDepth, m, n, depth int, add bool) {
 	mr, nr := TileRows[T](), TileCols[T]()
 	for j := 0; j < n; j += nr {
 		b := cols[j*panelDepth:]
@@ -92,7 +101,7 @@ func block[T Float](c []T, stride int, rows, cols []T, panelDepth, m, n, depth i
 const maxTile = 6 * 16
 
 // edge computes a tile of which only some columns exist.
-func edge[T Float](rows, cols, depth int, a, b, c []T, stride int, add bool) {
+func edge[T Number](rows, cols, depth int, a, b, c []T, stride int, add bool) {
 	var whole [maxTile]T
 	nr := TileCols[T]()
 	tile(rows, depth, a, b, whole[:], nr, false)
@@ -110,7 +119,7 @@ func edge[T Float](rows, cols, depth int, a, b, c []T, stride int, add bool) {
 
 // multiplyRows is Multiply where the rows of b are contiguous: each is read
 // once and added, scaled, to every row of c.
-func multiplyRows[T Float](c []T, stride int, a, b Matrix[T]) {
+func multiplyRows[T Number](c []T, stride int, a, b Matrix[T]) {
 	zero(c, stride, a.Rows, b.Cols)
 	for l := range b.Rows {
 		from := b.Data[l*b.RowStride:][:b.Cols]
@@ -122,7 +131,7 @@ func multiplyRows[T Float](c []T, stride int, a, b Matrix[T]) {
 
 // multiplyDots is Multiply where the columns of b and the rows of a are
 // contiguous: each column is read once and multiplied with every row.
-func multiplyDots[T Float](c []T, stride int, a, b Matrix[T]) {
+func multiplyDots[T Number](c []T, stride int, a, b Matrix[T]) {
 	for j := range b.Cols {
 		column := b.Data[j*b.ColStride:][:b.Rows]
 		for i := range a.Rows {
@@ -131,7 +140,7 @@ func multiplyDots[T Float](c []T, stride int, a, b Matrix[T]) {
 	}
 }
 
-func zero[T Float](c []T, stride, rows, cols int) {
+func zero[T Number](c []T, stride, rows, cols int) {
 	for i := range rows {
 		clear(c[i*stride:][:cols])
 	}

@@ -4,20 +4,20 @@ package simd
 // panels of as many columns as a tile has, each panel row by row, the last one
 // filled up with zeros. Packing costs about as much as a product with a few
 // rows, so weights are packed once.
-type Packed[T Float] struct {
+type Packed[T Number] struct {
 	data       []T
 	Rows, Cols int
 }
 
 // Pack packs all of b.
-func Pack[T Float](b Matrix[T]) *Packed[T] {
+func Pack[T Number](b Matrix[T]) *Packed[T] {
 	p := NewPacked[T](b.Rows, b.Cols)
 	p.Fill(b, 0, b.Cols)
 	return p
 }
 
 // NewPacked makes room for an operand of rows × cols, to be filled by Fill.
-func NewPacked[T Float](rows, cols int) *Packed[T] {
+func NewPacked[T Number](rows, cols int) *Packed[T] {
 	return &Packed[T]{data: make([]T, roundUp(cols, TileCols[T]())*rows), Rows: rows, Cols: cols}
 }
 
@@ -32,7 +32,7 @@ func (p *Packed[T]) Fill(b Matrix[T], from, to int) {
 }
 
 // packRows packs a left-hand operand as panels of TileRows rows.
-func packRows[T Float](dst []T, a Matrix[T]) {
+func packRows[T Number](dst []T, a Matrix[T]) {
 	width := TileRows[T]()
 	for i := 0; i < a.Rows; i += width {
 		live := min(width, a.Rows-i)
@@ -51,7 +51,7 @@ func packRows[T Float](dst []T, a Matrix[T]) {
 }
 
 // packCols packs a right-hand operand as panels of TileCols columns.
-func packCols[T Float](dst []T, b Matrix[T]) {
+func packCols[T Number](dst []T, b Matrix[T]) {
 	width := TileCols[T]()
 	for j := 0; j < b.Cols; j += width {
 		live := min(width, b.Cols-j)
@@ -71,7 +71,7 @@ func packCols[T Float](dst []T, b Matrix[T]) {
 
 // interleave copies depth runs of live elements that lie stride apart to runs
 // that lie width apart.
-func interleave[T Float](dst, src []T, width, live, depth, stride int) {
+func interleave[T Number](dst, src []T, width, live, depth, stride int) {
 	for l := range depth {
 		d, s := dst[l*width:], src[l*stride:]
 		// Runs of a constant length spare a call for each.
@@ -90,7 +90,7 @@ func interleave[T Float](dst, src []T, width, live, depth, stride int) {
 
 // scatter copies depth elements that lie stride apart to places that lie
 // width apart.
-func scatter[T Float](dst, src []T, width, depth, stride int) {
+func scatter[T Number](dst, src []T, width, depth, stride int) {
 	if stride == 1 {
 		for _, x := range src[:depth] {
 			dst[0] = x

@@ -9,24 +9,24 @@ const (
 )
 
 // TileRows returns the number of rows of a tile.
-func TileRows[T Float]() int { return portableRows }
+func TileRows[T Number]() int { return portableRows }
 
 // TileCols returns the number of columns of a tile, the unit in which the
 // columns of a packed operand may be cut.
-func TileCols[T Float]() int { return portableCols }
+func TileCols[T Number]() int { return portableCols }
 
 // tile computes the first rows of a tile from a panel of rows and a panel of
 // columns of the given depth:
 //
 //	c[i·stride+j] (+)= Σ_l a[l·TileRows+i] · b[l·TileCols+j]   for l = 0, 1, …
-func tile[T Float](rows, depth int, a, b, c []T, stride int, add bool) {
+func tile[T Number](rows, depth int, a, b, c []T, stride int, add bool) {
 	tilePortable(rows, depth, a, b, c, stride, add)
 }
 
 // tilePortable is the tile in portable Go. Two by four sums are what the
 // compiler keeps in registers with their factors; four steps at a time leave
 // little of the loop's own cost.
-func tilePortable[T Float](rows, depth int, a, b, c []T, stride int, add bool) {
+func tilePortable[T Number](rows, depth int, a, b, c []T, stride int, add bool) {
 	var c00, c01, c02, c03, c10, c11, c12, c13 T
 	l := depth
 	for ; l >= 4; l -= 4 {
@@ -88,7 +88,7 @@ func tilePortable[T Float](rows, depth int, a, b, c []T, stride int, add bool) {
 	}
 }
 
-func store[T Float](c []T, x0, x1, x2, x3 T, add bool) {
+func store[T Number](c []T, x0, x1, x2, x3 T, add bool) {
 	r := (*[4]T)(c)
 	if add {
 		x0, x1, x2, x3 = r[0]+x0, r[1]+x1, r[2]+x2, r[3]+x3

@@ -1,7 +1,7 @@
 package simd
 
 // Axpy adds alpha·x to y. y has at least x's length.
-func Axpy[T Float](alpha T, x, y []T) {
+func Axpy[T Number](alpha T, x, y []T) {
 	y = y[:len(x)]
 	for len(x) >= 4 {
 		p, q := (*[4]T)(x), (*[4]T)(y)
@@ -18,7 +18,7 @@ func Axpy[T Float](alpha T, x, y []T) {
 
 // Dot returns Σ x[i]·y[i], as four interleaved sums. y has at least x's
 // length.
-func Dot[T Float](x, y []T) T {
+func Dot[T Number](x, y []T) T {
 	var s0, s1, s2, s3 T
 	y = y[:len(x)]
 	for len(x) >= 4 {
@@ -36,7 +36,7 @@ func Dot[T Float](x, y []T) T {
 }
 
 // Sum returns Σ x[i], as four interleaved sums.
-func Sum[T Float](x []T) T {
+func Sum[T Number](x []T) T {
 	var s0, s1, s2, s3 T
 	for len(x) >= 4 {
 		p := (*[4]T)(x)

@@ -1,0 +1,188 @@
+package cpu
+
+import (
+	"github.com/fmoe-go/fmoe/internal/simd"
+	"github.com/fmoe-go/fmoe/runtime/device"
+)
+
+// stack says where the matrices of an operand lie in its tensor.
+type stack struct {
+	rows, cols           int
+	rowStride, colStride int
+
+	// at has the beginning of each different matrix, of tells for each
+	// product of a batch which of them it takes.
+	at, of []int
+}
+
+// newStack describes an operand of the given shape whose axes, in the given
+// order, are batch dimensions, rows and columns of its matrices. The batch
+// dimensions broadcast to batch, which may be nil to describe the operand
+// alone.
+func newStack(shape, order, batch []int) stack {
+	strides := make([]int, len(shape))
+	for i, step := len(shape)-1, 1; i >= 0; i-- {
+		strides[i] = step
+		step *= shape[i]
+	}
+	own := len(order) - 2
+	row, col := order[own], order[own+1]
+	s := stack{rows: shape[row], cols: shape[col], rowStride: strides[row], colStride: strides[col],
+		at: []int{0}, of: []int{0}}
+	for _, axis := range order[:own] {
+		s.at = nested(s.at, shape[axis], strides[axis])
+	}
+	// Numbers of matrices step as offsets do, in a tensor of matrices.
+	number := 1
+	steps := make([]int, len(batch))
+	for i := own - 1; i >= 0; i-- {
+		if dim := shape[order[i]]; dim != 1 {
+			steps[len(batch)-own+i] = number
+			number *= dim
+		}
+	}
+	for i, dim := range batch {
+		s.of = nested(s.of, dim, steps[i])
+	}
+	return s
+}
+
+// nested adds an inner dimension to a list of offsets.
+func nested(outer []int, length, step int) []int {
+	list := make([]int, 0, len(outer)*length)
+	for _, base := range outer {
+		for i := range length {
+			list = append(list, base+i*step)
+		}
+	}
+	return list
+}
+
+// matrix returns the operand of product i of a batch.
+func matrix[T simd.Number](s *stack, data []T, i int) simd.Matrix[T] {
+	return simd.Matrix[T]{Data: data[s.at[s.of[i]]:], Rows: s.rows, Cols: s.cols,
+		RowStride: s.rowStride, ColStride: s.colStride}
+}
+
+// pack packs the different matrices of a constant right-hand operand, nil if
+// they have no elements.
+func pack[T simd.Number](d *Device, s stack, data []T) []*simd.Packed[T] {
+	if s.rows == 0 || s.cols == 0 {
+		return nil
+	}
+	packed := make([]*simd.Packed[T], len(s.at))
+	step := simd.TileCols[T]()
+	panels := (s.cols + step - 1) / step
+	for i, at := range s.at {
+		packed[i] = simd.NewPacked[T](s.rows, s.cols)
+		m := simd.Matrix[T]{Data: data[at:], Rows: s.rows, Cols: s.cols, RowStride: s.rowStride, ColStride: s.colStride}
+		d.pool.run(panels, max(1, 1<<14/(s.rows*step)), func(lo, hi int) {
+			packed[i].Fill(m, lo*step, min(hi*step, s.cols))
+		})
+	}
+	return packed
+}
+
+// product is a batch of matrix products c[i] = a[i]·b[i], the results dense
+// and one behind the other.
+type product[T simd.Number] struct {
+	a, b   stack
+	packed []*simd.Packed[T] // b's matrices, where they were packed beforehand
+
+	// finish, where set, is called for each piece of a result when it is
+	// computed: element (i, j) of the piece, which begins at (row, col) of the
+	// result, lies at i·stride + j.
+	finish func(piece []T, stride, row, col, rows, cols int)
+}
+
+// Pieces of a product: a piece should be worth handing to a thread, and small
+// enough that its operands stay in a core's cache.
+const (
+	pieceWork       = 1 << 17 // multiplications that are worth a thread
+	pieceCols       = 256
+	pieceRowsPacked = 96
+	pieceRows       = 384 // where each piece packs columns of its own
+)
+
+// bind plans the products for the pool. load looks the tensors up.
+func (p *product[T]) bind(d *Device, scratch *device.Scratch, load func() (c, a, b []T)) func() error {
+	p.joinBatch()
+	m, k, n := p.a.rows, p.a.cols, p.b.cols
+	if m == 0 || n == 0 || len(p.a.of) == 0 {
+		return func() error { return nil }
+	}
+	rows, cols := p.cut(d.pool.threads)
+	length := simd.WorkLen[T](rows, k, cols)
+	if p.packed != nil {
+		length = simd.WorkLenPacked[T](rows, k)
+	}
+	space := newWorkspace[T](d, scratch, 0, length)
+	downs, rights := (m+rows-1)/rows, (n+cols-1)/cols
+	var c, a, b []T
+	body := func(lo, hi int) {
+		number, work := space.take()
+		defer space.give(number)
+		for piece := lo; piece < hi; piece++ {
+			// Pieces that share columns come one after the other.
+			i, j, which := piece%downs*rows, piece/downs%rights*cols, piece/downs/rights
+			height, width := min(rows, m-i), min(cols, n-j)
+			out := c[which*m*n+i*n+j:]
+			left := matrix(&p.a, a, which).Block(i, 0, height, k)
+			if p.packed != nil {
+				simd.MultiplyPacked(out, n, left, p.packed[p.b.of[which]], j, j+width, work)
+			} else {
+				simd.Multiply(out, n, left, matrix(&p.b, b, which).Block(0, j, k, width), work)
+			}
+			if p.finish != nil {
+				p.finish(out, n, i, j, height, width)
+			}
+		}
+	}
+	pieces := len(p.a.of) * downs * rights
+	grain := max(1, pieceWork/max(1, rows*cols*k))
+	return func() error {
+		c, a, b = load()
+		space.open()
+		d.pool.run(pieces, grain, body)
+		return nil
+	}
+}
+
+// joinBatch makes one product of a batch whose left-hand matrices follow one
+// another and whose right-hand matrix is always the same.
+func (p *product[T]) joinBatch() {
+	if len(p.b.at) != 1 || len(p.a.of) < 2 || len(p.a.at) != len(p.a.of) {
+		return
+	}
+	for i, at := range p.a.at {
+		if at != i*p.a.rows*p.a.rowStride {
+			return
+		}
+	}
+	p.a.rows *= len(p.a.of)
+	p.a.at, p.a.of, p.b.of = []int{0}, []int{0}, []int{0}
+}
+
+// cut chooses how many rows and columns a piece has: as many as caches allow,
+// but fewer where threads would be idle.
+func (p *product[T]) cut(threads int) (rows, cols int) {
+	m, k, n := p.a.rows, p.a.cols, p.b.cols
+	rows, cols = pieceRows, min(pieceCols, n)
+	if p.packed != nil {
+		rows = pieceRowsPacked
+	}
+	rows = min(rows, m)
+	for threads > 1 && rows*cols*k >= 2*pieceWork {
+		pieces := len(p.a.of) * ((m + rows - 1) / rows) * ((n + cols - 1) / cols)
+		if pieces >= 4*threads {
+			break
+		}
+		if cols >= rows {
+			cols = (cols + 1) / 2
+		} else {
+			rows = (rows + 1) / 2
+		}
+	}
+	up := func(n, unit int) int { return (n + unit - 1) / unit * unit }
+	return up(rows, simd.TileRows[T]()), up(cols, simd.TileCols[T]())
+}
