@@ -34,10 +34,14 @@ func Decode(data []byte) (*Model, error) {
 }
 
 // DecodeTensor reads a tensor from the bytes of a TensorProto, such as the
-// input_0.pb of ONNX's test sets. The tensor aliases data.
+// input_0.pb of ONNX's test sets. The tensor aliases data. One whose data does
+// not fit its type and dims is an error.
 func DecodeTensor(data []byte) (*Tensor, error) {
 	t := new(Tensor)
 	if err := decode(data, tensorSchema, t); err != nil {
+		return nil, fmt.Errorf("the data is not a tensor: %w", err)
+	}
+	if err := t.check(); err != nil {
 		return nil, err
 	}
 	return t, nil

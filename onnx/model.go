@@ -1,5 +1,7 @@
 package onnx
 
+import "fmt"
+
 // Model is an ONNX ModelProto: a graph, the operator sets it is written in,
 // and the model-local functions it calls.
 type Model struct {
@@ -125,6 +127,19 @@ const (
 	AttributeTypeProto     AttributeType = 13
 	AttributeTypeProtos    AttributeType = 14
 )
+
+var attributeTypes = [...]string{
+	"UNDEFINED", "FLOAT", "INT", "STRING", "TENSOR", "GRAPH", "FLOATS", "INTS", "STRINGS", "TENSORS", "GRAPHS",
+	"SPARSE_TENSOR", "SPARSE_TENSORS", "TYPE_PROTO", "TYPE_PROTOS",
+}
+
+// String returns the type's name in onnx.proto, such as "INTS".
+func (t AttributeType) String() string {
+	if t >= 0 && int(t) < len(attributeTypes) {
+		return attributeTypes[t]
+	}
+	return fmt.Sprintf("AttributeType(%d)", int32(t))
+}
 
 // Attribute is a named constant of a node. Type says which of the value
 // fields holds it. Inside a function body RefName may name an attribute of
