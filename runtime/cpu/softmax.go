@@ -3,6 +3,7 @@ package cpu
 import (
 	"math"
 
+	"github.com/fmoe-go/fmoe/internal/simd"
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/device"
 	"github.com/fmoe-go/fmoe/runtime/op"
@@ -35,37 +36,21 @@ func newSoftmax(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error
 	}), nil
 }
 
-// softmax normalises lines of length elements that lie inner apart. The sum is
-// taken in float64.
-func softmax[T float32 | float64](d *Device, c *device.Call, outer, length, inner int, logarithm bool) func() error {
-	line := func(x, y []T) {
-		top := x[0]
-		for i := 1; i < length; i++ {
-			top = max(top, x[i*inner])
-		}
-		sum := 0.0
-		for i := range length {
-			e := math.Exp(float64(x[i*inner] - top))
-			y[i*inner] = T(e)
-			sum += e
-		}
-		if logarithm {
-			shift := float64(top) + math.Log(sum)
-			for i := range length {
-				y[i*inner] = T(float64(x[i*inner]) - shift)
-			}
-			return
-		}
-		scale := T(1 / sum)
-		for i := range length {
-			y[i*inner] *= scale
-		}
+// softmax normalises lines of length elements that lie inner apart.
+func softmax[T simd.Float](d *Device, c *device.Call, outer, length, inner int, logarithm bool) func() error {
+	line := softmaxLine[T]
+	if logarithm {
+		line = logSoftmaxLine[T]
 	}
 	body := func(lo, hi int) {
 		x, y := tensor.Of[T](c.In[0]), tensor.Of[T](c.Out[0])
 		for i := lo; i < hi; i++ {
 			at := i/inner*length*inner + i%inner
-			line(x[at:], y[at:])
+			if inner == 1 {
+				line(x[at:][:length], y[at:][:length])
+			} else {
+				softmaxStrided(x[at:], y[at:], length, inner, logarithm)
+			}
 		}
 	}
 	lines := outer * inner
@@ -76,6 +61,77 @@ func softmax[T float32 | float64](d *Device, c *device.Call, outer, length, inne
 	return func() error {
 		d.pool.run(lines, grain, body)
 		return nil
+	}
+}
+
+// softmaxLine writes e^x / Σ e^x to y, which may be x.
+func softmaxLine[T simd.Float](x, y []T) {
+	subtract(x, y, largest(x))
+	expLine(y)
+	factor := T(1 / sumLine(0.0, y))
+	for i := range y {
+		y[i] *= factor
+	}
+}
+
+// logSoftmaxLine writes x − log Σ e^x to y, which must not be x.
+func logSoftmaxLine[T simd.Float](x, y []T) {
+	top := largest(x)
+	subtract(x, y, top)
+	expLine(y)
+	shift := float64(top) + math.Log(sumLine(0.0, y))
+	for i, v := range x {
+		y[i] = T(float64(v) - shift)
+	}
+}
+
+func largest[T simd.Float](x []T) T {
+	top := x[0]
+	for _, v := range x[1:] {
+		top = max(top, v)
+	}
+	return top
+}
+
+func subtract[T simd.Float](x, y []T, shift T) {
+	y = y[:len(x)]
+	for i, v := range x {
+		y[i] = v - shift
+	}
+}
+
+// expLine replaces x by e^x.
+func expLine[T simd.Float](x []T) {
+	switch x := any(x).(type) {
+	case []float32:
+		simd.Exp(x)
+	case []float64:
+		for i, v := range x {
+			x[i] = math.Exp(v)
+		}
+	}
+}
+
+// softmaxStrided is softmaxLine or logSoftmaxLine for elements that lie
+// stride apart.
+func softmaxStrided[T simd.Float](x, y []T, length, stride int, logarithm bool) {
+	top := x[0]
+	for i := 1; i < length; i++ {
+		top = max(top, x[i*stride])
+	}
+	sum := 0.0
+	for i := range length {
+		sum += math.Exp(float64(x[i*stride] - top))
+	}
+	if logarithm {
+		shift := float64(top) + math.Log(sum)
+		for i := range length {
+			y[i*stride] = T(float64(x[i*stride]) - shift)
+		}
+		return
+	}
+	for i := range length {
+		y[i*stride] = T(math.Exp(float64(x[i*stride]-top)) / sum)
 	}
 }
 

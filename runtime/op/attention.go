@@ -1,0 +1,172 @@
+package op
+
+import (
+	"fmt"
+
+	"github.com/fmoe-go/fmoe/onnx"
+)
+
+func init() {
+	Register(
+		// Attention, ONNX 23, 24 (adds nonpad_kv_seqlen) and 25 (adds
+		// windows).
+		Operator{Name: "Attention", Since: []int{23, 24, 25}, Inputs: Between(3, 7), Outputs: Between(1, 4),
+			Attributes: []string{"is_causal", "kv_num_heads", "left_window_size", "q_num_heads", "qk_matmul_output_mode",
+				"right_window_size", "scale", "softcap", "softmax_precision"}, Infer: inferAttention},
+	)
+}
+
+// AttentionShape has the dimensions of an attention.
+type AttentionShape struct {
+	Batch, Heads, KVHeads Dim
+	Queries               Dim
+	Keys                  Dim // without those of the past
+	Past                  Dim // keys and values from earlier calls
+	HeadSize, ValueSize   Dim // of queries and keys, and of values
+}
+
+// Total returns the number of keys with those of the past.
+func (s *AttentionShape) Total(c *Inference) Dim { return c.Add(s.Past, s.Keys) }
+
+// headsOf reads a query, key or value: [batch, heads, sequence, size], or
+// [batch, sequence, heads·size] where the number of heads is given. Unknown
+// shapes leave everything as it was.
+func headsOf(shape []Dim, given int64, batch, heads, sequence, size *Dim) error {
+	dims := make([]Dim, 4)
+	switch {
+	case shape == nil:
+		return nil
+	case len(shape) == 4 && given > 0 && shape[1].Known() && int64(shape[1]) != given:
+		return fmt.Errorf("shape %s has other than %d heads", FormatDims(shape), given)
+	case len(shape) == 4:
+		copy(dims, shape)
+	case len(shape) == 3 && given <= 0:
+		return fmt.Errorf("shape %s needs the number of heads as an attribute", FormatDims(shape))
+	case len(shape) == 3 && shape[2].Known() && int64(shape[2])%given != 0:
+		return fmt.Errorf("shape %s does not divide into %d heads", FormatDims(shape), given)
+	case len(shape) == 3 && shape[2].Known():
+		dims = []Dim{shape[0], Dim(given), shape[1], shape[2] / Dim(given)}
+	case len(shape) == 3:
+		dims = []Dim{shape[0], Dim(given), shape[1], *size}
+	default:
+		return fmt.Errorf("shape %s needs rank 3 or 4", FormatDims(shape))
+	}
+	for i, to := range []*Dim{batch, heads, sequence, size} {
+		d, err := Unify(*to, dims[i])
+		if err != nil {
+			return fmt.Errorf("shape %s: %w", FormatDims(shape), err)
+		}
+		*to = d
+	}
+	return nil
+}
+
+// AttentionDims returns the dimensions of an ONNX Attention node. Those that
+// are not known are symbols.
+func AttentionDims(c *Inference) (*AttentionShape, error) {
+	s := &AttentionShape{Batch: c.Fresh(), Heads: c.Fresh(), KVHeads: c.Fresh(), Queries: c.Fresh(), Keys: c.Fresh(),
+		HeadSize: c.Fresh(), ValueSize: c.Fresh()}
+	q, kv := c.Node.Int("q_num_heads", 0), c.Node.Int("kv_num_heads", 0)
+	if err := headsOf(c.Shape(0), q, &s.Batch, &s.Heads, &s.Queries, &s.HeadSize); err != nil {
+		return nil, fmt.Errorf("query: %w", err)
+	}
+	if err := headsOf(c.Shape(1), kv, &s.Batch, &s.KVHeads, &s.Keys, &s.HeadSize); err != nil {
+		return nil, fmt.Errorf("key: %w", err)
+	}
+	if err := headsOf(c.Shape(2), kv, &s.Batch, &s.KVHeads, &s.Keys, &s.ValueSize); err != nil {
+		return nil, fmt.Errorf("value: %w", err)
+	}
+	if c.Has(4) {
+		s.Past = c.Fresh()
+	}
+	for i, size := range map[int]*Dim{4: &s.HeadSize, 5: &s.ValueSize} {
+		if err := c.wantRank(i, 4); err != nil {
+			return nil, err
+		}
+		if err := headsOf(c.Shape(i), 0, &s.Batch, &s.KVHeads, &s.Past, size); err != nil {
+			return nil, fmt.Errorf("past: %w", err)
+		}
+	}
+	if s.Heads.Known() && s.KVHeads.Known() && (s.KVHeads == 0 || s.Heads%s.KVHeads != 0) {
+		return nil, fmt.Errorf("%d query heads do not share %d key heads evenly", s.Heads, s.KVHeads)
+	}
+	return s, nil
+}
+
+func inferAttention(c *Inference) error {
+	n := c.Node
+	t, err := c.typeAmong(floatTypes, 0, 1, 4)
+	if err != nil {
+		return err
+	}
+	valueType, err := c.typeAmong(floatTypes, 2, 5)
+	if err != nil {
+		return err
+	}
+	if m := c.Type(3); m != onnx.Undefined && m != onnx.Bool && t != onnx.Undefined && m != t {
+		return fmt.Errorf("attn_mask has elements of type %s, needs bool or %s", m, t)
+	}
+	if _, err := c.typeAmong([]onnx.DataType{onnx.Int64}, 6); err != nil {
+		return err
+	}
+	if c.Has(4) != c.Has(5) {
+		return fmt.Errorf("needs past_key and past_value together")
+	}
+	if c.Has(6) && (c.Has(4) || n.Since < 24) {
+		return fmt.Errorf("nonpad_kv_seqlen needs version 24 and no past_key")
+	}
+	for _, side := range []string{"left_window_size", "right_window_size"} {
+		if n.Attribute(side) != nil && n.Since < 25 {
+			return fmt.Errorf("attribute %s does not exist in version %d", side, n.Since)
+		}
+		if size := n.Int(side, -1); size < -1 {
+			return fmt.Errorf("%s is %d, needs at least -1", side, size)
+		}
+	}
+	if mode := n.Int("qk_matmul_output_mode", 0); mode < 0 || mode > 3 {
+		return fmt.Errorf("qk_matmul_output_mode is %d, needs 0 to 3", mode)
+	}
+	if softcap := n.Float("softcap", 0); !(softcap >= 0) {
+		return fmt.Errorf("softcap is %v, needs a number that is not negative", softcap)
+	}
+	switch p := onnx.DataType(n.Int("softmax_precision", int64(onnx.Float32))); p {
+	case onnx.Undefined, onnx.Float32, onnx.Float64, onnx.Float16, onnx.BFloat16:
+	default:
+		return fmt.Errorf("softmax_precision %s is not a floating-point type that is supported", p)
+	}
+	s, err := AttentionDims(c)
+	if err != nil {
+		return err
+	}
+	if err := c.wantShape(6, s.Batch); err != nil {
+		return err
+	}
+	total := s.Total(c)
+	if mask := c.Shape(3); mask != nil {
+		if len(mask) == 0 || len(mask) > 4 {
+			return fmt.Errorf("attn_mask has shape %s, needs rank 1 to 4", FormatDims(mask))
+		}
+		keys := mask[len(mask)-1]
+		if keys.Known() && total.Known() && keys > total {
+			return fmt.Errorf("attn_mask has shape %s for %d keys", FormatDims(mask), total)
+		}
+		if n.Since < 24 && keys != 1 && keys.Known() && total.Known() && keys != total {
+			return fmt.Errorf("attn_mask has shape %s, does not broadcast to %d keys", FormatDims(mask), total)
+		}
+		if err := c.wantBroadcast(3, []Dim{s.Batch, s.Heads, s.Queries, keys}); err != nil {
+			return err
+		}
+	}
+	switch shape := c.Shape(0); len(shape) {
+	case 3:
+		c.Set(0, t, []Dim{s.Batch, s.Queries, c.Mul(s.Heads, s.ValueSize)})
+	case 4:
+		c.Set(0, t, []Dim{s.Batch, s.Heads, s.Queries, s.ValueSize})
+	default:
+		c.Set(0, t, nil)
+	}
+	c.Set(1, t, []Dim{s.Batch, s.KVHeads, total, s.HeadSize})
+	c.Set(2, valueType, []Dim{s.Batch, s.KVHeads, total, s.ValueSize})
+	c.Set(3, t, []Dim{s.Batch, s.Heads, s.Queries, total})
+	return nil
+}
