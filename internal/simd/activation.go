@@ -59,6 +59,15 @@ func Swish(x []float32, alpha float32) {
 	}
 }
 
+// SwiGLU writes gate·sigmoid(α·gate)·linear to out. The three have the same
+// length; out may be gate or linear (Shazeer 2020).
+func SwiGLU(out, gate, linear []float32, alpha float32) {
+	gate, linear = gate[:len(out)], linear[:len(out)]
+	for i, v := range gate {
+		out[i] = v / (1 + exp(-alpha*v)) * linear[i]
+	}
+}
+
 // Mish replaces x by x·tanh(ln(1 + e^x)) (Misra 2019).
 func Mish(x []float32) {
 	for i, v := range x {

@@ -1,6 +1,10 @@
 package op
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/fmoe-go/fmoe/onnx"
+)
 
 // Arithmetic of ONNX on tensors that broadcast to one shape. Since version 7
 // (8 for the variadic operators) it broadcasts as numpy does; older versions
@@ -128,6 +132,9 @@ func inferClip(c *Inference) error {
 	t, err := c.sameType(0, 1, 2)
 	if err != nil {
 		return err
+	}
+	if c.Node.Since < 12 && t != onnx.Undefined && !t.IsFloat() {
+		return fmt.Errorf("version %d takes no elements of type %s", c.Node.Since, t)
 	}
 	for i := 1; i <= 2; i++ {
 		if n, known := elements(c.Shape(i)); c.Has(i) && known && n != 1 {

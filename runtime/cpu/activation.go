@@ -1,0 +1,223 @@
+package cpu
+
+import (
+	"math"
+
+	"github.com/fmoe-go/fmoe/internal/simd"
+	"github.com/fmoe-go/fmoe/runtime/device"
+	"github.com/fmoe-go/fmoe/runtime/op"
+)
+
+// A formula gives an activation function for the attributes of a node.
+type formula func(n *op.Node) func(x float64) float64
+
+// A vectorFormula gives the same for float32, over a slice in place.
+type vectorFormula func(n *op.Node) func(x []float32)
+
+func init() {
+	for _, a := range []struct {
+		name   string
+		scalar formula
+		vector vectorFormula // nil: the scalar one serves float32 too
+	}{
+		{"Relu", plain(relu), func(*op.Node) func([]float32) { return simd.ReLU }},
+		{"LeakyRelu", leakyRelu, nil},
+		{"ThresholdedRelu", thresholdedRelu, nil},
+		{"Elu", elu, nil},
+		{"Selu", selu, nil},
+		{"Celu", celu, nil},
+		{"HardSigmoid", hardSigmoid, nil},
+		{"HardSwish", plain(func(x float64) float64 { return x * max(0, min(1, x/6+0.5)) }), nil},
+		{"Softplus", plain(softplus), nil},
+		{"Softsign", plain(func(x float64) float64 { return x / (1 + math.Abs(x)) }), nil},
+		{"Shrink", shrink, nil},
+		{"Mish", plain(func(x float64) float64 { return x * math.Tanh(softplus(x)) }), func(*op.Node) func([]float32) { return simd.Mish }},
+		{"Gelu", gelu, geluVector},
+		{"Swish", swish(1), swishVector(1)},
+		{"QuickGelu", swish(1.702), swishVector(1.702)},
+	} {
+		define[float64](a.name, scalarActivation[float64](a.scalar))
+		if a.vector != nil {
+			define[float32](a.name, vectorActivation(a.vector))
+		} else {
+			define[float32](a.name, scalarActivation[float32](a.scalar))
+		}
+		if a.name != "QuickGelu" {
+			register("", a.name, newElementwise)
+		}
+	}
+	for _, name := range []string{"Gelu", "QuickGelu", "FastGelu", "BiasGelu"} {
+		register("com.microsoft", name, newElementwise)
+	}
+	defineIntegerActivations[int8]()
+	defineIntegerActivations[int16]()
+	defineIntegerActivations[int32]()
+	defineIntegerActivations[int64]()
+	defineIntegerActivations[uint8]()
+	defineIntegerActivations[uint16]()
+	defineIntegerActivations[uint32]()
+	defineIntegerActivations[uint64]()
+
+	define[float32]("BiasGelu", biased(simd.GELU))
+	define[float64]("BiasGelu", biased(overSlice(geluExact)))
+	define[float32]("FastGelu", biased(simd.GELUTanh))
+	define[float64]("FastGelu", biased(overSlice(geluTanh)))
+
+	register("", "SwiGLU", newElementwise)
+	define[float32]("SwiGLU", func(d *Device, n *op.Node, c *device.Call) (func() error, error) {
+		alpha := n.Float("alpha", 1)
+		return binary(func(out, gate, linear []float32) { simd.SwiGLU(out, gate, linear, alpha) })(d, n, c)
+	})
+	define[float64]("SwiGLU", func(d *Device, n *op.Node, c *device.Call) (func() error, error) {
+		f := swish(1)(n)
+		return binary(eachPair(func(gate, linear float64) float64 { return f(gate) * linear }))(d, n, c)
+	})
+}
+
+func scalarActivation[T number](f formula) binder {
+	return func(d *Device, n *op.Node, c *device.Call) (func() error, error) {
+		scalar := f(n)
+		return unary(each(func(x T) T { return T(scalar(float64(x))) }))(d, n, c)
+	}
+}
+
+func vectorActivation(f vectorFormula) binder {
+	return func(d *Device, n *op.Node, c *device.Call) (func() error, error) {
+		return unary(inPlace(f(n)))(d, n, c)
+	}
+}
+
+func defineIntegerActivations[T integer]() {
+	define[T]("Relu", unary(each(func(x T) T { return max(x, 0) })))
+	define[T]("Shrink", scalarActivation[T](shrink))
+}
+
+// biased is an activation of the sum of input 0 and, where there is one,
+// input 1.
+func biased[T float](activate func([]T)) binder {
+	sum := binary(func(out, x, bias []T) {
+		for i := range out {
+			out[i] = x[i] + bias[i]
+		}
+		activate(out)
+	})
+	return func(d *Device, n *op.Node, c *device.Call) (func() error, error) {
+		if len(c.In) > 1 && c.In[1] != nil {
+			return sum(d, n, c)
+		}
+		return unary(inPlace(activate))(d, n, c)
+	}
+}
+
+func overSlice(f func(float64) float64) func([]float64) {
+	return func(x []float64) {
+		for i, v := range x {
+			x[i] = f(v)
+		}
+	}
+}
+
+func plain(f func(float64) float64) formula {
+	return func(*op.Node) func(float64) float64 { return f }
+}
+
+func relu(x float64) float64 { return max(x, 0) }
+
+func softplus(x float64) float64 { return max(x, 0) + math.Log1p(math.Exp(-math.Abs(x))) }
+
+func leakyRelu(n *op.Node) func(float64) float64 {
+	alpha := float64(n.Float("alpha", 0.01))
+	return func(x float64) float64 {
+		if x < 0 {
+			return alpha * x
+		}
+		return x
+	}
+}
+
+func thresholdedRelu(n *op.Node) func(float64) float64 {
+	alpha := float64(n.Float("alpha", 1))
+	return func(x float64) float64 {
+		if x <= alpha {
+			return 0
+		}
+		return x
+	}
+}
+
+func elu(n *op.Node) func(float64) float64 {
+	return exponentialUnit(1, float64(n.Float("alpha", 1)), 1)
+}
+
+func selu(n *op.Node) func(float64) float64 {
+	return exponentialUnit(float64(n.Float("gamma", 1.0507010221481323)), float64(n.Float("alpha", 1.6732631921768188)), 1)
+}
+
+func celu(n *op.Node) func(float64) float64 {
+	alpha := float64(n.Float("alpha", 1))
+	return exponentialUnit(1, alpha, alpha)
+}
+
+// exponentialUnit is gamma·x for positive x, gamma·alpha·(e^(x/scale) − 1) for
+// others.
+func exponentialUnit(gamma, alpha, scale float64) func(float64) float64 {
+	return func(x float64) float64 {
+		if x > 0 {
+			return gamma * x
+		}
+		return gamma * alpha * math.Expm1(x/scale)
+	}
+}
+
+func hardSigmoid(n *op.Node) func(float64) float64 {
+	alpha, beta := float64(n.Float("alpha", 0.2)), float64(n.Float("beta", 0.5))
+	return func(x float64) float64 { return max(0, min(1, alpha*x+beta)) }
+}
+
+func shrink(n *op.Node) func(float64) float64 {
+	lambda, bias := float64(n.Float("lambd", 0.5)), float64(n.Float("bias", 0))
+	return func(x float64) float64 {
+		switch {
+		case x < -lambda:
+			return x + bias
+		case x > lambda:
+			return x - bias
+		}
+		return 0
+	}
+}
+
+func gelu(n *op.Node) func(float64) float64 {
+	if n.String("approximate", "none") == "tanh" {
+		return geluTanh
+	}
+	return geluExact
+}
+
+func geluVector(n *op.Node) func([]float32) {
+	if n.String("approximate", "none") == "tanh" {
+		return simd.GELUTanh
+	}
+	return simd.GELU
+}
+
+func geluExact(x float64) float64 { return 0.5 * x * math.Erfc(-x/math.Sqrt2) }
+
+func geluTanh(x float64) float64 {
+	return 0.5 * x * (1 + math.Tanh(math.Sqrt2/math.SqrtPi*(x+0.044715*x*x*x)))
+}
+
+// swish is x·sigmoid(alpha·x); fallback is the operator's default for alpha.
+func swish(fallback float32) formula {
+	return func(n *op.Node) func(float64) float64 {
+		alpha := float64(n.Float("alpha", fallback))
+		return func(x float64) float64 { return x / (1 + math.Exp(-alpha*x)) }
+	}
+}
+
+func swishVector(fallback float32) vectorFormula {
+	return func(n *op.Node) func([]float32) {
+		alpha := n.Float("alpha", fallback)
+		return func(x []float32) { simd.Swish(x, alpha) }
+	}
+}
