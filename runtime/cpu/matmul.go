@@ -159,8 +159,8 @@ func (k *gemm) Bind(c *device.Call) (func() error, error) {
 
 func bindGemm[T simd.Number](k *gemm, c *device.Call) func() error {
 	p := &product[T]{
-		a: newStack(c.In[0].Shape, gemmOrder(k.node, "transA"), []int{}),
-		b: newStack(c.In[1].Shape, gemmOrder(k.node, "transB"), []int{}),
+		a: newStack(c.In[0].Shape, gemmOrder(k.node, "transA"), nil),
+		b: newStack(c.In[1].Shape, gemmOrder(k.node, "transB"), nil),
 	}
 	p.packed, _ = k.packed.([]*simd.Packed[T])
 	alpha, beta := k.node.Float("alpha", 1), k.node.Float("beta", 1)

@@ -69,7 +69,8 @@ func (p *pool) run(n, grain int, body func(lo, hi int)) {
 func (p *pool) work() {
 	defer func() {
 		if r := recover(); r != nil {
-			p.failed.CompareAndSwap(nil, &r)
+			failure := r // its own variable, or every call would allocate one
+			p.failed.CompareAndSwap(nil, &failure)
 		}
 	}()
 	for {

@@ -17,8 +17,7 @@ type stack struct {
 
 // newStack describes an operand of the given shape whose axes, in the given
 // order, are batch dimensions, rows and columns of its matrices. The batch
-// dimensions broadcast to batch, which may be nil to describe the operand
-// alone.
+// dimensions broadcast to batch, or stay as they are where that is nil.
 func newStack(shape, order, batch []int) stack {
 	strides := make([]int, len(shape))
 	for i, step := len(shape)-1, 1; i >= 0; i-- {
@@ -29,16 +28,21 @@ func newStack(shape, order, batch []int) stack {
 	row, col := order[own], order[own+1]
 	s := stack{rows: shape[row], cols: shape[col], rowStride: strides[row], colStride: strides[col],
 		at: []int{0}, of: []int{0}}
-	for _, axis := range order[:own] {
+	alone := make([]int, own)
+	for i, axis := range order[:own] {
 		s.at = nested(s.at, shape[axis], strides[axis])
+		alone[i] = shape[axis]
+	}
+	if batch == nil {
+		batch = alone
 	}
 	// Numbers of matrices step as offsets do, in a tensor of matrices.
 	number := 1
 	steps := make([]int, len(batch))
 	for i := own - 1; i >= 0; i-- {
-		if dim := shape[order[i]]; dim != 1 {
+		if alone[i] != 1 {
 			steps[len(batch)-own+i] = number
-			number *= dim
+			number *= alone[i]
 		}
 	}
 	for i, dim := range batch {
@@ -93,6 +97,10 @@ type product[T simd.Number] struct {
 	// computed: element (i, j) of the piece, which begins at (row, col) of the
 	// result, lies at i·stride + j.
 	finish func(piece []T, stride, row, col, rows, cols int)
+
+	// used is the number of elements at the beginning of the scratch memory
+	// that are the caller's.
+	used int
 }
 
 // Pieces of a product: a piece should be worth handing to a thread, and small
@@ -116,7 +124,7 @@ func (p *product[T]) bind(d *Device, scratch *device.Scratch, load func() (c, a,
 	if p.packed != nil {
 		length = simd.WorkLenPacked[T](rows, k)
 	}
-	space := newWorkspace[T](d, scratch, 0, length)
+	space := newWorkspace[T](d, scratch, p.used, length)
 	downs, rights := (m+rows-1)/rows, (n+cols-1)/cols
 	var c, a, b []T
 	body := func(lo, hi int) {
@@ -183,6 +191,7 @@ func (p *product[T]) cut(threads int) (rows, cols int) {
 			rows = (rows + 1) / 2
 		}
 	}
-	up := func(n, unit int) int { return (n + unit - 1) / unit * unit }
-	return up(rows, simd.TileRows[T]()), up(cols, simd.TileCols[T]())
+	return roundUp(rows, simd.TileRows[T]()), roundUp(cols, simd.TileCols[T]())
 }
+
+func roundUp(n, unit int) int { return (n + unit - 1) / unit * unit }

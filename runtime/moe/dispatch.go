@@ -12,8 +12,8 @@ type Dispatch struct {
 	// last entry is the number of rows in all.
 	Offset []int
 
-	// Slot [rows] is the slot behind each sorted row.
-	Slot []int32
+	// Token [rows] is the token behind each sorted row.
+	Token []int32
 
 	// Row [slots] is the inverse: the sorted row of each slot, −1 where the
 	// slot was dropped.
@@ -24,11 +24,12 @@ type Dispatch struct {
 // Sort need not allocate.
 func NewDispatch(experts, slots int) *Dispatch {
 	return &Dispatch{Count: make([]int64, experts), Offset: make([]int, experts+1),
-		Slot: make([]int32, slots), Row: make([]int32, slots)}
+		Token: make([]int32, slots), Row: make([]int32, slots)}
 }
 
-// Sort orders the slots by the experts chosen for them, indices [slots].
-func (d *Dispatch) Sort(indices []int32) {
+// Sort orders the slots by the experts chosen for them: indices [N, k], −1
+// for a dropped slot, as a [Gate] gives them.
+func (d *Dispatch) Sort(indices []int32, k int) {
 	clear(d.Count)
 	for _, e := range indices {
 		if e >= 0 {
@@ -40,7 +41,7 @@ func (d *Dispatch) Sort(indices []int32) {
 		d.Offset[e] = rows
 		rows += int(n)
 	}
-	d.Slot, d.Row = d.Slot[:rows], d.Row[:len(indices)]
+	d.Token, d.Row = d.Token[:rows], d.Row[:len(indices)]
 	// Offset moves on as rows are placed and is set back afterwards.
 	for s, e := range indices {
 		if e < 0 {
@@ -49,7 +50,7 @@ func (d *Dispatch) Sort(indices []int32) {
 		}
 		at := d.Offset[e]
 		d.Offset[e]++
-		d.Slot[at], d.Row[s] = int32(s), int32(at)
+		d.Token[at], d.Row[s] = int32(s/k), int32(at)
 	}
 	for e := len(d.Count); e > 0; e-- {
 		d.Offset[e] = d.Offset[e-1]

@@ -1,0 +1,121 @@
+package cpu
+
+import (
+	"sort"
+
+	"github.com/fmoe-go/fmoe/internal/simd"
+	"github.com/fmoe-go/fmoe/runtime/device"
+	"github.com/fmoe-go/fmoe/runtime/tensor"
+)
+
+// projection is one linear layer of every expert: weight [T, out, in] and
+// bias [T, out].
+type projection[T simd.Float] struct {
+	stack        stack
+	weight, bias *tensor.Tensor    // bias may be nil
+	packed       []*simd.Packed[T] // the experts' weights, where they are constant
+}
+
+// newProjection describes the layer whose weight is in an input slot of FMoE
+// and its bias in the next one. It is nil where the weight is absent.
+func newProjection[T simd.Float](k *fmoe, c *device.Call, slot int) *projection[T] {
+	input := func(i int) *tensor.Tensor {
+		if i < len(c.In) {
+			return c.In[i]
+		}
+		return nil
+	}
+	if input(slot) == nil {
+		return nil
+	}
+	p := &projection[T]{weight: input(slot), bias: input(slot + 1)}
+	p.packed, _ = k.packed[slot].([]*simd.Packed[T])
+	p.stack = newStack(p.weight.Shape, fmoeOrder(slot), nil)
+	return p
+}
+
+// rowStep is how many rows of an expert are a piece of work.
+func (p *projection[T]) rowStep() int {
+	if p.packed != nil {
+		return pieceRowsPacked
+	}
+	return pieceRows
+}
+
+// workLen returns the elements of working memory that apply needs for a piece
+// of up to the given number of rows.
+func (p *projection[T]) workLen(rows int) int {
+	rows = min(rows, p.rowStep())
+	if p.packed != nil {
+		return simd.WorkLenPacked[T](rows, p.stack.rows)
+	}
+	return simd.WorkLen[T](rows, p.stack.rows, pieceCols)
+}
+
+// apply computes a piece of an expert's layer: width outputs from col on, for
+// rows of inputs. out begins at the piece.
+func (p *projection[T]) apply(out []T, stride int, rows simd.Matrix[T], expert, col, width int, work []T) {
+	if p.packed != nil {
+		simd.MultiplyPacked(out, stride, rows, p.packed[expert], col, col+width, work)
+	} else {
+		weight := matrix(&p.stack, tensor.Of[T](p.weight), expert)
+		simd.Multiply(out, stride, rows, weight.Block(0, col, p.stack.rows, width), work)
+	}
+	if p.bias == nil {
+		return
+	}
+	bias := tensor.Of[T](p.bias)[expert*p.stack.cols+col:][:width]
+	for i := range rows.Rows {
+		addBias(out[i*stride:][:width], bias, 1, 1)
+	}
+}
+
+// pieces cuts the rows of all experts, sorted by expert, times the outputs of
+// a projection into pieces of similar work.
+type pieces struct {
+	offset           []int // where each expert's rows begin
+	first            []int // [T+1] each expert's first piece
+	rowStep, colStep int
+	cols             int
+	grain            int // pieces that are worth a thread
+}
+
+// plan cuts a projection for the rows of a batch and returns the number of
+// pieces. It allocates nothing once first has room.
+func (s *pieces) plan(offset []int, rowStep, depth, cols, tile, threads int) int {
+	s.offset, s.rowStep, s.cols = offset, rowStep, cols
+	rows := offset[len(offset)-1]
+	if rows == 0 || cols == 0 {
+		return 0
+	}
+	s.colStep = roundUp(min(pieceCols, cols), tile)
+	n := s.count()
+	for threads > 1 && n < 4*threads && s.colStep > tile && rows*cols/n*depth >= 2*pieceWork {
+		s.colStep = roundUp(s.colStep/2, tile)
+		n = s.count()
+	}
+	s.grain = max(1, pieceWork/max(1, rows*cols/n*depth))
+	return n
+}
+
+func (s *pieces) count() int {
+	s.first = s.first[:0]
+	n, across := 0, (s.cols+s.colStep-1)/s.colStep
+	for e := range len(s.offset) - 1 {
+		s.first = append(s.first, n)
+		n += (s.offset[e+1] - s.offset[e] + s.rowStep - 1) / s.rowStep * across
+	}
+	s.first = append(s.first, n)
+	return n
+}
+
+// locate returns the expert of a piece, its rows in the sorted order and its
+// columns. Pieces that share columns of weights come one after the other.
+func (s *pieces) locate(piece int) (expert, row, rows, col, cols int) {
+	expert = sort.Search(len(s.first)-1, func(e int) bool { return s.first[e+1] > piece })
+	from, to := s.offset[expert], s.offset[expert+1]
+	down := (to - from + s.rowStep - 1) / s.rowStep
+	piece -= s.first[expert]
+	row, col = from+piece%down*s.rowStep, piece/down*s.colStep
+	return expert, row, min(s.rowStep, to-row), col, min(s.colStep, s.cols-col)
+}

@@ -1,0 +1,261 @@
+package cpu
+
+import (
+	"fmt"
+
+	"github.com/fmoe-go/fmoe/internal/simd"
+	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime/device"
+	"github.com/fmoe-go/fmoe/runtime/moe"
+	"github.com/fmoe-go/fmoe/runtime/op"
+	"github.com/fmoe-go/fmoe/runtime/tensor"
+)
+
+func init() { register(moe.Domain, moe.OpType, newFMoE) }
+
+// fmoe is the kernel of FMoE. Only the experts that the gate picks for a
+// token compute it, and the weights of an expert that nobody picks are not
+// read.
+type fmoe struct {
+	device *Device
+	config moe.Config
+	packed [moe.InputCount]any // []*simd.Packed[T] of the weights that are constant
+}
+
+func newFMoE(d *Device, n *op.Node, constants []*tensor.Tensor) (device.Kernel, error) {
+	config, err := moe.ParseConfig(n.Node)
+	if err != nil {
+		return nil, err
+	}
+	k := &fmoe{device: d, config: config}
+	for _, slot := range []int{moe.InputGateWeight, moe.InputFC1Weight, moe.InputFC2Weight, moe.InputFC3Weight} {
+		if slot < len(constants) && constants[slot] != nil {
+			k.packed[slot] = packConstant(d, constants[slot], fmoeOrder(slot))
+		}
+	}
+	return k, nil
+}
+
+// fmoeOrder returns the order of a weight's axes as a right-hand operand: the
+// experts' weights are out × in.
+func fmoeOrder(slot int) []int {
+	if slot == moe.InputGateWeight {
+		return []int{0, 1}
+	}
+	return []int{0, 2, 1}
+}
+
+func (k *fmoe) Bind(c *device.Call) (func() error, error) {
+	switch t := c.In[moe.InputX].Type; t {
+	case onnx.Float32:
+		return bindFMoE(k, c, expertActivations[k.config.Activation].float32)
+	case onnx.Float64:
+		return bindFMoE(k, c, expertActivations[k.config.Activation].float64)
+	default:
+		return nil, device.UnsupportedType(t)
+	}
+}
+
+// fmoeLimit bounds the elements of hidden and output rows that are held at a
+// time; more tokens are computed in several rounds, with the same result.
+const fmoeLimit = 1 << 26
+
+// fmoeRun is FMoE bound to N tokens of width d, T experts of hidden width h,
+// and k choices. A run goes through its phases one after the other, each
+// parallel in itself.
+type fmoeRun[T simd.Float] struct {
+	device          *Device
+	call            *device.Call
+	tokens, k, d, h int
+	gate            moe.Gate[T]
+	experts         int
+	activate        func([]T)
+	fc1, fc2, fc3   *projection[T] // fc3 is nil where experts are not gated
+	round           int            // tokens computed at a time
+
+	router   func() error
+	dispatch *moe.Dispatch
+	pieces   pieces
+	indices  []int32 // [N, k]
+	space    *workspace[T]
+
+	// The rest is looked up and computed by each run.
+	x, y           []T // [N, d]
+	logits, scores []T // [N, T], [N, k]
+	hidden, result []T // [rows, h], [rows, d], sorted by expert
+	first          int // token with which the round in progress begins
+}
+
+func bindFMoE[T simd.Float](k *fmoe, c *device.Call, activate func([]T)) (func() error, error) {
+	if activate == nil {
+		return nil, fmt.Errorf("activation %q is %w on the CPU", k.config.Activation, device.ErrUnsupported)
+	}
+	r := &fmoeRun[T]{device: k.device, call: c, k: k.config.TopK, activate: activate,
+		fc1: newProjection[T](k, c, moe.InputFC1Weight),
+		fc2: newProjection[T](k, c, moe.InputFC2Weight),
+		fc3: newProjection[T](k, c, moe.InputFC3Weight),
+	}
+	shape := c.In[moe.InputFC1Weight].Shape
+	r.experts, r.h, r.d = shape[0], shape[1], shape[2]
+	leading := c.In[moe.InputX].Shape
+	r.tokens = tensor.Count(leading[:len(leading)-1])
+	r.round = max(1, min(r.tokens, fmoeLimit/max(1, r.k*(r.h+r.d))))
+	var err error
+	if r.gate, err = moe.NewGate[T](k.config, r.experts); err != nil {
+		return nil, err
+	}
+	r.dispatch = moe.NewDispatch(r.experts, r.round*r.k)
+	r.indices = make([]int32, r.tokens*r.k)
+	r.pieces.first = make([]int, 0, r.experts+1)
+
+	rows := r.round * r.k
+	work := max(r.fc1.workLen(rows), r.fc2.workLen(rows))
+	if r.fc3 != nil {
+		work = max(work, r.fc3.workLen(rows)) + min(rows, r.fc1.rowStep())*pieceCols
+	}
+	routing := r.tokens * (r.experts + r.k)
+	r.space = newWorkspace[T](k.device, c.Scratch, routing+rows*(r.h+r.d), work)
+	r.router = r.bindRouter(k, routing)
+
+	choose, project, projectBack, combine := r.choose, r.project, r.projectBack, r.combine
+	pool, threads, tile := k.device.pool, k.device.pool.threads, simd.TileCols[T]()
+	return func() error {
+		r.open()
+		if err := r.router(); err != nil {
+			return err
+		}
+		pool.run(r.tokens, max(1, 1<<14/(r.experts+16*r.k)), choose)
+		r.clearOutputs()
+		for r.first = 0; r.first < r.tokens; r.first += r.round {
+			n := min(r.round, r.tokens-r.first)
+			r.dispatch.Sort(r.indices[r.first*r.k:][:n*r.k], r.k)
+			r.countRows()
+			if r.y == nil {
+				continue
+			}
+			pool.run(r.pieces.plan(r.dispatch.Offset, r.fc1.rowStep(), r.d, r.h, tile, threads), r.pieces.grain, project)
+			pool.run(r.pieces.plan(r.dispatch.Offset, r.fc2.rowStep(), r.h, r.d, tile, threads), r.pieces.grain, projectBack)
+			pool.run(n, max(1, 1<<14/max(1, r.d*r.k)), combine)
+		}
+		return nil
+	}, nil
+}
+
+// bindRouter plans the product of tokens and router, behind the elements of
+// scratch memory that are in use by then.
+func (r *fmoeRun[T]) bindRouter(k *fmoe, used int) func() error {
+	weight, bias := r.call.In[moe.InputGateWeight], r.call.In[moe.InputGateBias]
+	p := &product[T]{
+		a:    newStack([]int{r.tokens, r.d}, []int{0, 1}, nil),
+		b:    newStack(weight.Shape, fmoeOrder(moe.InputGateWeight), nil),
+		used: used,
+	}
+	p.packed, _ = k.packed[moe.InputGateWeight].([]*simd.Packed[T])
+	if bias != nil {
+		p.finish = func(piece []T, stride, _, col, rows, cols int) {
+			for i := range rows {
+				addBias(piece[i*stride:][:cols], tensor.Of[T](bias)[col:], 1, 1)
+			}
+		}
+	}
+	return p.bind(r.device, r.call.Scratch, func() (logits, x, w []T) {
+		return r.logits, r.x, tensor.Of[T](weight)
+	})
+}
+
+// open looks up the memory of a run.
+func (r *fmoeRun[T]) open() {
+	memory := r.space.open()
+	part := func(n int) []T {
+		p := memory[:n]
+		memory = memory[n:]
+		return p
+	}
+	r.logits, r.scores = part(r.tokens*r.experts), part(r.tokens*r.k)
+	r.hidden, r.result = part(r.round*r.k*r.h), part(r.round*r.k*r.d)
+	r.x, r.y = tensor.Of[T](r.call.In[moe.InputX]), nil
+	if out := r.call.Out[moe.OutputY]; out != nil {
+		r.y = tensor.Of[T](out)
+	}
+}
+
+// choose lets the gate pick experts for some tokens.
+func (r *fmoeRun[T]) choose(lo, hi int) {
+	r.gate.Route(r.logits[lo*r.experts:hi*r.experts], r.indices[lo*r.k:hi*r.k], r.scores[lo*r.k:hi*r.k])
+}
+
+// project computes pieces of the hidden layer, gathering the tokens of each
+// expert.
+func (r *fmoeRun[T]) project(lo, hi int) {
+	number, work := r.space.take()
+	defer r.space.give(number)
+	for piece := lo; piece < hi; piece++ {
+		expert, row, rows, col, cols := r.pieces.locate(piece)
+		in := simd.RowMajor(r.x[r.first*r.d:], rows, r.d)
+		in.Index = r.dispatch.Token[row:]
+		out := r.hidden[row*r.h+col:]
+		r.fc1.apply(out, r.h, in, expert, col, cols, work)
+		for i := range rows {
+			r.activate(out[i*r.h:][:cols])
+		}
+		if r.fc3 == nil {
+			continue
+		}
+		at := rows * cols
+		factor, work := work[:at], work[at:]
+		r.fc3.apply(factor, cols, in, expert, col, cols, work)
+		for i := range rows {
+			line := out[i*r.h:][:cols]
+			for j, x := range factor[i*cols:][:cols] {
+				line[j] *= x
+			}
+		}
+	}
+}
+
+// projectBack computes pieces of the experts' outputs.
+func (r *fmoeRun[T]) projectBack(lo, hi int) {
+	number, work := r.space.take()
+	defer r.space.give(number)
+	for piece := lo; piece < hi; piece++ {
+		expert, row, rows, col, cols := r.pieces.locate(piece)
+		in := simd.RowMajor(r.hidden[row*r.h:], rows, r.h)
+		r.fc2.apply(r.result[row*r.d+col:], r.d, in, expert, col, cols, work)
+	}
+}
+
+// combine adds up the outputs of each token's experts, in the order of its
+// choices.
+func (r *fmoeRun[T]) combine(lo, hi int) {
+	for n := lo; n < hi; n++ {
+		token := r.first + n
+		y := r.y[token*r.d:][:r.d]
+		clear(y)
+		for j, row := range r.dispatch.Row[n*r.k:][:r.k] {
+			if row >= 0 {
+				simd.Axpy(r.scores[token*r.k+j], r.result[int(row)*r.d:][:r.d], y)
+			}
+		}
+	}
+}
+
+// clearOutputs resets the optional outputs. No gate has a balance loss yet
+// other than 0.
+func (r *fmoeRun[T]) clearOutputs() {
+	for _, out := range r.call.Out[moe.OutputAuxLoss:] {
+		if out != nil {
+			clear(out.Data)
+		}
+	}
+}
+
+// countRows adds the rows of a round to the output expert_count.
+func (r *fmoeRun[T]) countRows() {
+	if len(r.call.Out) <= moe.OutputExpertCount || r.call.Out[moe.OutputExpertCount] == nil {
+		return
+	}
+	total := tensor.Of[int64](r.call.Out[moe.OutputExpertCount])
+	for e, n := range r.dispatch.Count {
+		total[e] += n
+	}
+}
