@@ -137,8 +137,8 @@ func inferClip(c *Inference) error {
 		return fmt.Errorf("version %d takes no elements of type %s", c.Node.Since, t)
 	}
 	for i := 1; i <= 2; i++ {
-		if n, known := elements(c.Shape(i)); c.Has(i) && known && n != 1 {
-			return fmt.Errorf("input %d has shape %s, needs a scalar", i, FormatDims(c.Shape(i)))
+		if err := c.wantScalar(i); err != nil {
+			return err
 		}
 	}
 	c.Set(0, t, c.Shape(0))

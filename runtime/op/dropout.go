@@ -1,0 +1,59 @@
+package op
+
+import (
+	"fmt"
+
+	"github.com/fmoe-go/fmoe/onnx"
+)
+
+func init() {
+	Register(
+		// Dropout, ONNX 7 to 22. Since version 12 the ratio is input 1, and
+		// input 2 asks for training mode, in which elements become 0 with
+		// that probability and the others are multiplied by 1/(1 − ratio).
+		// Otherwise, and always in older versions, the output is the input.
+		// Output 1 tells which elements were kept; before version 10 it has
+		// the input's type.
+		Operator{Name: "Dropout", Since: []int{7, 10, 12, 13, 22}, Inputs: Between(1, 3), Outputs: Between(1, 2),
+			Attributes: []string{"ratio", "seed"}, Elementwise: true, Nondeterministic: true, Infer: inferDropout},
+	)
+}
+
+func inferDropout(c *Inference) error {
+	if c.Node.Since < 12 {
+		if c.Has(1) || c.Has(2) {
+			return fmt.Errorf("has %d inputs; version %d of the operator takes one", len(c.Inputs), c.Node.Since)
+		}
+		if err := c.unwanted("seed"); err != nil {
+			return err
+		}
+	} else if err := c.unwanted("ratio"); err != nil {
+		return err
+	}
+	if t := c.Type(1); t != onnx.Undefined && !t.IsFloat() {
+		return fmt.Errorf("input 1 has elements of type %s, needs a floating-point type", t)
+	}
+	if err := c.wantBoolean(2); err != nil {
+		return err
+	}
+	for i := 1; i <= 2; i++ {
+		if err := c.wantScalar(i); err != nil {
+			return err
+		}
+	}
+	mask := onnx.Bool
+	if c.Node.Since < 10 {
+		mask = c.Type(0)
+	}
+	c.Set(0, c.Type(0), c.Shape(0))
+	c.Set(1, mask, c.Shape(0))
+	return nil
+}
+
+// wantScalar fails where an input is known to have other than one element.
+func (c *Inference) wantScalar(i int) error {
+	if n, known := elements(c.Shape(i)); known && n != 1 {
+		return fmt.Errorf("input %d has shape %s, needs a scalar", i, FormatDims(c.Shape(i)))
+	}
+	return nil
+}
