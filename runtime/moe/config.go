@@ -50,25 +50,12 @@ func ParseConfig(n *onnx.Node) (Config, error) {
 }
 
 func (c *Config) set(a *onnx.Attribute) error {
-	want := onnx.AttributeInt
+	var want onnx.AttributeType
 	switch a.Name {
-	case AttributeTopK:
-		// Checked before the conversion, which may narrow.
-		if a.Type == want && (a.Int < 1 || a.Int > maxExperts) {
-			return fmt.Errorf("attribute top_k is %d, must be 1 to %d", a.Int, maxExperts)
-		}
-		c.TopK = int(a.Int)
-	case AttributeNormalize:
-		if a.Type == want && a.Int != 0 && a.Int != 1 {
-			return fmt.Errorf("attribute normalize is %d, must be 0 or 1", a.Int)
-		}
-		c.Normalize = a.Int != 0
-	case AttributeGate:
+	case AttributeTopK, AttributeNormalize:
+		want = onnx.AttributeInt
+	case AttributeGate, AttributeActivation:
 		want = onnx.AttributeString
-		c.Gate = string(a.String)
-	case AttributeActivation:
-		want = onnx.AttributeString
-		c.Activation = Activation(a.String)
 	default:
 		return fmt.Errorf("attribute %q is not known; there are %s", a.Name, strings.Join(Attributes, ", "))
 	}
@@ -77,6 +64,22 @@ func (c *Config) set(a *onnx.Attribute) error {
 	}
 	if a.Type != want {
 		return fmt.Errorf("attribute %s has attribute type %d, must be %d", a.Name, a.Type, want)
+	}
+	switch a.Name {
+	case AttributeTopK:
+		if a.Int < 1 || a.Int > maxExperts {
+			return fmt.Errorf("attribute top_k is %d, must be 1 to the number of experts", a.Int)
+		}
+		c.TopK = int(a.Int)
+	case AttributeNormalize:
+		if a.Int != 0 && a.Int != 1 {
+			return fmt.Errorf("attribute normalize is %d, must be 0 or 1", a.Int)
+		}
+		c.Normalize = a.Int == 1
+	case AttributeGate:
+		c.Gate = string(a.String)
+	case AttributeActivation:
+		c.Activation = Activation(a.String)
 	}
 	return nil
 }
