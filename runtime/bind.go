@@ -159,7 +159,7 @@ func (b *binder) node(p *program, n *node, env []*slot) error {
 		}
 		outputs = inferred
 		if !st.dynamic {
-			if err := b.session.host.fold(n.op, facts, outputs, bindFoldLimit); err != nil {
+			if err := b.session.host.fold(n.op, n.kernel, facts, outputs, bindFoldLimit); err != nil {
 				return err
 			}
 		}

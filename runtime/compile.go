@@ -230,7 +230,7 @@ func (c *compiler) node(n *onnx.Node, s *scope) error {
 			}
 			return err
 		}
-		if err := c.host.fold(resolved, facts, outputs, compileFoldLimit(facts)); err != nil {
+		if err := c.host.fold(resolved, nil, facts, outputs, compileFoldLimit(facts)); err != nil {
 			return err
 		}
 		if allKnown(outputs) {

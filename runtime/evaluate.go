@@ -18,8 +18,8 @@ type evaluator struct {
 
 // fold computes the outputs of a node whose inputs are all known, unless they
 // are known already, are larger than limit bytes in all, or the node is not
-// one to fold.
-func (e *evaluator) fold(n *op.Node, inputs, outputs []op.Fact, limit int) error {
+// one to fold. A nil kernel is compiled when it is needed.
+func (e *evaluator) fold(n *op.Node, kernel device.Kernel, inputs, outputs []op.Fact, limit int) error {
 	if n.Operator.Nondeterministic || controls[n.OpType] != nil || allKnown(outputs) {
 		return nil
 	}
@@ -54,9 +54,11 @@ func (e *evaluator) fold(n *op.Node, inputs, outputs []op.Fact, limit int) error
 		outputs[0].Value = &tensor.Tensor{Type: outputs[0].Type, Shape: outputs[0].Ints(), Data: in[0].Data, Strings: in[0].Strings}
 		return nil
 	}
-	kernel, err := e.device.Compile(n, in)
-	if err != nil {
-		return err
+	if kernel == nil {
+		var err error
+		if kernel, err = e.device.Compile(n, in); err != nil {
+			return err
+		}
 	}
 	out, err := e.run(n, kernel, in, outputs)
 	if err != nil {
