@@ -98,21 +98,19 @@ func (c *Inference) unifyInput(slot int, want []*Dim) error {
 	if shape == nil {
 		return nil
 	}
-	matches := len(shape) == len(want)
+	expected, matches := make([]Dim, len(want)), len(shape) == len(want)
+	for i, d := range want {
+		expected[i] = *d
+	}
 	for i := 0; matches && i < len(want); i++ {
-		d, err := Unify(*want[i], shape[i])
-		if err != nil {
-			matches = false
-			break
-		}
-		*want[i] = d
+		_, err := Unify(expected[i], shape[i])
+		matches = err == nil
 	}
 	if !matches {
-		expected := make([]Dim, len(want))
-		for i, d := range want {
-			expected[i] = *d
-		}
 		return fmt.Errorf("input %s has shape %s, needs %s", moe.InputNames[slot], FormatDims(shape), FormatDims(expected))
+	}
+	for i, d := range want {
+		*d, _ = Unify(*d, shape[i])
 	}
 	return nil
 }

@@ -1,0 +1,105 @@
+package op
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime/moe"
+)
+
+// fmoeShapes are the shapes of a layer of 8 experts, d = 4, h = 16, in input
+// order. Tests replace some.
+var fmoeShapes = map[int][]Dim{
+	moe.InputX:          {-1, 10, 4},
+	moe.InputGateWeight: {4, 8},
+	moe.InputGateBias:   {8},
+	moe.InputFC1Weight:  {8, 16, 4},
+	moe.InputFC1Bias:    {8, 16},
+	moe.InputFC2Weight:  {8, 4, 16},
+	moe.InputFC2Bias:    {8, 4},
+	moe.InputFC3Weight:  {8, 16, 4},
+	moe.InputFC3Bias:    {8, 16},
+}
+
+func inferFMoEShapes(topK int, shapes map[int][]Dim, types map[int]onnx.DataType) ([]Fact, error) {
+	config := moe.Config{TopK: topK, Gate: moe.GateNaive, Activation: moe.GELU, Normalize: true}
+	n := &onnx.Node{Domain: moe.Domain, OpType: moe.OpType, Attributes: config.Encode(), Outputs: []string{"y", "loss", "count"},
+		Inputs: make([]string, moe.InputCount)}
+	facts := make([]Fact, moe.InputCount)
+	for slot, shape := range shapes {
+		n.Inputs[slot] = fmt.Sprint("in", slot)
+		facts[slot] = Fact{Type: onnx.Float32, Shape: shape}
+		if t, ok := types[slot]; ok {
+			facts[slot].Type = t
+		}
+	}
+	node, err := Resolve(n, moe.Version)
+	if err != nil {
+		return nil, err
+	}
+	return Infer(node, facts, &Symbols{last: -100})
+}
+
+func TestInferFMoE(t *testing.T) {
+	with := func(slot int, shape []Dim) map[int][]Dim {
+		shapes := map[int][]Dim{}
+		for s, d := range fmoeShapes {
+			shapes[s] = d
+		}
+		if shapes[slot] = shape; shape == nil {
+			delete(shapes, slot)
+		}
+		return shapes
+	}
+	for _, c := range []struct {
+		name   string
+		topK   int
+		shapes map[int][]Dim
+		types  map[int]onnx.DataType
+		want   string // shapes of Y and expert_count
+		fails  string // part of the error
+	}{
+		{name: "everything there", topK: 2, shapes: fmoeShapes, want: "[?,10,4] [8]"},
+		{name: "no gate bias", topK: 8, shapes: with(moe.InputGateBias, nil), want: "[?,10,4] [8]"},
+		{name: "one token", topK: 1, shapes: with(moe.InputX, []Dim{4}), want: "[4] [8]"},
+		{name: "width of X from the weights", topK: 1, shapes: with(moe.InputX, []Dim{3, -7}), want: "[3,4] [8]"},
+		{name: "nothing known", topK: 1, shapes: map[int][]Dim{moe.InputX: {-1, -2}, moe.InputGateWeight: {-3, -4},
+			moe.InputFC1Weight: {-5, -6, -7}, moe.InputFC2Weight: {-8, -9, -10}}, want: "[?,?] [?]"},
+
+		{name: "top_k above the experts", topK: 9, shapes: fmoeShapes, fails: "top_k is 9, more than the 8 experts"},
+		{name: "scalar", topK: 2, shapes: with(moe.InputX, []Dim{}), fails: "scalar"},
+		{name: "width of X", topK: 2, shapes: with(moe.InputX, []Dim{3, 5}), fails: "gate_weight has shape [4,8], needs [5,?]"},
+		{name: "router of other experts", topK: 2, shapes: with(moe.InputGateWeight, []Dim{4, 7}), fails: "gate_bias"},
+		{name: "gate bias", topK: 2, shapes: with(moe.InputGateBias, []Dim{1, 8}), fails: "gate_bias has shape [1,8], needs [8]"},
+		{name: "fc1 transposed", topK: 2, shapes: with(moe.InputFC1Weight, []Dim{8, 4, 16}), fails: "fc1_weight has shape [8,4,16], needs [8,?,4]"},
+		{name: "fc2 transposed", topK: 2, shapes: with(moe.InputFC2Weight, []Dim{8, 16, 4}), fails: "fc2_weight has shape [8,16,4], needs [8,4,16]"},
+		{name: "fc2 bias", topK: 2, shapes: with(moe.InputFC2Bias, []Dim{4}), fails: "fc2_bias"},
+		{name: "fc3 of other width", topK: 2, shapes: with(moe.InputFC3Weight, []Dim{8, 17, 4}), fails: "fc3_weight"},
+		{name: "fc3 bias alone", topK: 2, shapes: with(moe.InputFC3Weight, nil), fails: "fc3_bias without fc3_weight"},
+		{name: "no fc2", topK: 2, shapes: with(moe.InputFC2Weight, nil), fails: "lacks its input 5, fc2_weight"},
+		{name: "noise", topK: 2, shapes: with(moe.InputNoiseWeight, []Dim{4, 8}), fails: "noise_weight"},
+		{name: "mixed types", topK: 2, shapes: fmoeShapes, types: map[int]onnx.DataType{moe.InputFC1Weight: onnx.Float16}, fails: "float16"},
+		{name: "integers", topK: 2, shapes: with(moe.InputGateWeight, nil), fails: "gate_weight"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			out, err := inferFMoEShapes(c.topK, c.shapes, c.types)
+			if c.fails != "" {
+				if err == nil || !strings.Contains(err.Error(), c.fails) {
+					t.Errorf("error is %v, want one with %q", err, c.fails)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := FormatDims(out[moe.OutputY].Shape) + " " + FormatDims(out[moe.OutputExpertCount].Shape); got != c.want {
+				t.Errorf("shapes %s, want %s", got, c.want)
+			}
+			if out[moe.OutputExpertCount].Type != onnx.Int64 || out[moe.OutputAuxLoss].Type != onnx.Float32 || len(out[moe.OutputAuxLoss].Shape) != 0 {
+				t.Errorf("outputs are %v", out)
+			}
+		})
+	}
+}
