@@ -3,6 +3,7 @@ package onnx
 import (
 	"errors"
 	"fmt"
+	"strconv"
 )
 
 // maxProblems is how many problems Check lists before it only counts them.
@@ -29,15 +30,16 @@ func Check(m *Model) error {
 		return errors.New("the model has no graph")
 	}
 	c := &checker{model: m, functions: make(map[functionID]*Function, len(m.Functions))}
-	imports := c.imports("the model", m.OpsetImports)
+	model := func() string { return "model" }
+	imports := c.imports(m.OpsetImports, model)
 	if len(m.OpsetImports) == 0 {
 		if m.IRVersion >= 3 {
-			c.problem("the model imports no operator set")
+			c.problem(model, "it imports no operator set")
 		}
 		imports[""] = true // what IR versions 1 and 2 mean
 	}
 	if len(m.Functions) > 0 && m.IRVersion < 8 {
-		c.problem("the model has functions, for which it needs IR version 8 or newer, not %d", m.IRVersion)
+		c.problem(model, "it has functions, for which it needs IR version 8 or newer, not %d", m.IRVersion)
 	}
 	for _, f := range m.Functions {
 		c.declare(f)
@@ -47,7 +49,7 @@ func Check(m *Model) error {
 	}
 	c.recursion()
 	c.graph(m.Graph, &scope{
-		path:    fmt.Sprintf("graph %q", m.Graph.Name),
+		at:      func() string { return "graph " + quote(m.Graph.Name) },
 		imports: imports,
 	})
 	if c.more > 0 {
@@ -64,24 +66,32 @@ type checker struct {
 	more      int // problems beyond maxProblems
 }
 
-func (c *checker) problem(format string, args ...any) {
+// place says where in a model something is. It is a function as most places
+// are never needed.
+type place func() string
+
+func (p place) of(n *Node, i int) place {
+	return func() string { return p() + ": " + label(n, i) }
+}
+
+func (c *checker) problem(at place, format string, args ...any) {
 	if len(c.problems) == maxProblems {
 		c.more++
 		return
 	}
-	c.problems = append(c.problems, fmt.Errorf(format, args...))
+	c.problems = append(c.problems, fmt.Errorf("%s: %w", at(), fmt.Errorf(format, args...)))
 }
 
 // imports returns the domains that a model or function imports.
-func (c *checker) imports(who string, list []OpsetImport) map[string]bool {
+func (c *checker) imports(list []OpsetImport, at place) map[string]bool {
 	domains := make(map[string]bool, len(list))
 	for _, o := range list {
 		domain := CanonicalDomain(o.Domain)
 		if domains[domain] {
-			c.problem("%s imports operator domain %q twice", who, o.Domain)
+			c.problem(at, "it imports the operator domain %s twice", quote(o.Domain))
 		}
 		if o.Version < 1 {
-			c.problem("%s imports operator domain %q in version %d, versions start at 1", who, o.Domain, o.Version)
+			c.problem(at, "it imports version %d of the operator domain %s, versions start at 1", o.Version, quote(o.Domain))
 		}
 		domains[domain] = true
 	}
@@ -91,13 +101,13 @@ func (c *checker) imports(who string, list []OpsetImport) map[string]bool {
 // scope is the values that a node may use: those that its graph has defined
 // so far, and those of the graphs around it.
 type scope struct {
-	outer     *scope
-	path      string           // where it is, for messages
-	values    map[string]bool  // defined so far
-	later     map[string]*Node // outputs of nodes that have not been checked
-	misplaced []error          // uses of values in later
-	imports   map[string]bool
-	function  *Function // whose body this is in, nil in the main graph
+	outer      *scope
+	at         place
+	values     map[string]bool  // defined so far
+	later      map[string]*Node // outputs of nodes that have not been checked
+	misplaced  []error          // uses of values in later
+	imports    map[string]bool
+	attributes map[string]bool // of the function whose body this is in, nil in the main graph
 }
 
 // define adds a value and reports whether its graph did not have it.
@@ -124,18 +134,18 @@ func (c *checker) graph(g *Graph, s *scope) {
 	for i, v := range g.Inputs {
 		switch {
 		case v.Name == "":
-			c.problem("%s: input %d has no name", s.path, i)
+			c.problem(s.at, "input %d has no name", i)
 		case !s.define(v.Name):
-			c.problem("%s: there are two inputs %q", s.path, v.Name)
+			c.problem(s.at, "there are two inputs %s", quote(v.Name))
 		}
 	}
 	initializers := make(map[string]bool, len(g.Initializers))
 	initializer := func(name string) {
 		switch {
 		case name == "":
-			c.problem("%s: an initializer has no name", s.path)
+			c.problem(s.at, "an initializer has no name")
 		case initializers[name]:
-			c.problem("%s: there are two initializers %q", s.path, name)
+			c.problem(s.at, "there are two initializers %s", quote(name))
 		}
 		initializers[name] = true
 		s.define(name) // an input of that name has this as its default
@@ -143,7 +153,7 @@ func (c *checker) graph(g *Graph, s *scope) {
 	for _, t := range g.Initializers {
 		initializer(t.Name)
 		if err := t.check(); err != nil {
-			c.problem("%s: initializer %w", s.path, err)
+			c.problem(s.at, "initializer %w", err)
 		}
 	}
 	for i, t := range g.SparseInitializers {
@@ -151,13 +161,13 @@ func (c *checker) graph(g *Graph, s *scope) {
 			initializer(t.Values.Name)
 		}
 		if err := t.check(); err != nil {
-			c.problem("%s: sparse initializer %d: %w", s.path, i, err)
+			c.problem(s.at, "sparse initializer %d: %w", i, err)
 		}
 	}
 	c.nodes(g.Nodes, s)
 	for i, v := range g.Outputs {
 		if !s.visible(v.Name) {
-			c.problem("%s: output %d, %q, is produced by no node", s.path, i, v.Name)
+			c.problem(s.at, "output %d, %s, is produced by no node", i, quote(v.Name))
 		}
 	}
 }
@@ -173,13 +183,14 @@ func (c *checker) nodes(nodes []*Node, s *scope) {
 		}
 	}
 	for i, n := range nodes {
-		c.node(n, i, s)
+		at := s.at.of(n, i)
+		c.node(n, s, at)
 		for _, out := range n.Outputs {
 			if out == "" {
 				continue
 			}
 			if s.visible(out) {
-				c.problem("%s: %s: there is another value of the name of its output %q", s.path, label(n, i), out)
+				c.problem(at, "its output %s has the name of another value", quote(out))
 			}
 			s.define(out)
 			delete(s.later, out)
@@ -189,48 +200,49 @@ func (c *checker) nodes(nodes []*Node, s *scope) {
 		return
 	}
 	if cycle := findCycle(nodes); cycle != "" {
-		c.problem("%s: nodes depend on one another in a cycle: %s", s.path, cycle)
+		c.problem(s.at, "nodes depend on one another in a cycle: %s", cycle)
 		return
 	}
 	for _, err := range s.misplaced {
-		c.problem("%w", err)
+		c.problem(s.at, "%w", err)
 	}
 }
 
-func (c *checker) node(n *Node, i int, s *scope) {
+func (c *checker) node(n *Node, s *scope, at place) {
 	if n.OpType == "" {
-		c.problem("%s: %s has no operator", s.path, label(n, i))
+		c.problem(at, "it has no operator")
 	}
 	if domain := CanonicalDomain(n.Domain); !s.imports[domain] {
-		c.problem("%s: %s: no version of its operator domain %q is imported", s.path, label(n, i), n.Domain)
+		c.problem(at, "no version of its operator domain %s is imported", quote(n.Domain))
 		s.imports[domain] = true // one report for each domain will do
 	}
 	for slot, in := range n.Inputs {
-		c.use(in, s, func() string { return fmt.Sprintf("%s: %s: input %d", s.path, label(n, i), slot) })
+		if in != "" && !s.visible(in) {
+			c.undefined(n, slot, s, at)
+		}
 	}
 	if f := c.functions[n.calls()]; f != nil {
 		if len(n.Inputs) > len(f.Inputs) || len(n.Outputs) > len(f.Outputs) {
-			c.problem("%s: %s has %d inputs and %d outputs, the function that it calls %d and %d",
-				s.path, label(n, i), len(n.Inputs), len(n.Outputs), len(f.Inputs), len(f.Outputs))
+			c.problem(at, "it has %d inputs and %d outputs, the function that it calls %d and %d",
+				len(n.Inputs), len(n.Outputs), len(f.Inputs), len(f.Outputs))
 		}
 	}
-	c.attributes(n.Attributes, s, func() string { return fmt.Sprintf("%s: %s", s.path, label(n, i)) })
+	c.attributes(n.Attributes, s, at)
 }
 
-// use reports a value that cannot be used in s.
-func (c *checker) use(name string, s *scope, where func() string) {
-	if name == "" || s.visible(name) {
-		return
-	}
-	for ; s != nil; s = s.outer {
-		if producer := s.later[name]; producer != nil {
-			if len(s.misplaced) < maxProblems {
-				s.misplaced = append(s.misplaced, fmt.Errorf("%s: %q is only produced by a later node, %s; sort the nodes", where(), name, label(producer, -1)))
+// undefined reports an input of n that is not defined where it is used.
+func (c *checker) undefined(n *Node, slot int, s *scope, at place) {
+	name := n.Inputs[slot]
+	for around := s; around != nil; around = around.outer {
+		if producer := around.later[name]; producer != nil {
+			if len(around.misplaced) < maxProblems {
+				around.misplaced = append(around.misplaced, fmt.Errorf("%s: its input %d, %s, is produced by a later node, %s: sort the nodes",
+					label(n, -1), slot, quote(name), label(producer, -1)))
 			}
 			return
 		}
 	}
-	c.problem("%s: there is no value %q", where(), name)
+	c.problem(at, "there is no value %s for its input %d", quote(name), slot)
 }
 
 // label names a node for messages; i is its number in its graph, -1 when
@@ -238,9 +250,21 @@ func (c *checker) use(name string, s *scope, where func() string) {
 func label(n *Node, i int) string {
 	switch {
 	case n.Name != "":
-		return fmt.Sprintf("node %q (%s)", n.Name, n.OpType)
+		return fmt.Sprintf("node %s (%s)", quote(n.Name), clip(n.OpType))
 	case i >= 0:
-		return fmt.Sprintf("node %d (%s)", i, n.OpType)
+		return fmt.Sprintf("node %d (%s)", i, clip(n.OpType))
 	}
-	return fmt.Sprintf("a node without name (%s)", n.OpType)
+	return fmt.Sprintf("a node without name (%s)", clip(n.OpType))
+}
+
+// quote writes a name of a file for messages.
+func quote(name string) string { return strconv.Quote(clip(name)) }
+
+// clip shortens a name that would make a message unreadable.
+func clip(name string) string {
+	const most = 200
+	if len(name) <= most {
+		return name
+	}
+	return name[:most] + "…"
 }

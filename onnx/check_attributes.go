@@ -6,43 +6,42 @@ import (
 	"slices"
 )
 
-// attributes checks a node's attributes and the graphs in them. Where names
-// the node.
-func (c *checker) attributes(list []*Attribute, s *scope, where func() string) {
+// attributes checks a node's attributes and the graphs in them.
+func (c *checker) attributes(list []*Attribute, s *scope, at place) {
 	seen := make(map[string]bool, len(list))
 	for i, a := range list {
 		switch {
 		case a.Name == "":
-			c.problem("%s: attribute %d has no name", where(), i)
+			c.problem(at, "attribute %d has no name", i)
 		case seen[a.Name]:
-			c.problem("%s: there are two attributes %q", where(), a.Name)
+			c.problem(at, "there are two attributes %s", quote(a.Name))
 		}
 		seen[a.Name] = true
-		if err := a.check(s.function); err != nil {
-			c.problem("%s: attribute %q %w", where(), a.Name, err)
+		if err := a.check(s.attributes); err != nil {
+			c.problem(at, "attribute %s %w", quote(a.Name), err)
 		}
 	}
 	for _, a := range list {
 		for _, g := range subgraphs([]*Attribute{a}) {
 			c.graph(g, &scope{
-				outer:    s,
-				path:     fmt.Sprintf("%s: %s: graph %q", where(), a.Name, g.Name),
-				imports:  s.imports,
-				function: s.function,
+				outer:      s,
+				at:         func() string { return at() + ": " + clip(a.Name) + ": graph " + quote(g.Name) },
+				imports:    s.imports,
+				attributes: s.attributes,
 			})
 		}
 	}
 }
 
-// check checks an attribute but for the graphs in it. The function is the one
-// in whose body it is, or nil.
-func (a *Attribute) check(f *Function) error {
+// check checks an attribute but for the graphs in it, against the attributes
+// that the function around it has, nil where there is none.
+func (a *Attribute) check(declared map[string]bool) error {
 	if a.RefName != "" {
-		if f == nil {
-			return fmt.Errorf("refers to the attribute %q, which only a node in a function can do", a.RefName)
+		if declared == nil {
+			return fmt.Errorf("refers to the attribute %s, which only a node in a function can do", quote(a.RefName))
 		}
-		if !f.hasAttribute(a.RefName) {
-			return fmt.Errorf("refers to the attribute %q, which the function does not have", a.RefName)
+		if !declared[a.RefName] {
+			return fmt.Errorf("refers to the attribute %s, which the function does not have", quote(a.RefName))
 		}
 		return nil
 	}
@@ -73,29 +72,17 @@ func (a *Attribute) check(f *Function) error {
 	if a.Type < 0 || a.Type > AttributeTypeProtos {
 		return fmt.Errorf("has a type that is not known, %s", a.Type)
 	}
-	var tensors collector
-	tensors.tensor(a.Tensor)
-	tensors.tensors = append(tensors.tensors, a.Tensors...)
-	for _, t := range tensors.tensors {
+	for _, t := range slices.Concat(optional(a.Tensor), a.Tensors) {
 		if err := t.check(); err != nil {
 			return fmt.Errorf("has a bad %w", err)
 		}
 	}
-	sparse := a.SparseTensors
-	if a.SparseTensor != nil {
-		sparse = append([]*SparseTensor{a.SparseTensor}, sparse...)
-	}
-	for _, t := range sparse {
+	for _, t := range slices.Concat(optional(a.SparseTensor), a.SparseTensors) {
 		if err := t.check(); err != nil {
 			return fmt.Errorf("has a bad sparse tensor: %w", err)
 		}
 	}
 	return nil
-}
-
-func (f *Function) hasAttribute(name string) bool {
-	return slices.Contains(f.Attributes, name) ||
-		slices.ContainsFunc(f.AttributeDefaults, func(a *Attribute) bool { return a.Name == name })
 }
 
 // check checks that a tensor has the elements that its type and dims ask for.

@@ -1,7 +1,6 @@
 package onnx
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 )
@@ -21,11 +20,13 @@ func (n *Node) calls() functionID {
 	return functionID{CanonicalDomain(n.Domain), n.OpType, n.Overload}
 }
 
+// String writes the id as domain::name or domain::name:overload.
 func (id functionID) String() string {
+	s := clip(id.domain) + "::" + clip(id.name)
 	if id.overload != "" {
-		return id.domain + "::" + id.name + ":" + id.overload
+		s += ":" + clip(id.overload)
 	}
-	return id.domain + "::" + id.name
+	return s
 }
 
 // declare makes f known to the nodes that call it.
@@ -33,9 +34,9 @@ func (c *checker) declare(f *Function) {
 	id := f.id()
 	switch {
 	case f.Name == "":
-		c.problem("a function of domain %q has no name", f.Domain)
+		c.problem(id.String, "the function has no name")
 	case c.functions[id] != nil:
-		c.problem("there are two functions %s", id)
+		c.problem(id.String, "there are two such functions")
 	}
 	if c.functions[id] == nil {
 		c.functions[id] = f
@@ -43,24 +44,23 @@ func (c *checker) declare(f *Function) {
 }
 
 func (c *checker) function(f *Function) {
-	path := fmt.Sprintf("function %s", f.id())
+	at := func() string { return "function " + f.id().String() }
 	s := &scope{
-		path:     path,
-		values:   make(map[string]bool, len(f.Inputs)+len(f.Nodes)),
-		imports:  c.imports(path, f.OpsetImports),
-		function: f,
+		at:         at,
+		values:     make(map[string]bool, len(f.Inputs)+len(f.Nodes)),
+		imports:    c.imports(f.OpsetImports, at),
+		attributes: make(map[string]bool),
 	}
 	for _, in := range f.Inputs {
 		if !s.define(in) {
-			c.problem("%s: there are two inputs %q", path, in)
+			c.problem(at, "there are two inputs %s", quote(in))
 		}
 	}
-	attributes := make(map[string]bool)
 	attribute := func(name string) {
-		if attributes[name] {
-			c.problem("%s: there are two attributes %q", path, name)
+		if s.attributes[name] {
+			c.problem(at, "there are two attributes %s", quote(name))
 		}
-		attributes[name] = true
+		s.attributes[name] = true
 	}
 	for _, name := range f.Attributes {
 		attribute(name)
@@ -68,13 +68,13 @@ func (c *checker) function(f *Function) {
 	for _, a := range f.AttributeDefaults {
 		attribute(a.Name)
 		if err := a.check(nil); err != nil {
-			c.problem("%s: attribute %q %w", path, a.Name, err)
+			c.problem(at, "attribute %s %w", quote(a.Name), err)
 		}
 	}
 	c.nodes(f.Nodes, s)
 	for _, out := range f.Outputs {
 		if !s.visible(out) {
-			c.problem("%s: output %q is produced by no node", path, out)
+			c.problem(at, "output %s is produced by no node", quote(out))
 		}
 	}
 }
@@ -91,11 +91,11 @@ func (c *checker) recursion() {
 			for _, g := range append(stack[i:], f) {
 				names = append(names, g.id().String())
 			}
-			c.problem("functions call themselves: %s", strings.Join(names, " calls "))
+			c.problem(f.id().String, "the function calls itself: %s", strings.Join(names, " calls "))
 			return false
 		}
 		if len(stack)+depth[f] >= maxCallDepth {
-			c.problem("calls of functions nest more than %d deep, starting from function %s", maxCallDepth, stack[0].id())
+			c.problem(stack[0].id().String, "calls of functions nest more than %d deep", maxCallDepth)
 			return false
 		}
 		if _, done := depth[f]; done {

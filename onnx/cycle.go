@@ -62,10 +62,12 @@ func findCycle(nodes []*Node) string {
 }
 
 // cycleNames writes a path that goes from users to producers the other way
-// round, as the values flow.
+// round, as the values flow, from the node that comes first in the file.
 func cycleNames(nodes []*Node, path []int) string {
 	const most = 8
 	slices.Reverse(path)
+	first := slices.Index(path, slices.Min(path))
+	path = slices.Concat(path[first:], path[:first])
 	var names []string
 	for i, n := range path {
 		if i == most {

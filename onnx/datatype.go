@@ -99,9 +99,15 @@ func (t DataType) ByteSize(n int64) (int64, error) {
 	return (n*int64(t.Bits()) + 7) / 8, nil
 }
 
-// ElementCount multiplies dims. It fails for a negative dimension and where
-// the product overflows.
+// maxRank bounds the dimensions of a tensor; real ones have eight at most.
+const maxRank = 1000
+
+// ElementCount multiplies dims. It fails for a negative dimension, where the
+// product overflows, and for more than 1,000 dimensions.
 func ElementCount(dims []int64) (int64, error) {
+	if len(dims) > maxRank {
+		return 0, fmt.Errorf("%d dimensions are more than the %d that are supported", len(dims), maxRank)
+	}
 	n := uint64(1)
 	zero := false
 	for _, d := range dims {

@@ -2,6 +2,7 @@ package onnx
 
 import (
 	"os"
+	"runtime"
 	"slices"
 	"testing"
 
@@ -27,6 +28,15 @@ func decodeTestFile(t testing.TB, name string) *Model {
 		t.Fatal(err)
 	}
 	return m
+}
+
+// bytesAllocated returns what run allocates in all, freed again or not.
+func bytesAllocated(run func()) uint64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	run()
+	runtime.ReadMemStats(&after)
+	return after.TotalAlloc - before.TotalAlloc
 }
 
 // The encoded fields that hand-made files are joined from.

@@ -139,5 +139,5 @@ func (t *Tensor) WriteTo(w io.Writer) (int64, error) {
 }
 
 func (t *Tensor) errorf(format string, args ...any) error {
-	return fmt.Errorf("tensor %q: "+format, append([]any{t.Name}, args...)...)
+	return fmt.Errorf("tensor %s: %w", quote(t.Name), fmt.Errorf(format, args...))
 }

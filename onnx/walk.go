@@ -1,5 +1,7 @@
 package onnx
 
+import "slices"
+
 // Walk calls visit for g and for every graph nested in it, outer graphs
 // before inner ones. It stops at the first error, which it returns.
 func (g *Graph) Walk(visit func(*Graph) error) error {
@@ -23,10 +25,7 @@ func (n *Node) Subgraphs() []*Graph { return subgraphs(n.Attributes) }
 func subgraphs(attributes []*Attribute) []*Graph {
 	var all []*Graph
 	for _, a := range attributes {
-		if a.Graph != nil {
-			all = append(all, a.Graph)
-		}
-		all = append(all, a.Graphs...)
+		all = append(append(all, optional(a.Graph)...), a.Graphs...)
 	}
 	return all
 }
@@ -65,10 +64,8 @@ func (c *collector) nodes(nodes []*Node) {
 
 func (c *collector) attributes(attributes []*Attribute) {
 	for _, a := range attributes {
-		c.tensor(a.Tensor)
-		c.tensors = append(c.tensors, a.Tensors...)
-		c.sparse(a.SparseTensor)
-		for _, t := range a.SparseTensors {
+		c.tensors = append(append(c.tensors, optional(a.Tensor)...), a.Tensors...)
+		for _, t := range slices.Concat(optional(a.SparseTensor), a.SparseTensors) {
 			c.sparse(t)
 		}
 	}
@@ -78,14 +75,13 @@ func (c *collector) attributes(attributes []*Attribute) {
 }
 
 func (c *collector) sparse(t *SparseTensor) {
-	if t != nil {
-		c.tensor(t.Values)
-		c.tensor(t.Indices)
-	}
+	c.tensors = append(append(c.tensors, optional(t.Values)...), optional(t.Indices)...)
 }
 
-func (c *collector) tensor(t *Tensor) {
-	if t != nil {
-		c.tensors = append(c.tensors, t)
+// optional returns the list of p, empty when p is nil.
+func optional[T any](p *T) []*T {
+	if p == nil {
+		return nil
 	}
+	return []*T{p}
 }
