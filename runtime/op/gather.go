@@ -47,7 +47,8 @@ func inferGather(c *Inference) error {
 		c.Set(0, c.Type(0), nil)
 		return nil
 	}
-	c.Set(0, c.Type(0), slices.Concat([]Dim{}, data[:axis], indices, data[axis+1:]))
+	shape := append(slices.Clone(data[:axis]), indices...)
+	c.Set(0, c.Type(0), append(shape, data[axis+1:]...))
 	return nil
 }
 
