@@ -1,0 +1,260 @@
+package fmoefy
+
+import (
+	"fmt"
+	"math"
+	"strings"
+
+	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime/moe"
+	"github.com/fmoe-go/fmoe/runtime/tensor"
+)
+
+// minOpset is the oldest operator set in which the body can be written: the
+// first with ScatterElements and negative axes.
+const minOpset = 11
+
+// variant is what the body of an FMoE node depends on besides its inputs. A
+// model needs one function for each variant.
+type variant struct {
+	activation                          moe.Activation
+	gated                               bool
+	gateBias, fc1Bias, fc2Bias, fc3Bias bool
+	normalize                           bool
+	elementType                         onnx.DataType
+	topK                                int // 0 where the body reads it from the node
+	opset                               int64
+}
+
+// newVariant returns the variant of an FMoE node whose expert weights are of
+// type t, in a model of the given operator set.
+func newVariant(n *onnx.Node, c moe.Config, t onnx.DataType, opset int64) variant {
+	has := func(slot int) bool { return n.Input(slot) != "" }
+	v := variant{activation: c.Activation, gated: has(moe.InputFC3Weight), gateBias: has(moe.InputGateBias),
+		fc1Bias: has(moe.InputFC1Bias), fc2Bias: has(moe.InputFC2Bias), fc3Bias: has(moe.InputFC3Bias),
+		normalize: c.Normalize, elementType: t, opset: opset}
+	if opset < 12 { // Constant takes its value from an attribute of the caller since then
+		v.topK = c.TopK
+	}
+	return v
+}
+
+// String describes the variant; the description is the function's doc string
+// and tells variants apart.
+func (v variant) String() string {
+	words := []string{string(v.activation), v.elementType.String()}
+	for _, part := range []struct {
+		present bool
+		name    string
+	}{{v.gated, "gated"}, {v.gateBias, "gate_bias"}, {v.fc1Bias, "fc1_bias"}, {v.fc2Bias, "fc2_bias"}, {v.fc3Bias, "fc3_bias"}, {!v.normalize, "softmax_over_all"}} {
+		if part.present {
+			words = append(words, part.name)
+		}
+	}
+	if v.topK > 0 {
+		words = append(words, fmt.Sprintf("top_%d", v.topK))
+	}
+	return fmt.Sprintf("opset%d %s", v.opset, strings.Join(words, " "))
+}
+
+// bodyInputs are the formal inputs of the function: all that a naive gate
+// uses.
+var bodyInputs = moe.InputNames[:moe.InputFC3Bias+1]
+
+// function returns the body of FMoE for a variant: every expert computes every
+// token, and the results are added up with weights that are zero for the
+// experts that the router did not choose. That is E/k times the arithmetic of
+// a sparse kernel and takes memory for [T, N, h] values, but it has static
+// shapes, no control flow, and only operators that every runtime has.
+//
+// T is the number of experts, N of tokens, d and h the widths.
+func (v variant) function(overload string) *onnx.Function {
+	b := &body{variant: v}
+	tokens := b.op("Flatten", []string{"X"}, onnx.IntAttribute("axis", -1)) // [N, d]
+	gates := b.gates(tokens)                                                // [T, N, 1]
+
+	hidden := b.activate(b.linear(tokens, "fc1_weight", "fc1_bias", v.fc1Bias)) // [T, N, h]
+	if v.gated {
+		hidden = b.op("Mul", []string{hidden, b.linear(tokens, "fc3_weight", "fc3_bias", v.fc3Bias)})
+	}
+	out := b.linear(hidden, "fc2_weight", "fc2_bias", v.fc2Bias) // [T, N, d]
+	if v.elementType == onnx.Float16 {
+		// An expert that was not chosen may overflow, and 0·∞ is no number.
+		chosen := b.op("Greater", []string{gates, b.float(0)})
+		out = b.op("Where", []string{chosen, out, b.float(0)})
+	}
+	out = b.op("Mul", []string{out, gates})
+	sum := b.overAxis("ReduceSum", out, 0, onnx.IntAttribute("keepdims", 0)) // [N, d]
+	b.add("Reshape", []string{sum, b.op("Shape", []string{"X"})}, "Y")
+
+	return &onnx.Function{
+		Name: moe.OpType, Domain: moe.Domain, Overload: overload,
+		Inputs: append([]string{}, bodyInputs...), Outputs: []string{"Y"},
+		Attributes:   append([]string{}, moe.Attributes...),
+		Nodes:        b.nodes,
+		OpsetImports: []onnx.OpsetImport{{Version: v.opset}},
+		DocString:    v.String(),
+	}
+}
+
+// body collects the nodes of a function.
+type body struct {
+	variant
+	nodes []*onnx.Node
+}
+
+// op adds a node and returns its output.
+func (b *body) op(opType string, inputs []string, attributes ...*onnx.Attribute) string {
+	out := fmt.Sprintf("%s_%d", strings.ToLower(opType), len(b.nodes))
+	b.add(opType, inputs, out).Attributes = attributes
+	return out
+}
+
+func (b *body) add(opType string, inputs []string, outputs ...string) *onnx.Node {
+	n := &onnx.Node{OpType: opType, Inputs: inputs, Outputs: outputs, Name: outputs[0]}
+	b.nodes = append(b.nodes, n)
+	return n
+}
+
+func (b *body) constant(t *tensor.Tensor) string {
+	return b.op("Constant", nil, onnx.TensorAttribute("value", t.ToONNX("")))
+}
+
+// float returns a scalar of the element type.
+func (b *body) float(x float64) string {
+	return b.constant(&tensor.Tensor{Type: b.elementType, Shape: []int{}, Data: narrow(b.elementType, []float64{x})})
+}
+
+func (b *body) ints(list ...int64) string { return b.constant(tensor.FromSlice(list)) }
+
+// overAxis adds an operator whose axes are an attribute before operator set 13
+// and an input since then.
+func (b *body) overAxis(opType, x string, axis int64, attributes ...*onnx.Attribute) string {
+	if b.opset < 13 {
+		return b.op(opType, []string{x}, append(attributes, onnx.IntsAttribute("axes", axis))...)
+	}
+	return b.op(opType, []string{x, b.ints(axis)}, attributes...)
+}
+
+func (b *body) transpose(x string, perm ...int64) string {
+	return b.op("Transpose", []string{x}, onnx.IntsAttribute("perm", perm...))
+}
+
+// linear applies every expert's linear layer to x, [N, in] or [T, N, in], and
+// returns [T, N, out].
+func (b *body) linear(x, weight, bias string, hasBias bool) string {
+	y := b.op("MatMul", []string{x, b.transpose(weight, 0, 2, 1)})
+	if hasBias {
+		y = b.op("Add", []string{y, b.overAxis("Unsqueeze", bias, 1)})
+	}
+	return y
+}
+
+// gates returns the weights [T, N, 1] with which each token's experts count.
+// The router computes in float32 where the experts have a narrower type.
+func (b *body) gates(tokens string) string {
+	routerType, weight, bias := b.elementType, "gate_weight", "gate_bias"
+	narrow := b.elementType.Bits() < 32
+	cast := func(x string, t onnx.DataType) string {
+		return b.op("Cast", []string{x}, onnx.IntAttribute("to", int64(t)))
+	}
+	if narrow {
+		routerType = onnx.Float32
+		tokens, weight = cast(tokens, routerType), cast(weight, routerType)
+	}
+	logits := b.op("MatMul", []string{tokens, weight}) // [N, T]
+	if b.gateBias {
+		if narrow {
+			bias = cast(bias, routerType)
+		}
+		logits = b.op("Add", []string{logits, bias})
+	}
+	values, indices := "top_values", "top_indices" // [N, k]
+	b.add("TopK", []string{logits, b.k()}, values, indices).Attributes = []*onnx.Attribute{onnx.IntAttribute("axis", 1)}
+	axis := onnx.IntAttribute("axis", 1)
+	var weights string
+	if b.normalize {
+		weights = b.op("Softmax", []string{values}, axis)
+	} else {
+		weights = b.op("GatherElements", []string{b.op("Softmax", []string{logits}, axis), indices}, axis)
+	}
+	zero := &tensor.Tensor{Type: routerType, Shape: []int{1}, Data: make([]byte, routerType.Bits()/8)}
+	zeros := b.op("ConstantOfShape", []string{b.op("Shape", []string{logits})}, onnx.TensorAttribute("value", zero.ToONNX("")))
+	gates := b.op("ScatterElements", []string{zeros, indices, weights}, axis) // [N, T]
+	if narrow {
+		gates = cast(gates, b.elementType)
+	}
+	return b.overAxis("Unsqueeze", b.transpose(gates, 1, 0), 2)
+}
+
+// k returns the number of experts for each token as a vector of one element,
+// which TopK takes.
+func (b *body) k() string {
+	if b.topK > 0 {
+		return b.ints(int64(b.topK))
+	}
+	value := &onnx.Attribute{Name: "value_int", Type: onnx.AttributeInt, RefName: moe.AttributeTopK}
+	return b.op("Reshape", []string{b.op("Constant", nil, value), b.ints(1)})
+}
+
+// activate applies the experts' activation in operators of the oldest operator
+// set.
+func (b *body) activate(x string) string {
+	op := func(opType string, inputs ...string) string { return b.op(opType, inputs) }
+	switch b.activation {
+	case moe.ReLU:
+		return op("Relu", x)
+	case moe.ReLU2:
+		r := op("Relu", x)
+		return op("Mul", r, r)
+	case moe.GELU:
+		cdf := op("Add", op("Erf", op("Mul", x, b.float(math.Sqrt2/2))), b.float(1))
+		return op("Mul", op("Mul", x, b.float(0.5)), cdf)
+	case moe.GELUTanh:
+		cubic := op("Mul", op("Mul", op("Mul", x, x), x), b.float(0.044715))
+		inner := op("Mul", op("Add", x, cubic), b.float(math.Sqrt(2/math.Pi)))
+		return op("Mul", op("Mul", x, b.float(0.5)), op("Add", op("Tanh", inner), b.float(1)))
+	case moe.QuickGELU:
+		return op("Mul", x, op("Sigmoid", op("Mul", x, b.float(1.702))))
+	case moe.SiLU:
+		return op("Mul", x, op("Sigmoid", x))
+	case moe.Mish:
+		return op("Mul", x, op("Tanh", op("Softplus", x)))
+	case moe.HardSwish:
+		gate := b.op("HardSigmoid", []string{x}, onnx.FloatAttribute("alpha", 1.0/6), onnx.FloatAttribute("beta", 0.5))
+		return op("Mul", x, gate)
+	case moe.Sigmoid:
+		return op("Sigmoid", x)
+	case moe.Tanh:
+		return op("Tanh", x)
+	}
+	return x // identity
+}
+
+// functions gives FMoE nodes their bodies. A model whose nodes are all of one
+// variant has one function ai.fmoe::FMoE; further variants are overloads of
+// it.
+type functions struct {
+	model *onnx.Model
+}
+
+// bodyOf returns the overload under which the model holds the body of a
+// variant, adding it where it is new.
+func (f functions) bodyOf(v variant) (overload string) {
+	taken := map[string]bool{}
+	for _, fn := range f.model.Functions {
+		if fn.Domain == moe.Domain && fn.Name == moe.OpType {
+			if fn.DocString == v.String() {
+				return fn.Overload
+			}
+			taken[fn.Overload] = true
+		}
+	}
+	if len(taken) > 0 {
+		overload = strings.ReplaceAll(v.String(), " ", "_")
+		f.model.IRVersion = max(f.model.IRVersion, 10) // overloads
+	}
+	f.model.Functions = append(f.model.Functions, v.function(overload))
+	f.model.IRVersion = max(f.model.IRVersion, 8) // functions
+	return overload
+}

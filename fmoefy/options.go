@@ -1,0 +1,227 @@
+package fmoefy
+
+import (
+	"fmt"
+	"math"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/fmoe-go/fmoe/runtime/moe"
+)
+
+// Init says how experts start.
+type Init string
+
+// The expert inits.
+const (
+	Copy   Init = "copy"   // every expert is the dense MLP: the model computes the same function
+	Noise  Init = "noise"  // a copy plus Gaussian noise
+	Random Init = "random" // N(0, σ), and σ/√(2·layers) for the second projection, as Megatron initialises it; biases zero
+)
+
+// GateInit says how a router's weights start.
+type GateInit string
+
+// The gate inits.
+const (
+	GateNormal GateInit = "normal" // N(0, GateStd)
+	GateZeros  GateInit = "zeros"  // every token goes to the first experts until the router has learned
+)
+
+// Portable is the only target so far: FMoE nodes with a model-local function
+// as their body.
+const Portable = "portable"
+
+// Options say how Rewrite builds mixtures of experts. Zero values stand for
+// the defaults.
+type Options struct {
+	// NumExperts is the number of experts of a block in all. It may be given
+	// as ExpertsPerWorker × Workers instead.
+	NumExperts                int
+	ExpertsPerWorker, Workers int
+
+	// TopK is the number of experts for each token. The default is 2, or 1
+	// where there is one expert.
+	TopK int
+
+	// Include and Exclude select blocks by index ("3"), by a range of indices
+	// ("0-5") or by name, in which "*" and "?" stand for any characters. With
+	// no Include every block is taken; Exclude wins. A doubtful block is taken
+	// where Include has its index or its whole name.
+	Include, Exclude []string
+
+	// EveryN takes the n-th, 2n-th … of the selected blocks of each graph.
+	EveryN int
+
+	Init Init // default Copy
+
+	// NoiseScale is the standard deviation of Noise in units of that of the
+	// tensor that it is added to. The default is 0.01.
+	NoiseScale float64
+
+	// RandomStd is the σ of Random. The default is 0.02.
+	RandomStd float64
+
+	// Hidden is the experts' hidden width where that is not the MLP's; it
+	// needs the init Random.
+	Hidden int
+
+	Gate     string   // default moe.GateNaive
+	GateInit GateInit // default GateNormal
+	GateStd  float64  // default 0.02
+
+	// SoftmaxOverAll weighs a token's experts by their entries of the softmax
+	// over all experts, which do not sum to one, instead of a softmax over the
+	// chosen ones. The rewritten model is not equal to the dense one then.
+	SoftmaxOverAll bool
+
+	// Seed makes the random numbers. Equal seeds give equal bytes.
+	Seed uint64
+
+	Target string // default Portable
+	DryRun bool   // report only
+}
+
+// complete fills in the defaults. The error is one line that says what to
+// change.
+func (o Options) complete() (Options, error) {
+	if err := o.completeExperts(); err != nil {
+		return o, err
+	}
+	setDefault(&o.Init, Copy)
+	setDefault(&o.Gate, moe.GateNaive)
+	setDefault(&o.GateInit, GateNormal)
+	setDefault(&o.Target, Portable)
+	setDefault(&o.EveryN, 1)
+	switch {
+	case !slices.Contains([]Init{Copy, Noise, Random}, o.Init):
+		return o, fmt.Errorf("expert init %q is not known; there are copy, noise and random", o.Init)
+	case !slices.Contains(moe.Gates, o.Gate):
+		return o, fmt.Errorf("gate %q is not known; there are %s", o.Gate, strings.Join(moe.Gates, ", "))
+	case !slices.Contains([]GateInit{GateNormal, GateZeros}, o.GateInit):
+		return o, fmt.Errorf("gate init %q is not known; there are normal and zeros", o.GateInit)
+	case o.Target != Portable:
+		return o, fmt.Errorf("target %q is not known; there is portable", o.Target)
+	case o.EveryN < 1:
+		return o, fmt.Errorf("every-n is %d, must be at least 1", o.EveryN)
+	case o.Hidden < 0 || o.Hidden > math.MaxInt32:
+		return o, fmt.Errorf("hidden width %d must be at least 1", o.Hidden)
+	case o.Hidden > 0 && o.Init != Random:
+		return o, fmt.Errorf("hidden width %d needs expert init random: a %s of the dense weights has their width", o.Hidden, o.Init)
+	case o.NoiseScale != 0 && o.Init != Noise:
+		return o, fmt.Errorf("a noise scale needs expert init noise, not %s", o.Init)
+	case o.RandomStd != 0 && o.Init != Random:
+		return o, fmt.Errorf("a standard deviation of experts needs expert init random, not %s", o.Init)
+	case o.GateStd != 0 && o.GateInit != GateNormal:
+		return o, fmt.Errorf("a standard deviation of the gate needs gate init normal, not %s", o.GateInit)
+	}
+	setDefault(&o.NoiseScale, 0.01)
+	setDefault(&o.RandomStd, 0.02)
+	setDefault(&o.GateStd, 0.02)
+	for name, x := range map[string]float64{"noise scale": o.NoiseScale, "standard deviation of experts": o.RandomStd, "standard deviation of the gate": o.GateStd} {
+		if !(x > 0) || math.IsInf(x, 0) {
+			return o, fmt.Errorf("the %s is %v, must be positive", name, x)
+		}
+	}
+	for _, pattern := range slices.Concat(o.Include, o.Exclude) {
+		if _, err := path.Match(pattern, ""); err != nil || pattern == "" {
+			return o, fmt.Errorf("pattern %q of block names is malformed", pattern)
+		}
+	}
+	return o, nil
+}
+
+func setDefault[T comparable](at *T, value T) {
+	var zero T
+	if *at == zero {
+		*at = value
+	}
+}
+
+// maxExperts bounds the experts of a block; published models have a few
+// thousand.
+const maxExperts = 1 << 16
+
+func (o *Options) completeExperts() error {
+	product := o.ExpertsPerWorker * max(o.Workers, 1)
+	switch {
+	case o.NumExperts < 0 || o.ExpertsPerWorker < 0 || o.Workers < 0:
+		return fmt.Errorf("numbers of experts and workers must be at least 1")
+	case o.NumExperts > maxExperts || o.ExpertsPerWorker > maxExperts || o.Workers > maxExperts || product > maxExperts:
+		return fmt.Errorf("more than %d experts", maxExperts)
+	case o.NumExperts == 0 && o.ExpertsPerWorker == 0:
+		return fmt.Errorf("the number of experts is missing: give it in all, or per worker with the number of workers")
+	case o.NumExperts > 0 && o.ExpertsPerWorker > 0 && o.NumExperts != product:
+		return fmt.Errorf("%d experts in all are not %d for each of %d workers", o.NumExperts, o.ExpertsPerWorker, max(o.Workers, 1))
+	case o.NumExperts > 0 && o.Workers > 0 && o.NumExperts%o.Workers != 0:
+		return fmt.Errorf("%d experts cannot be divided among %d workers", o.NumExperts, o.Workers)
+	}
+	setDefault(&o.NumExperts, product)
+	setDefault(&o.Workers, 1)
+	o.ExpertsPerWorker = o.NumExperts / o.Workers
+	setDefault(&o.TopK, min(2, o.NumExperts))
+	if o.TopK < 1 || o.TopK > o.NumExperts {
+		return fmt.Errorf("top-k is %d, must be 1 to the number of experts, %d", o.TopK, o.NumExperts)
+	}
+	return nil
+}
+
+// choose returns for each block why it is not replaced, "" for those that
+// are.
+func (o Options) choose(blocks []Block) ([]string, error) {
+	reasons := make([]string, len(blocks))
+	counted := map[*scope]int{}
+	matched := map[string]bool{}
+	selected := func(patterns []string, b *Block) (matches, exactly bool) {
+		for _, p := range patterns {
+			if ok, exact := selects(p, b); ok {
+				matched[p] = true
+				matches, exactly = true, exactly || exact
+			}
+		}
+		return matches, exactly
+	}
+	for i := range blocks {
+		b := &blocks[i]
+		included, named := selected(o.Include, b)
+		excluded, _ := selected(o.Exclude, b)
+		switch {
+		case b.Refused != "" && !(b.Doubtful && named && !excluded):
+			reasons[i] = b.Refused
+		case excluded:
+			reasons[i] = "excluded"
+		case len(o.Include) > 0 && !included:
+			reasons[i] = "not included"
+		default:
+			if counted[b.scope]++; counted[b.scope]%o.EveryN != 0 {
+				reasons[i] = fmt.Sprintf("not one of every %d", o.EveryN)
+			}
+		}
+	}
+	for _, p := range slices.Concat(o.Include, o.Exclude) {
+		if !matched[p] {
+			return nil, fmt.Errorf("pattern %q selects none of the %d blocks", p, len(blocks))
+		}
+	}
+	return reasons, nil
+}
+
+// selects reports whether a pattern selects a block, and whether it names this
+// one block and no other.
+func selects(pattern string, b *Block) (ok, exactly bool) {
+	if pattern == b.Name || pattern == strconv.Itoa(b.Index) {
+		return true, true
+	}
+	if from, to, isRange := strings.Cut(pattern, "-"); isRange {
+		first, err1 := strconv.Atoi(from)
+		last, err2 := strconv.Atoi(to)
+		if err1 == nil && err2 == nil {
+			return first <= b.Index && b.Index <= last, false
+		}
+	}
+	// Names are matched as one path element, so that "*" runs over all of it.
+	ok, _ = path.Match(pattern, strings.ReplaceAll(b.Name, "/", "."))
+	return ok, false
+}

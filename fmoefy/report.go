@@ -1,0 +1,96 @@
+package fmoefy
+
+import "github.com/fmoe-go/fmoe/runtime/moe"
+
+// Report says what Rewrite did.
+type Report struct {
+	Blocks []BlockReport `json:"blocks"`
+
+	NumExperts       int    `json:"num_experts"`
+	ExpertsPerWorker int    `json:"experts_per_worker"`
+	Workers          int    `json:"workers"`
+	TopK             int    `json:"top_k"`
+	Gate             string `json:"gate"`
+	Init             Init   `json:"init"`
+	Seed             uint64 `json:"seed"`
+
+	// Parameters of the model, in floating-point initializers: before, after,
+	// and after as far as one token uses them.
+	ParametersBefore int64 `json:"parameters_before"`
+	ParametersAfter  int64 `json:"parameters_after"`
+	ParametersActive int64 `json:"parameters_active"`
+
+	// Equal promises that the rewritten model computes the same function as
+	// the dense one, up to rounding.
+	Equal bool `json:"equal"`
+}
+
+// BlockReport describes a block that Find found and what became of it.
+type BlockReport struct {
+	Index       int            `json:"index"`
+	Name        string         `json:"name"`
+	Graph       string         `json:"graph"`
+	Kind        Kind           `json:"kind,omitempty"`
+	Activation  moe.Activation `json:"activation,omitempty"`
+	DModel      int64          `json:"d_model,omitempty"`
+	DHidden     int64          `json:"d_hidden,omitempty"`
+	ElementType string         `json:"element_type,omitempty"`
+	Parameters  int64          `json:"parameters_before,omitempty"` // of the MLP
+
+	Replaced bool   `json:"replaced"`
+	Reason   string `json:"reason,omitempty"` // why it was not replaced
+
+	// Of the mixture of experts with its router: in all, and as far as one
+	// token uses them.
+	ParametersAfter  int64 `json:"parameters_after,omitempty"`
+	ParametersActive int64 `json:"parameters_active,omitempty"`
+
+	// SharesWith is the name of the block, in another graph, whose experts
+	// this one uses.
+	SharesWith string `json:"shares_with,omitempty"`
+}
+
+// Describe returns a block as a report has it, without what became of it.
+func (b *Block) Describe() BlockReport {
+	r := BlockReport{Index: b.Index, Name: b.Name, Graph: b.Graph, Kind: b.Kind, Activation: b.Activation,
+		DModel: b.DModel, DHidden: b.DHidden, Parameters: b.Parameters, Reason: b.Refused}
+	if b.ElementType.Valid() {
+		r.ElementType = b.ElementType.String()
+	}
+	return r
+}
+
+// report describes the blocks and what was done with them. The model's
+// parameters are left to the caller.
+func (r *rewriter) report(blocks []Block, reasons []string) Report {
+	o := r.options
+	report := Report{NumExperts: o.NumExperts, ExpertsPerWorker: o.ExpertsPerWorker, Workers: o.Workers,
+		TopK: o.TopK, Gate: o.Gate, Init: o.Init, Seed: o.Seed, Equal: o.Init == Copy && !o.SoftmaxOverAll}
+	for i := range blocks {
+		d := blocks[i].Describe()
+		d.Replaced, d.Reason = reasons[i] == "", reasons[i]
+		report.Blocks = append(report.Blocks, d)
+	}
+	owner := map[*expertSet]string{}
+	for _, p := range r.replaced {
+		d := &report.Blocks[p.block.Index]
+		d.ParametersAfter = p.set.parameters
+		d.ParametersActive = p.set.parameters - p.set.idle(o)
+		d.SharesWith = owner[p.set]
+		if owner[p.set] == "" {
+			owner[p.set] = p.block.Name
+		}
+	}
+	return report
+}
+
+// idle returns the number of parameters that a token does not use.
+func (s *expertSet) idle(o Options) int64 { return int64(o.NumExperts-o.TopK) * s.perExpert }
+
+func (r *rewriter) idle() int64 {
+	n := int64(0)
+	for _, s := range r.sets {
+		n += s.idle(r.options)
+	}
+	return n
+}
