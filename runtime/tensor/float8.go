@@ -80,8 +80,10 @@ func (f *miniFloat) encode(x float32, saturate bool) uint8 {
 	if x != x {
 		code = f.nan
 	} else if magnitude <= math.MaxFloat32 {
-		_, e := math.Frexp(magnitude) // magnitude < 2^e
-		e = max(e-1, 1-f.bias)
+		e := 1 - f.bias // that of the smallest step
+		if magnitude > 0 {
+			e = max(e, math.Ilogb(magnitude))
+		}
 		steps := int(math.RoundToEven(math.Ldexp(magnitude, f.mantissa-e)))
 		if rounded := (e+f.bias-1)<<f.mantissa + steps; rounded <= int(f.largest) {
 			code = uint8(rounded)

@@ -68,6 +68,11 @@ func DecodeNPY(data []byte) (*Tensor, error) {
 	}
 	t := &Tensor{Type: dataType, Shape: shape, Data: AlignedBytes(len(elements))}
 	copy(t.Data, elements)
+	if dataType == onnx.Bool { // a Go bool is 0 or 1
+		for i, b := range t.Data {
+			t.Data[i] = min(b, 1)
+		}
+	}
 	if string(descr[1]) == ">" {
 		swapBytes(t)
 	}
