@@ -176,9 +176,9 @@ type transfer struct {
 
 // bindTransfers returns a function that does strided copies one after the
 // other. The tensors all have the same element type.
-func (d *Device) bindTransfers(list ...transfer) (func() error, error) {
-	var steps []func()
-	for _, t := range list {
+func (d *Device) bindTransfers(transfers ...transfer) (func() error, error) {
+	var list []func()
+	for _, t := range transfers {
 		if t.copy.count == 0 {
 			continue
 		}
@@ -193,14 +193,19 @@ func (d *Device) bindTransfers(list ...transfer) (func() error, error) {
 			body = func(lo, hi int) { m.transposed(t.to, t.from, s, lo, hi) }
 			n, worth = s.count/rows/columns*s.bands(), grain(columns*s.tile)
 		}
-		steps = append(steps, func() { d.pool.run(n, worth, body) })
+		list = append(list, func() { d.pool.run(n, worth, body) })
 	}
+	return steps(list...), nil
+}
+
+// steps returns a function that calls others one after the other.
+func steps(list ...func()) func() error {
 	return func() error {
-		for _, step := range steps {
+		for _, step := range list {
 			step()
 		}
 		return nil
-	}, nil
+	}
 }
 
 // bindTransfer is bindTransfers for one copy from input 0 to output 0.
