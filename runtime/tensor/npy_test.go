@@ -2,9 +2,10 @@ package tensor
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
-	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -12,8 +13,8 @@ import (
 )
 
 // The files in testdata were written by NumPy 2.
-func TestDecodeNPY(t *testing.T) {
-	tests := []struct {
+func TestReadNPYOfNumPy(t *testing.T) {
+	for _, c := range []struct {
 		file string
 		want *Tensor
 	}{
@@ -25,82 +26,141 @@ func TestDecodeNPY(t *testing.T) {
 		{"uint8_fortran_order", FromSlice([]uint8{0, 1, 2, 3, 4, 5}, 2, 3)},
 		{"float16_empty", New(onnx.Float16, 0, 3)},
 		{"complex64_big_endian", FromSlice([]complex64{1 + 2i})},
-	}
-	for _, test := range tests {
-		t.Run(test.file, func(t *testing.T) {
-			data, err := os.ReadFile(filepath.Join("testdata", test.file+".npy"))
+	} {
+		t.Run(c.file, func(t *testing.T) {
+			got, err := ReadNPY(bytes.NewReader(numPyFile(t, c.file)))
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := DecodeNPY(data)
-			if err != nil {
-				t.Fatal(err)
-			}
-			requireEqual(t, got, test.want)
-
-			var b bytes.Buffer
-			if err := got.WriteNPY(&b); err != nil {
-				t.Fatal(err)
-			}
-			if (b.Len()-len(got.Data))%64 != 0 {
-				t.Errorf("elements start at byte %d, want a multiple of 64", b.Len()-len(got.Data))
-			}
-			again, err := DecodeNPY(b.Bytes())
-			if err != nil {
-				t.Fatal(err)
-			}
-			requireEqual(t, again, test.want)
+			requireEqual(t, got, c.want)
 		})
 	}
+}
+
+func numPyFile(t testing.TB, name string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("testdata", name+".npy"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
 }
 
 func requireEqual(t *testing.T, got, want *Tensor) {
 	t.Helper()
-	if got.Type != want.Type || !reflect.DeepEqual(got.Shape, want.Shape) || !bytes.Equal(got.Data, want.Data) {
+	if got.Type != want.Type || !slices.Equal(got.Shape, want.Shape) || !bytes.Equal(got.Data, want.Data) {
 		t.Fatalf("got %s % x, want %s % x", got, got.Data, want, want.Data)
 	}
 }
 
-func TestDecodeNPYRefuses(t *testing.T) {
-	good, err := os.ReadFile(filepath.Join("testdata", "float32.npy"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := os.ReadFile(filepath.Join("testdata", "text.npy"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	replace := func(old, new string) []byte {
-		return bytes.Replace(good, []byte(old), []byte(new), 1)
-	}
-	tests := []struct {
-		name string
-		data []byte
-		want string
-	}{
-		{"nothing", nil, "not a NumPy"},
-		{"another format", []byte("PK\x03\x04 an archive"), "not a NumPy"},
-		{"unknown version", replace("NUMPY\x01", "NUMPY\x09"), "version 9"},
-		{"header cut", good[:40], "ends in its header"},
-		{"elements cut", good[:len(good)-1], "23 bytes of elements, needs 24"},
-		{"text", text, "not supported"},
+// npy makes a file of version 1 with the given header and elements.
+func npy(header string, elements ...byte) []byte {
+	header += "\n"
+	return slices.Concat([]byte("\x93NUMPY\x01\x00"), []byte{byte(len(header)), byte(len(header) >> 8)}, []byte(header), elements)
+}
 
-		{"overflowing shape", replace("(2, 3), }                      ", "(99999999999, 9999999999999), }"), "too large"},
-		{"negative dimension", replace("(2, 3)", "(-2,3)"), "not that of an array"},
+// TestReadNPY has what NumPy does not write by itself, and what it wrote long
+// ago.
+func TestReadNPY(t *testing.T) {
+	header := func(descr, order, shape string) string {
+		return fmt.Sprintf("{'descr': '%s', 'fortran_order': %s, 'shape': %s, }", descr, order, shape)
 	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			if _, err := DecodeNPY(test.data); err == nil || !strings.Contains(err.Error(), test.want) {
-				t.Errorf("got error %v, want one with %q", err, test.want)
+	for _, c := range []struct {
+		name string
+		file []byte
+		want *Tensor
+	}{
+		{"booleans other than 0 and 1", npy(header("|b1", "False", "(3,)"), 0, 1, 2), FromSlice([]bool{false, true, true})},
+		{"Fortran order, three axes", npy(header("|i1", "True", "(2, 2, 2)"), 0, 4, 2, 6, 1, 5, 3, 7), FromSlice([]int8{0, 1, 2, 3, 4, 5, 6, 7}, 2, 2, 2)},
+		{"Fortran order, no elements", npy(header("<f8", "True", "(3, 0)")), FromSlice([]float64{}, 3, 0)},
+		{"Python 2", npy(header("|u1", "False", "(2L,)"), 1, 2), FromSlice([]uint8{1, 2})},
+		{"other order of keys", npy(`{"shape":(1,),"fortran_order":False,"descr":"|u1"}`, 9), FromSlice([]uint8{9})},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, err := ReadNPY(bytes.NewReader(append(c.file, "what follows"...)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			requireEqual(t, got, c.want)
+		})
+	}
+}
+
+func TestReadNPYRefuses(t *testing.T) {
+	good := "{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }"
+	change := func(old, new string) []byte { return npy(strings.Replace(good, old, new, 1), make([]byte, 8)...) }
+	for _, c := range []struct {
+		name, reason string
+		file         []byte
+	}{
+		{"nothing", "not a .npy file", nil},
+		{"text", "not a .npy file", []byte("hello, world")},
+		{"version", "version 9", append([]byte("\x93NUMPY\x09\x00"), make([]byte, 100)...)},
+		{"header length", "too long", append([]byte("\x93NUMPY\x02\x00\xff\xff\xff\xff"), make([]byte, 100)...)},
+		{"cut header", "ends in its header", npy(good)[:20]},
+		{"cut elements", "ends after 4 of 8 bytes", npy(good, 0, 0, 0, 0)},
+		{"no shape", "does not consist", change(", 'shape': (2,)", "")},
+		{"key", "unknown", change("shape", "shapes")},
+		{"strings", "not supported", numPyFile(t, "text")},
+		{"structure", "structured", change("'<f4'", "[('a', '<f4')]")},
+		{"negative dimension", "bad dimension", change("(2,)", "(-2,)")},
+		{"huge dimension", "too large", change("(2,)", "(1152921504606846976,)")},
+		{"overflowing dimension", "bad dimension", change("(2,)", "(99999999999999999999,)")},
+		{"overflowing product", "too large", change("(2,)", "(4294967296, 4294967296, 16)")},
+		{"more than the file has", "ends after 8 of", change("(2,)", "(1000000000000,)")},
+		{"order", "neither True nor False", change("False", "Maybe")},
+		{"tail", "does not consist", change(", }", ", } + evil()")},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if _, err := ReadNPY(bytes.NewReader(c.file)); err == nil || !strings.Contains(err.Error(), c.reason) {
+				t.Errorf("got error %v, want one with %q", err, c.reason)
 			}
 		})
 	}
 }
 
-func TestWriteNPYRefusesTypesThatNumPyHasNot(t *testing.T) {
-	for _, x := range []*Tensor{New(onnx.BFloat16, 2), FromStrings([]string{"a"})} {
-		if err := x.WriteNPY(&bytes.Buffer{}); err == nil || !strings.Contains(err.Error(), ".pb") {
-			t.Errorf("%s: got error %v, want one that names .pb", x, err)
+// TestWriteNPY writes files of the same bytes as NumPy does.
+func TestWriteNPY(t *testing.T) {
+	for _, name := range []string{"float32", "int64_scalar", "bool_vector"} {
+		file := numPyFile(t, name)
+		x, err := ReadNPY(bytes.NewReader(file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b bytes.Buffer
+		if err := WriteNPY(&b, x); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(b.Bytes(), file) {
+			t.Errorf("%s: got %q\nwant %q", name, b.Bytes(), file)
 		}
 	}
+	for _, x := range []*Tensor{FromStrings([]string{"a"}), New(onnx.BFloat16, 1), New(onnx.Int4, 1)} {
+		if err := WriteNPY(&bytes.Buffer{}, x); err == nil || !strings.Contains(err.Error(), ".pb") {
+			t.Errorf("%v: got error %v, want one that names .pb", x, err)
+		}
+	}
+}
+
+// FuzzReadNPY checks that no file makes the reader panic, and that whatever it
+// reads is written and read again as the same.
+func FuzzReadNPY(f *testing.F) {
+	for _, name := range []string{"float32", "float32_version_2", "float16_empty", "complex64_big_endian", "uint8_fortran_order"} {
+		f.Add(numPyFile(f, name))
+	}
+	f.Fuzz(func(t *testing.T, file []byte) {
+		x, err := ReadNPY(bytes.NewReader(file))
+		if err != nil {
+			return
+		}
+		var b bytes.Buffer
+		if err := WriteNPY(&b, x); err != nil {
+			t.Fatal(err)
+		}
+		y, err := ReadNPY(&b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		requireEqual(t, y, x)
+	})
 }
