@@ -1,0 +1,121 @@
+// Package dataset reads and writes the tensors that models run on: files in
+// NumPy's and ONNX's formats, directories in the layout of ONNX's test data,
+// and random inputs.
+package dataset
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime/tensor"
+)
+
+// The formats of tensor files, by the extension of the file's name.
+const (
+	NPY = "npy" // NumPy: no name, no strings and no types that NumPy has not
+	PB  = "pb"  // ONNX: an encoded TensorProto
+)
+
+// ReadTensor reads a .npy or .pb file, whichever its extension says. The name
+// is that in the file, "" where the format has none.
+func ReadTensor(path string) (name string, t *tensor.Tensor, err error) {
+	switch extension(path) {
+	case NPY:
+		t, err = readNPY(path)
+	case PB:
+		name, t, err = readPB(path)
+	default:
+		return "", nil, fmt.Errorf("%s: a tensor file must be named .npy or .pb", path)
+	}
+	if err != nil {
+		return "", nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return name, t, nil
+}
+
+func extension(path string) string {
+	if e := filepath.Ext(path); e != "" {
+		return e[1:]
+	}
+	return ""
+}
+
+func readNPY(path string) (*tensor.Tensor, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return tensor.DecodeNPY(data)
+}
+
+func readPB(path string) (string, *tensor.Tensor, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "", nil, err
+	}
+	encoded, err := onnx.DecodeTensor(data)
+	if err != nil {
+		return "", nil, err
+	}
+	t, err := tensor.FromONNX(encoded)
+	return encoded.Name, t, err
+}
+
+// WriteTensor writes a .npy or .pb file, whichever its extension says. What
+// was at path is replaced when the new file is complete, and not at all after
+// an error.
+func WriteTensor(path, name string, t *tensor.Tensor) error {
+	var fill func(io.Writer) error
+	switch extension(path) {
+	case NPY:
+		fill = t.WriteNPY
+	case PB:
+		fill = func(w io.Writer) error {
+			data, err := onnx.EncodeTensor(t.ToONNX(name))
+			if err == nil {
+				_, err = w.Write(data)
+			}
+			return err
+		}
+	default:
+		return fmt.Errorf("%s: a tensor file must be named .npy or .pb", path)
+	}
+	if err := replaceFile(path, fill); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
+func replaceFile(path string, fill func(io.Writer) error) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			os.Remove(f.Name())
+		}
+	}()
+	if err := f.Chmod(0o644); err != nil {
+		return err
+	}
+	w := bufio.NewWriter(f)
+	if err := fill(w); err != nil {
+		return err
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
