@@ -118,7 +118,7 @@ func (c *Inference) listed(i int) []Dim {
 
 // replaced returns the shape with another dimension at an axis.
 func replaced(shape []Dim, axis int, d Dim) []Dim {
-	out := slices.Clone(shape)
+	out := JoinDims(shape)
 	out[axis] = d
 	return out
 }

@@ -70,7 +70,7 @@ func inferFMoE(c *Inference) error {
 		x[len(x)-1] = model
 	}
 	c.Set(moe.OutputY, t, x)
-	c.Set(moe.OutputAuxLoss, t, []Dim{})
+	c.Set(moe.OutputAuxLoss, t, Dims[int]())
 	c.Set(moe.OutputExpertCount, onnx.Int64, []Dim{experts})
 	return nil
 }

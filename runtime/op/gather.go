@@ -3,7 +3,6 @@ package op
 import (
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/fmoe-go/fmoe/onnx"
 )
@@ -47,8 +46,7 @@ func inferGather(c *Inference) error {
 		c.Set(0, c.Type(0), nil)
 		return nil
 	}
-	shape := append(slices.Clone(data[:axis]), indices...)
-	c.Set(0, c.Type(0), append(shape, data[axis+1:]...))
+	c.Set(0, c.Type(0), JoinDims(data[:axis], indices, data[axis+1:]))
 	return nil
 }
 
@@ -109,7 +107,7 @@ func inferGatherND(c *Inference) error {
 		return fmt.Errorf("attribute batch_dims is %d for data of shape %s and indices of shape %s", batch, FormatDims(data), FormatDims(indices))
 	}
 	b, last := int(batch), len(indices)-1
-	shape := slices.Clone(indices[:last])
+	shape := JoinDims(indices[:last])
 	for i := range b {
 		var err error
 		if shape[i], err = Unify(data[i], indices[i]); err != nil {
@@ -123,7 +121,7 @@ func inferGatherND(c *Inference) error {
 	if length < 1 || int(length) > len(data)-b {
 		return fmt.Errorf("index tuples of length %d do not fit data of shape %s with batch_dims %d", length, FormatDims(data), b)
 	}
-	c.Set(0, c.Type(0), append(shape, data[b+int(length):]...))
+	c.Set(0, c.Type(0), JoinDims(shape, data[b+int(length):]))
 	return nil
 }
 

@@ -57,9 +57,26 @@ func (f *Fact) Ints() []int {
 
 // Dims makes a shape, never nil.
 func Dims[T int | int64](shape ...T) []Dim {
-	dims := make([]Dim, len(shape))
+	dims := make([]Dim, len(shape), len(shape)+1)
 	for i, d := range shape {
 		dims[i] = Dim(d)
+	}
+	return dims
+}
+
+// JoinDims makes a shape of the dimensions of several, never nil. A shape
+// that may be empty must come from here or from Dims: go1.26 turns an empty
+// slice that append or slices.Clone made into a nil one when it moves it off
+// the stack, and nil means that the rank is unknown.
+func JoinDims(parts ...[]Dim) []Dim {
+	n := 0
+	for _, p := range parts {
+		n += len(p)
+	}
+	dims := make([]Dim, n, n+1)
+	n = 0
+	for _, p := range parts {
+		n += copy(dims[n:], p)
 	}
 	return dims
 }
@@ -144,7 +161,7 @@ func (c *Inference) Fresh() Dim { return c.Symbols.Fresh() }
 
 // Unknown returns a shape of the given rank with nothing else known.
 func (c *Inference) Unknown(rank int) []Dim {
-	shape := make([]Dim, rank)
+	shape := make([]Dim, rank, rank+1)
 	for i := range shape {
 		shape[i] = c.Fresh()
 	}
@@ -191,7 +208,7 @@ func (c *Inference) Broadcast(a, b []Dim) ([]Dim, error) {
 	if len(a) < len(b) {
 		a, b = b, a
 	}
-	out := slices.Clone(a)
+	out := JoinDims(a)
 	offset := len(a) - len(b)
 	for i, y := range b {
 		x := a[offset+i]
@@ -213,7 +230,7 @@ func (c *Inference) Broadcast(a, b []Dim) ([]Dim, error) {
 
 // BroadcastAll broadcasts the shapes of all inputs.
 func (c *Inference) BroadcastAll() ([]Dim, error) {
-	shape := []Dim{}
+	shape := Dims[int]()
 	for i := range c.Inputs {
 		if !c.Has(i) {
 			continue

@@ -2,7 +2,6 @@ package op
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/fmoe-go/fmoe/onnx"
 )
@@ -37,20 +36,20 @@ func inferLoss(c *Inference) error {
 		if len(scores) < 2 {
 			return fmt.Errorf("input 0 has shape %s, needs classes", FormatDims(scores))
 		}
-		if err := c.wantShape(1, slices.Concat(scores[:1], scores[2:])...); err != nil {
+		if err := c.wantShape(1, JoinDims(scores[:1], scores[2:])...); err != nil {
 			return err
 		}
 		if err := c.wantShape(2, scores[1]); err != nil {
 			return err
 		}
 		if labels == nil {
-			labels = slices.Concat(scores[:1], scores[2:])
+			labels = JoinDims(scores[:1], scores[2:])
 		}
 	}
 	if c.Node.String("reduction", "mean") == "none" {
 		c.Set(0, t, labels)
 	} else {
-		c.Set(0, t, []Dim{})
+		c.Set(0, t, Dims[int]())
 	}
 	c.Set(1, t, scores)
 	return nil

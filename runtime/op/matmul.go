@@ -86,7 +86,7 @@ func inferMatMul(c *Inference) error {
 	if !columnVector {
 		shape = append(shape, b[len(b)-1])
 	}
-	c.Set(0, t, shape)
+	c.Set(0, t, JoinDims(shape))
 	return nil
 }
 

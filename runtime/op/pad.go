@@ -106,7 +106,7 @@ func inferPad(c *Inference) error {
 		c.Set(0, t, c.Unknown(len(shape)))
 		return nil
 	}
-	out := slices.Clone(shape)
+	out := JoinDims(shape)
 	for i, p := range pads {
 		if out[i], err = c.padded(shape[i], p, n.String("mode", "constant")); err != nil {
 			return fmt.Errorf("axis %d of %s: %w", i, FormatDims(shape), err)

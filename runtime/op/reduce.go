@@ -116,5 +116,5 @@ func reducedShape(shape []Dim, axes []int, keep bool) []Dim {
 			out = append(out, 1)
 		}
 	}
-	return out
+	return JoinDims(out)
 }

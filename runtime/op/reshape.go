@@ -172,7 +172,7 @@ func inferSqueeze(c *Inference) error {
 		return nil
 	}
 	if !c.Has(1) && c.Node.Attribute("axes") == nil {
-		out := []Dim{}
+		var out []Dim
 		for _, d := range shape {
 			if !d.Known() {
 				return nil // it may be 1, so the rank is open
@@ -181,7 +181,7 @@ func inferSqueeze(c *Inference) error {
 				out = append(out, d)
 			}
 		}
-		c.Set(0, c.Type(0), out)
+		c.Set(0, c.Type(0), JoinDims(out))
 		return nil
 	}
 	axes, err := Axes(given, len(shape))
@@ -226,6 +226,6 @@ func inferUnsqueeze(c *Inference) error {
 			out, next = append(out, next[0]), next[1:]
 		}
 	}
-	c.Set(0, c.Type(0), out)
+	c.Set(0, c.Type(0), JoinDims(out))
 	return nil
 }

@@ -56,7 +56,7 @@ func inferShape(c *Inference) error {
 }
 
 func inferSize(c *Inference) error {
-	c.Set(0, onnx.Int64, []Dim{})
+	c.Set(0, onnx.Int64, Dims[int]())
 	if c.Shape(0) == nil {
 		return nil
 	}
