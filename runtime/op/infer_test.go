@@ -26,7 +26,7 @@ const B, S Dim = -1, -2
 
 func shaped(dims ...Dim) Fact { return Fact{Type: onnx.Float32, Shape: append([]Dim{}, dims...)} }
 
-func whole(v ...int64) Fact { return FactOf(tensor.FromSlice(v)) }
+func int64s(v ...int64) Fact { return FactOf(tensor.FromSlice(v)) }
 
 func scalar[T tensor.Element](v T) Fact { return FactOf(tensor.Scalar(v)) }
 
@@ -42,7 +42,7 @@ var (
 	attribute = func(list ...*onnx.Attribute) []*onnx.Attribute { return list }
 )
 
-func run(c inferCase) ([]Fact, error) {
+func inferOne(c inferCase) ([]Fact, error) {
 	n := &onnx.Node{OpType: c.op, Attributes: c.attrs}
 	for i, f := range c.in {
 		name := fmt.Sprint("in", i)
@@ -64,8 +64,8 @@ func run(c inferCase) ([]Fact, error) {
 	return Infer(node, c.in, &Symbols{last: -100})
 }
 
-// format writes shapes with B and S by name and new symbols as "?".
-func format(facts []Fact) string {
+// formatFacts writes shapes with B and S by name and new symbols as "?".
+func formatFacts(facts []Fact) string {
 	var list []string
 	for _, f := range facts {
 		s := FormatDims(f.Shape)
@@ -103,7 +103,7 @@ func format(facts []Fact) string {
 func testInference(t *testing.T, cases []inferCase) {
 	for _, c := range cases {
 		t.Run(c.op+"/"+c.name, func(t *testing.T) {
-			out, err := run(c)
+			out, err := inferOne(c)
 			switch {
 			case c.fails != "":
 				if err == nil || !strings.Contains(err.Error(), c.fails) {
@@ -112,7 +112,7 @@ func testInference(t *testing.T, cases []inferCase) {
 			case err != nil:
 				t.Error(err)
 			default:
-				if got := format(out); got != c.want {
+				if got := formatFacts(out); got != c.want {
 					t.Errorf("shapes are %s, want %s", got, c.want)
 				}
 			}
@@ -139,27 +139,27 @@ func TestInferShape(t *testing.T) {
 func TestInferReshape(t *testing.T) {
 	allowZero := attribute(onnx.IntAttribute("allowzero", 1))
 	testInference(t, []inferCase{
-		{name: "numbers", op: "Reshape", in: []Fact{shaped(2, 6), whole(3, 4)}, want: "[3,4]"},
-		{name: "inferred", op: "Reshape", in: []Fact{shaped(2, 6), whole(4, -1)}, want: "[4,3]"},
-		{name: "copied", op: "Reshape", in: []Fact{shaped(B, S, 768), whole(0, 0, 12, -1)}, want: "[B,S,12,64]"},
-		{name: "symbol carried over", op: "Reshape", in: []Fact{shaped(B, 12), whole(-1, 3, 4)}, want: "[B,3,4]"},
-		{name: "product of symbols", op: "Reshape", in: []Fact{shaped(B, S, 8), whole(-1, 8)}, want: "[?,8]"},
-		{name: "symbol with a factor", op: "Reshape", in: []Fact{shaped(B, 12), whole(-1, 3)}, want: "[?,3]"},
-		{name: "to a scalar", op: "Reshape", in: []Fact{shaped(1, 1), whole()}, want: "[]"},
-		{name: "from a scalar", op: "Reshape", in: []Fact{shaped(), whole(1, -1)}, want: "[1,1]"},
-		{name: "unknown data", op: "Reshape", in: []Fact{anyRank, whole(0, -1, 5)}, want: "[?,?,5]"},
+		{name: "numbers", op: "Reshape", in: []Fact{shaped(2, 6), int64s(3, 4)}, want: "[3,4]"},
+		{name: "inferred", op: "Reshape", in: []Fact{shaped(2, 6), int64s(4, -1)}, want: "[4,3]"},
+		{name: "copied", op: "Reshape", in: []Fact{shaped(B, S, 768), int64s(0, 0, 12, -1)}, want: "[B,S,12,64]"},
+		{name: "symbol carried over", op: "Reshape", in: []Fact{shaped(B, 12), int64s(-1, 3, 4)}, want: "[B,3,4]"},
+		{name: "product of symbols", op: "Reshape", in: []Fact{shaped(B, S, 8), int64s(-1, 8)}, want: "[?,8]"},
+		{name: "symbol with a factor", op: "Reshape", in: []Fact{shaped(B, 12), int64s(-1, 3)}, want: "[?,3]"},
+		{name: "to a scalar", op: "Reshape", in: []Fact{shaped(1, 1), int64s()}, want: "[]"},
+		{name: "from a scalar", op: "Reshape", in: []Fact{shaped(), int64s(1, -1)}, want: "[1,1]"},
+		{name: "unknown data", op: "Reshape", in: []Fact{anyRank, int64s(0, -1, 5)}, want: "[?,?,5]"},
 		{name: "unknown target", op: "Reshape", in: []Fact{shaped(B, 4), vector(3)}, want: "[?,?,?]"},
 		{name: "unknown target of hostile rank", op: "Reshape", in: []Fact{shaped(B, 4), vector(1 << 40)}, want: "[…]"},
-		{name: "no elements", op: "Reshape", in: []Fact{shaped(0, 4), whole(0, -1)}, want: "[0,4]"},
-		{name: "no elements of other shape", op: "Reshape", in: []Fact{shaped(0, 4), whole(0, 7)}, want: "[0,7]"},
-		{name: "zero allowed", op: "Reshape", attrs: allowZero, in: []Fact{shaped(0, 4), whole(7, 0)}, want: "[7,0]"},
-		{name: "two inferred", op: "Reshape", in: []Fact{shaped(4), whole(-1, -1)}, fails: "more than one -1"},
-		{name: "does not divide", op: "Reshape", in: []Fact{shaped(4, 3), whole(5, -1)}, fails: "numbers of elements differ"},
-		{name: "other size", op: "Reshape", in: []Fact{shaped(4, 3), whole(13)}, fails: "numbers of elements differ"},
-		{name: "copies what is not there", op: "Reshape", in: []Fact{shaped(4), whole(4, 0)}, fails: "copies dimension 1"},
-		{name: "zero with inferred", op: "Reshape", attrs: allowZero, in: []Fact{shaped(0, 4), whole(0, -1)}, fails: "allowzero"},
-		{name: "negative", op: "Reshape", in: []Fact{shaped(4), whole(-2)}, fails: "negative dimension"},
-		{name: "overflow", op: "Reshape", in: []Fact{shaped(4), whole(maxInt64, maxInt64, -1)}, fails: "too many elements"},
+		{name: "no elements", op: "Reshape", in: []Fact{shaped(0, 4), int64s(0, -1)}, want: "[0,4]"},
+		{name: "no elements of other shape", op: "Reshape", in: []Fact{shaped(0, 4), int64s(0, 7)}, want: "[0,7]"},
+		{name: "zero allowed", op: "Reshape", attrs: allowZero, in: []Fact{shaped(0, 4), int64s(7, 0)}, want: "[7,0]"},
+		{name: "two inferred", op: "Reshape", in: []Fact{shaped(4), int64s(-1, -1)}, fails: "more than one -1"},
+		{name: "does not divide", op: "Reshape", in: []Fact{shaped(4, 3), int64s(5, -1)}, fails: "numbers of elements differ"},
+		{name: "other size", op: "Reshape", in: []Fact{shaped(4, 3), int64s(13)}, fails: "numbers of elements differ"},
+		{name: "copies what is not there", op: "Reshape", in: []Fact{shaped(4), int64s(4, 0)}, fails: "copies dimension 1"},
+		{name: "zero with inferred", op: "Reshape", attrs: allowZero, in: []Fact{shaped(0, 4), int64s(0, -1)}, fails: "allowzero"},
+		{name: "negative", op: "Reshape", in: []Fact{shaped(4), int64s(-2)}, fails: "negative dimension"},
+		{name: "overflow", op: "Reshape", in: []Fact{shaped(4), int64s(maxInt64, maxInt64, -1)}, fails: "too many elements"},
 		{name: "float target", op: "Reshape", in: []Fact{shaped(4), shaped(1)}, fails: "needs int64"},
 
 		{name: "default axis", op: "Flatten", in: []Fact{shaped(B, 3, 4)}, want: "[B,12]"},
@@ -167,20 +167,20 @@ func TestInferReshape(t *testing.T) {
 		{name: "axis of the rank", op: "Flatten", attrs: attribute(axis(2)), in: []Fact{shaped(2, 3)}, want: "[6,1]"},
 		{name: "axis outside", op: "Flatten", attrs: attribute(axis(3)), in: []Fact{shaped(2, 3)}, fails: "axis 3"},
 
-		{name: "named", op: "Squeeze", in: []Fact{shaped(1, B, 1), whole(-1)}, want: "[1,B]"},
-		{name: "symbol", op: "Squeeze", in: []Fact{shaped(B, S), whole(0)}, want: "[S]"},
+		{name: "named", op: "Squeeze", in: []Fact{shaped(1, B, 1), int64s(-1)}, want: "[1,B]"},
+		{name: "symbol", op: "Squeeze", in: []Fact{shaped(B, S), int64s(0)}, want: "[S]"},
 		{name: "all", op: "Squeeze", in: []Fact{shaped(1, 3, 1)}, want: "[3]"},
 		{name: "all of open shape", op: "Squeeze", in: []Fact{shaped(1, B)}, want: "[…]"},
 		{name: "unknown axes", op: "Squeeze", in: []Fact{shaped(1, B, 4), vector(2)}, want: "[?]"},
-		{name: "not 1", op: "Squeeze", in: []Fact{shaped(2, 3), whole(1)}, fails: "length 3"},
+		{name: "not 1", op: "Squeeze", in: []Fact{shaped(2, 3), int64s(1)}, fails: "length 3"},
 		{name: "attribute", op: "Squeeze", opset: 11, attrs: attribute(axes(0)), in: []Fact{shaped(1, 3)}, want: "[3]"},
 		{name: "attribute after version 13", op: "Squeeze", attrs: attribute(axes(0)), in: []Fact{shaped(1, 3)}, fails: "does not exist in version 25"},
 
-		{name: "unsorted", op: "Unsqueeze", in: []Fact{shaped(B, 3), whole(-1, 0)}, want: "[1,B,3,1]"},
-		{name: "scalar", op: "Unsqueeze", in: []Fact{shaped(), whole(0)}, want: "[1]"},
+		{name: "unsorted", op: "Unsqueeze", in: []Fact{shaped(B, 3), int64s(-1, 0)}, want: "[1,B,3,1]"},
+		{name: "scalar", op: "Unsqueeze", in: []Fact{shaped(), int64s(0)}, want: "[1]"},
 		{name: "unknown axes", op: "Unsqueeze", in: []Fact{shaped(B), vector(2)}, want: "[?,?,?]"},
-		{name: "twice", op: "Unsqueeze", in: []Fact{shaped(B), whole(0, -3)}, fails: "named twice"},
-		{name: "outside", op: "Unsqueeze", in: []Fact{shaped(B), whole(2)}, fails: "axis 2"},
+		{name: "twice", op: "Unsqueeze", in: []Fact{shaped(B), int64s(0, -3)}, fails: "named twice"},
+		{name: "outside", op: "Unsqueeze", in: []Fact{shaped(B), int64s(2)}, fails: "axis 2"},
 		{name: "no axes", op: "Unsqueeze", in: []Fact{shaped(B)}, fails: "no axes"},
 	})
 }
@@ -191,23 +191,23 @@ func TestInferSlice(t *testing.T) {
 		return attribute(onnx.IntsAttribute("starts", starts), onnx.IntsAttribute("ends", ends))
 	}
 	testInference(t, []inferCase{
-		{name: "whole of a symbol", op: "Slice", in: slice(shaped(B, 4), whole(0), whole(maxInt64), whole(0), absent), want: "[B,4]"},
-		{name: "part of a symbol", op: "Slice", in: slice(shaped(B, 4), whole(1), whole(maxInt64), whole(0), absent), want: "[?,4]"},
-		{name: "default axes", op: "Slice", in: slice(shaped(5, B), whole(1), whole(-1), absent, absent), want: "[3,B]"},
-		{name: "steps", op: "Slice", in: slice(shaped(10, 7), whole(0, 6), whole(10, minInt64), whole(0, 1), whole(3, -2)), want: "[4,4]"},
-		{name: "huge steps", op: "Slice", in: slice(shaped(10, 7), whole(0, 6), whole(10, minInt64), whole(0, 1), whole(maxInt64, minInt64)), want: "[1,1]"},
-		{name: "nothing", op: "Slice", in: slice(shaped(10), whole(5), whole(2), whole(0), absent), want: "[0]"},
-		{name: "backwards from beyond", op: "Slice", in: slice(shaped(10), whole(maxInt64), whole(minInt64), whole(0), whole(-1)), want: "[10]"},
-		{name: "of nothing", op: "Slice", in: slice(shaped(0), whole(-1), whole(minInt64), whole(0), whole(-1)), want: "[0]"},
-		{name: "unknown ends", op: "Slice", in: slice(shaped(10, 4), whole(0), vector(1), whole(-1), absent), want: "[10,?]"},
-		{name: "unknown axes", op: "Slice", in: slice(shaped(10, 4), whole(0), whole(1), vector(1), absent), want: "[?,?]"},
-		{name: "any rank", op: "Slice", in: slice(anyRank, whole(0), whole(1), absent, absent), want: "[…]"},
+		{name: "whole of a symbol", op: "Slice", in: slice(shaped(B, 4), int64s(0), int64s(maxInt64), int64s(0), absent), want: "[B,4]"},
+		{name: "part of a symbol", op: "Slice", in: slice(shaped(B, 4), int64s(1), int64s(maxInt64), int64s(0), absent), want: "[?,4]"},
+		{name: "default axes", op: "Slice", in: slice(shaped(5, B), int64s(1), int64s(-1), absent, absent), want: "[3,B]"},
+		{name: "steps", op: "Slice", in: slice(shaped(10, 7), int64s(0, 6), int64s(10, minInt64), int64s(0, 1), int64s(3, -2)), want: "[4,4]"},
+		{name: "huge steps", op: "Slice", in: slice(shaped(10, 7), int64s(0, 6), int64s(10, minInt64), int64s(0, 1), int64s(maxInt64, minInt64)), want: "[1,1]"},
+		{name: "nothing", op: "Slice", in: slice(shaped(10), int64s(5), int64s(2), int64s(0), absent), want: "[0]"},
+		{name: "backwards from beyond", op: "Slice", in: slice(shaped(10), int64s(maxInt64), int64s(minInt64), int64s(0), int64s(-1)), want: "[10]"},
+		{name: "of nothing", op: "Slice", in: slice(shaped(0), int64s(-1), int64s(minInt64), int64s(0), int64s(-1)), want: "[0]"},
+		{name: "unknown ends", op: "Slice", in: slice(shaped(10, 4), int64s(0), vector(1), int64s(-1), absent), want: "[10,?]"},
+		{name: "unknown axes", op: "Slice", in: slice(shaped(10, 4), int64s(0), int64s(1), vector(1), absent), want: "[?,?]"},
+		{name: "any rank", op: "Slice", in: slice(anyRank, int64s(0), int64s(1), absent, absent), want: "[…]"},
 		{name: "attributes", op: "Slice", opset: 9, attrs: old(-2, 9), in: []Fact{shaped(5, B)}, want: "[2,B]"},
 		{name: "attributes after version 9", op: "Slice", attrs: old(-2, 9), in: []Fact{shaped(5, B)}, fails: "does not exist in version 13"},
-		{name: "step 0", op: "Slice", in: slice(shaped(10), whole(0), whole(1), whole(0), whole(0)), fails: "a step is 0"},
-		{name: "axis twice", op: "Slice", in: slice(shaped(10, 4), whole(0, 0), whole(1, 1), whole(0, -2), absent), fails: "sliced twice"},
-		{name: "counts differ", op: "Slice", in: slice(shaped(10, 4), whole(0, 0), whole(1), absent, absent), fails: "equally many"},
-		{name: "no ends", op: "Slice", in: []Fact{shaped(10), whole(0)}, fails: "lacks its input starts or ends"},
+		{name: "step 0", op: "Slice", in: slice(shaped(10), int64s(0), int64s(1), int64s(0), int64s(0)), fails: "a step is 0"},
+		{name: "axis twice", op: "Slice", in: slice(shaped(10, 4), int64s(0, 0), int64s(1, 1), int64s(0, -2), absent), fails: "sliced twice"},
+		{name: "counts differ", op: "Slice", in: slice(shaped(10, 4), int64s(0, 0), int64s(1), absent, absent), fails: "equally many"},
+		{name: "no ends", op: "Slice", in: []Fact{shaped(10), int64s(0)}, fails: "lacks its input starts or ends"},
 	})
 }
 
@@ -221,21 +221,21 @@ func TestInferConcat(t *testing.T) {
 		{name: "overflow", op: "Concat", attrs: attribute(axis(0)), in: []Fact{shaped(Dim(maxInt64)), shaped(5)}, want: fmt.Sprintf("[%d]", maxInt64)},
 		{name: "other length", op: "Concat", attrs: attribute(axis(0)), in: []Fact{shaped(1, 3), shaped(1, 4)}, fails: "dimensions 3 and 4 differ"},
 		{name: "other rank", op: "Concat", attrs: attribute(axis(0)), in: []Fact{shaped(1), shaped(1, 4)}, fails: "differ in rank"},
-		{name: "other type", op: "Concat", attrs: attribute(axis(0)), in: []Fact{shaped(1), whole(1)}, fails: "int64"},
+		{name: "other type", op: "Concat", attrs: attribute(axis(0)), in: []Fact{shaped(1), int64s(1)}, fails: "int64"},
 		{name: "scalars", op: "Concat", attrs: attribute(axis(0)), in: []Fact{shaped(), shaped()}, fails: "axis 0"},
 		{name: "no axis", op: "Concat", in: []Fact{shaped(1)}, fails: "lacks the attribute axis"},
 
 		{name: "attribute", op: "Split", opset: 11, outputs: 2, attrs: part(1, 3), in: []Fact{shaped(4, B)}, want: "[1,B] [3,B]"},
 		{name: "equal", op: "Split", opset: 13, outputs: 2, in: []Fact{shaped(4, B)}, want: "[2,B] [2,B]"},
 		{name: "uneven", op: "Split", outputs: 3, attrs: parts(3), in: []Fact{shaped(7)}, want: "[3] [3] [1]"},
-		{name: "input", op: "Split", outputs: 2, in: []Fact{shaped(4, B), whole(4, 0)}, want: "[4,B] [0,B]"},
+		{name: "input", op: "Split", outputs: 2, in: []Fact{shaped(4, B), int64s(4, 0)}, want: "[4,B] [0,B]"},
 		{name: "unknown input", op: "Split", outputs: 2, in: []Fact{shaped(4, B), vector(2)}, want: "[?,B] [?,B]"},
 		{name: "symbol", op: "Split", outputs: 2, attrs: parts(2), in: []Fact{shaped(B, 3)}, want: "[?,3] [?,3]"},
 		{name: "uneven before version 18", op: "Split", opset: 13, outputs: 3, in: []Fact{shaped(7)}, fails: "equal parts"},
 		{name: "more parts than elements", op: "Split", outputs: 4, attrs: parts(4), in: []Fact{shaped(5)}, fails: "equal parts"},
-		{name: "other sum", op: "Split", outputs: 2, in: []Fact{shaped(4), whole(4, 1)}, fails: "does not add up"},
-		{name: "other count", op: "Split", outputs: 3, in: []Fact{shaped(4), whole(3, 1)}, fails: "for 2 outputs"},
-		{name: "overflowing sum", op: "Split", outputs: 2, in: []Fact{shaped(B), whole(maxInt64, 1)}, fails: "too large"},
+		{name: "other sum", op: "Split", outputs: 2, in: []Fact{shaped(4), int64s(4, 1)}, fails: "does not add up"},
+		{name: "other count", op: "Split", outputs: 3, in: []Fact{shaped(4), int64s(3, 1)}, fails: "for 2 outputs"},
+		{name: "overflowing sum", op: "Split", outputs: 2, in: []Fact{shaped(B), int64s(maxInt64, 1)}, fails: "too large"},
 		{name: "other num_outputs", op: "Split", outputs: 2, attrs: parts(3), in: []Fact{shaped(6)}, fails: "num_outputs is 3"},
 	})
 }
@@ -244,9 +244,9 @@ func TestInferGather(t *testing.T) {
 	testInference(t, []inferCase{
 		{name: "scalar", op: "Gather", in: []Fact{shaped(7), scalar(int64(0))}, want: "[]"},
 		{name: "embedding", op: "Gather", in: []Fact{shaped(100, 8), {Type: onnx.Int64, Shape: []Dim{B, S}}}, want: "[B,S,8]"},
-		{name: "axis", op: "Gather", attrs: attribute(axis(-1)), in: []Fact{shaped(B, 8), whole(1, 2, 3)}, want: "[B,3]"},
+		{name: "axis", op: "Gather", attrs: attribute(axis(-1)), in: []Fact{shaped(B, 8), int64s(1, 2, 3)}, want: "[B,3]"},
 		{name: "float indices", op: "Gather", in: []Fact{shaped(7), shaped(2)}, fails: "needs int64"},
-		{name: "scalar data", op: "Gather", in: []Fact{shaped(), whole(0)}, fails: "axis 0"},
+		{name: "scalar data", op: "Gather", in: []Fact{shaped(), int64s(0)}, fails: "axis 0"},
 
 		{name: "smaller indices", op: "GatherElements", in: []Fact{shaped(5, 6), {Type: onnx.Int32, Shape: []Dim{9, 2}}}, want: "[9,2]"},
 		{name: "larger indices", op: "GatherElements", in: []Fact{shaped(5, 6), {Type: onnx.Int32, Shape: []Dim{5, 7}}}, fails: "exceed data"},
@@ -254,7 +254,7 @@ func TestInferGather(t *testing.T) {
 		{name: "slices", op: "GatherND", in: []Fact{shaped(2, 3, B), {Type: onnx.Int64, Shape: []Dim{4, 2}}}, want: "[4,B]"},
 		{name: "batch", op: "GatherND", attrs: attribute(onnx.IntAttribute("batch_dims", 1)), in: []Fact{shaped(B, 3, 4), {Type: onnx.Int64, Shape: []Dim{2, 1}}}, want: "[2,4]"},
 		{name: "tuples too long", op: "GatherND", in: []Fact{shaped(2), {Type: onnx.Int64, Shape: []Dim{4, 2}}}, fails: "length 2"},
-		{name: "batch too deep", op: "GatherND", attrs: attribute(onnx.IntAttribute("batch_dims", 9)), in: []Fact{shaped(2), whole(1)}, fails: "batch_dims is 9"},
+		{name: "batch too deep", op: "GatherND", attrs: attribute(onnx.IntAttribute("batch_dims", 9)), in: []Fact{shaped(2), int64s(1)}, fails: "batch_dims is 9"},
 
 		{name: "known", op: "Compress", attrs: attribute(axis(1)), in: []Fact{shaped(2, 3), FactOf(tensor.FromSlice([]bool{true, false, true}))}, want: "[2,2]"},
 		{name: "unknown", op: "Compress", in: []Fact{shaped(2, 3), {Type: onnx.Bool, Shape: []Dim{3}}}, want: "[?]"},
@@ -282,21 +282,21 @@ func TestInferScatter(t *testing.T) {
 }
 
 func TestInferExpand(t *testing.T) {
-	pads := func(v ...int64) []Fact { return []Fact{shaped(3, B), whole(v...)} }
+	pads := func(v ...int64) []Fact { return []Fact{shaped(3, B), int64s(v...)} }
 	mode := func(s string) []*onnx.Attribute { return attribute(onnx.StringAttribute("mode", s)) }
 	testInference(t, []inferCase{
-		{name: "both ways", op: "Expand", in: []Fact{shaped(3, 1), whole(2, 1, 6)}, want: "[2,3,6]"},
+		{name: "both ways", op: "Expand", in: []Fact{shaped(3, 1), int64s(2, 1, 6)}, want: "[2,3,6]"},
 		{name: "unknown shape", op: "Expand", in: []Fact{shaped(B, 4), vector(3)}, want: "[?,?,4]"},
-		{name: "does not broadcast", op: "Expand", in: []Fact{shaped(3), whole(2)}, fails: "do not broadcast"},
-		{name: "negative", op: "Expand", in: []Fact{shaped(3), whole(-1)}, fails: "negative"},
+		{name: "does not broadcast", op: "Expand", in: []Fact{shaped(3), int64s(2)}, fails: "do not broadcast"},
+		{name: "negative", op: "Expand", in: []Fact{shaped(3), int64s(-1)}, fails: "negative"},
 
-		{name: "numbers", op: "Tile", in: []Fact{shaped(3, B), whole(2, 1)}, want: "[6,B]"},
-		{name: "other count", op: "Tile", in: []Fact{shaped(3), whole(2, 1)}, fails: "do not fit"},
-		{name: "overflow", op: "Tile", in: []Fact{shaped(3), whole(maxInt64)}, want: fmt.Sprintf("[%d]", maxInt64)},
+		{name: "numbers", op: "Tile", in: []Fact{shaped(3, B), int64s(2, 1)}, want: "[6,B]"},
+		{name: "other count", op: "Tile", in: []Fact{shaped(3), int64s(2, 1)}, fails: "do not fit"},
+		{name: "overflow", op: "Tile", in: []Fact{shaped(3), int64s(maxInt64)}, want: fmt.Sprintf("[%d]", maxInt64)},
 
 		{name: "both ends", op: "Pad", in: pads(1, 0, -2, 0), want: "[2,B]"},
 		{name: "symbol", op: "Pad", in: pads(0, 1, 0, 0), want: "[3,?]"},
-		{name: "axes", op: "Pad", in: []Fact{shaped(3, B), whole(1, 1), absent, whole(0)}, want: "[5,B]"},
+		{name: "axes", op: "Pad", in: []Fact{shaped(3, B), int64s(1, 1), absent, int64s(0)}, want: "[5,B]"},
 		{name: "attribute", op: "Pad", opset: 10, attrs: attribute(onnx.IntsAttribute("pads", 1, 1)), in: []Fact{shaped(3)}, want: "[5]"},
 		{name: "unknown", op: "Pad", in: []Fact{shaped(3, B), vector(4)}, want: "[?,?]"},
 		{name: "cuts too much", op: "Pad", in: pads(-2, 0, -2, 0), fails: "leave nothing"},
@@ -304,8 +304,8 @@ func TestInferExpand(t *testing.T) {
 		{name: "wrap before version 19", op: "Pad", opset: 18, attrs: mode("wrap"), in: pads(0, 0, 0, 0), fails: `"wrap"`},
 		{name: "hostile", op: "Pad", in: pads(maxInt64, 0, maxInt64, 0), fails: "too large"},
 
-		{name: "crops and pads", op: "CenterCropPad", in: []Fact{shaped(3, B), whole(10, 5)}, want: "[10,5]"},
-		{name: "some axes", op: "CenterCropPad", attrs: attribute(axes(-1)), in: []Fact{shaped(B, 3), whole(10)}, want: "[B,10]"},
+		{name: "crops and pads", op: "CenterCropPad", in: []Fact{shaped(3, B), int64s(10, 5)}, want: "[10,5]"},
+		{name: "some axes", op: "CenterCropPad", attrs: attribute(axes(-1)), in: []Fact{shaped(B, 3), int64s(10)}, want: "[B,10]"},
 	})
 }
 
@@ -322,11 +322,11 @@ func TestInferConstants(t *testing.T) {
 		{name: "none", op: "Constant", fails: "exactly one value"},
 		{name: "wrong kind", op: "Constant", attrs: attribute(onnx.IntAttribute("value_float", 7)), fails: "value_float"},
 
-		{name: "known", op: "ConstantOfShape", in: []Fact{whole(2, 0)}, want: "[2,0]"},
-		{name: "scalar", op: "ConstantOfShape", in: []Fact{whole()}, want: "[]"},
+		{name: "known", op: "ConstantOfShape", in: []Fact{int64s(2, 0)}, want: "[2,0]"},
+		{name: "scalar", op: "ConstantOfShape", in: []Fact{int64s()}, want: "[]"},
 		{name: "unknown", op: "ConstantOfShape", in: []Fact{vector(2)}, want: "[?,?]"},
-		{name: "negative", op: "ConstantOfShape", in: []Fact{whole(-1)}, fails: "negative"},
-		{name: "two values", op: "ConstantOfShape", attrs: value(tensor.FromSlice([]int64{1, 2})), in: []Fact{whole(1)}, fails: "2 elements"},
+		{name: "negative", op: "ConstantOfShape", in: []Fact{int64s(-1)}, fails: "negative"},
+		{name: "two values", op: "ConstantOfShape", attrs: value(tensor.FromSlice([]int64{1, 2})), in: []Fact{int64s(1)}, fails: "2 elements"},
 
 		{name: "integers", op: "Range", in: []Fact{scalar(int64(3)), scalar(int64(10)), scalar(int64(3))}, want: "[3]"},
 		{name: "down", op: "Range", in: []Fact{scalar(int32(3)), scalar(int32(-4)), scalar(int32(-3))}, want: "[3]"},
@@ -346,16 +346,16 @@ func TestInferConstants(t *testing.T) {
 
 func TestInferOrder(t *testing.T) {
 	testInference(t, []inferCase{
-		{name: "input", op: "TopK", outputs: 2, in: []Fact{shaped(B, 8), whole(2)}, want: "[B,2] [B,2]"},
+		{name: "input", op: "TopK", outputs: 2, in: []Fact{shaped(B, 8), int64s(2)}, want: "[B,2] [B,2]"},
 		{name: "attribute", op: "TopK", opset: 9, outputs: 2, attrs: attribute(onnx.IntAttribute("k", 3)), in: []Fact{shaped(B, 8)}, want: "[B,3] [B,3]"},
 		{name: "unknown", op: "TopK", outputs: 2, in: []Fact{shaped(B, 8), vector(1)}, want: "[B,?] [B,?]"},
-		{name: "too many", op: "TopK", outputs: 2, in: []Fact{shaped(B, 8), whole(9)}, fails: "only 8 elements"},
+		{name: "too many", op: "TopK", outputs: 2, in: []Fact{shaped(B, 8), int64s(9)}, fails: "only 8 elements"},
 		{name: "no k", op: "TopK", outputs: 2, in: []Fact{shaped(B, 8)}, fails: "lacks its input K"},
 		{name: "kept", op: "ArgMax", attrs: attribute(axis(-1)), in: []Fact{shaped(B, 8)}, want: "[B,1]"},
 		{name: "dropped", op: "ArgMin", attrs: attribute(axis(-1), onnx.IntAttribute("keepdims", 0)), in: []Fact{shaped(B, 8)}, want: "[B]"},
 		{name: "of nothing", op: "ArgMin", in: []Fact{shaped(0, 8)}, fails: "no elements"},
 		{name: "columns", op: "NonZero", in: []Fact{shaped(B, 8)}, want: "[2,?]"},
-		{name: "known", op: "NonZero", in: []Fact{whole(0, 5, 7)}, want: "[1,2]"},
+		{name: "known", op: "NonZero", in: []Fact{int64s(0, 5, 7)}, want: "[1,2]"},
 		{name: "axis", op: "Unique", outputs: 4, attrs: attribute(axis(0)), in: []Fact{shaped(B, 8)}, want: "[?,8] [?] [B] [?]"},
 		{name: "flat", op: "Unique", outputs: 4, in: []Fact{shaped(3, 8)}, want: "[?] [?] [24] [?]"},
 		{name: "perm", op: "Transpose", attrs: attribute(onnx.IntsAttribute("perm", 0, 2, 1)), in: []Fact{shaped(B, 2, S)}, want: "[B,S,2]"},
@@ -372,15 +372,15 @@ func TestInferResize(t *testing.T) {
 	policy := attribute(onnx.StringAttribute("keep_aspect_ratio_policy", "not_larger"))
 	testInference(t, []inferCase{
 		{name: "scales", op: "Resize", in: []Fact{shaped(1, B, 4, S), absent, floats(1, 1, 2.5, 2)}, want: "[1,B,10,?]"},
-		{name: "sizes", op: "Resize", in: []Fact{shaped(1, B), absent, absent, whole(3, 4)}, want: "[3,4]"},
+		{name: "sizes", op: "Resize", in: []Fact{shaped(1, B), absent, absent, int64s(3, 4)}, want: "[3,4]"},
 		{name: "version 10", op: "Resize", opset: 10, in: []Fact{shaped(10), floats(0.66)}, want: "[6]"},
-		{name: "aspect ratio", op: "Resize", attrs: append(policy, axes(2, 3)), in: []Fact{shaped(B, 3, 10, 20), absent, absent, whole(7, 8)}, want: "[B,3,4,8]"},
+		{name: "aspect ratio", op: "Resize", attrs: append(policy, axes(2, 3)), in: []Fact{shaped(B, 3, 10, 20), absent, absent, int64s(7, 8)}, want: "[B,3,4,8]"},
 		{name: "unknown", op: "Resize", in: []Fact{shaped(1, B), absent, Fact{Type: onnx.Float32, Shape: []Dim{2}}}, want: "[?,?]"},
 		{name: "neither", op: "Resize", in: []Fact{shaped(1, B)}, fails: "either scales or sizes"},
-		{name: "both", op: "Resize", in: []Fact{shaped(1), absent, floats(1), whole(1)}, fails: "either scales or sizes"},
+		{name: "both", op: "Resize", in: []Fact{shaped(1), absent, floats(1), int64s(1)}, fails: "either scales or sizes"},
 		{name: "negative", op: "Resize", in: []Fact{shaped(1), absent, floats(-1)}, fails: "scaled by -1"},
 		{name: "too large", op: "Resize", in: []Fact{shaped(1 << 40), absent, floats(1e20)}, fails: "scaled by 1e+20"},
-		{name: "of nothing", op: "Resize", in: []Fact{shaped(0), absent, absent, whole(4)}, fails: "resized to 4"},
+		{name: "of nothing", op: "Resize", in: []Fact{shaped(0), absent, absent, int64s(4)}, fails: "resized to 4"},
 		{name: "attribute", op: "Upsample", opset: 7, attrs: attribute(&onnx.Attribute{Name: "scales", Type: onnx.AttributeFloats, Floats: []float32{1, 2}}), in: []Fact{shaped(B, 3)}, want: "[B,6]"},
 		{name: "no scales", op: "Upsample", opset: 9, in: []Fact{shaped(B, 3)}, fails: "lacks scales"},
 	})

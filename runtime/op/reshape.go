@@ -80,6 +80,9 @@ func (c *Inference) reshaped(data []Dim, target []int64, allowZero bool) ([]Dim,
 		}
 		return shape, nil
 	}
+	if inferred < 0 && slices.Contains(data, 0) && slices.Contains(shape, 0) {
+		return shape, nil // no elements on either side
+	}
 	var rest []Dim
 	for i, d := range data {
 		if !kept[i] {
@@ -91,7 +94,7 @@ func (c *Inference) reshaped(data []Dim, target []int64, allowZero bool) ([]Dim,
 	case err != nil:
 	case inferred >= 0:
 		shape[inferred] = left
-	case left.Known() && left != 1 && !slices.Contains(shape, 0):
+	case left.Known() && left != 1:
 		err = errors.New("the numbers of elements differ")
 	}
 	if err != nil {
