@@ -55,13 +55,22 @@ func inferMatMul(c *Inference) error {
 	if err != nil {
 		return err
 	}
-	a, b := c.Shape(0), c.Shape(1)
+	shape, err := c.matMulShape(c.Shape(0), c.Shape(1))
+	if err != nil {
+		return err
+	}
+	c.Set(0, t, shape)
+	return nil
+}
+
+// matMulShape returns the shape of the product of operands of shapes a and b,
+// as numpy's matmul has it.
+func (c *Inference) matMulShape(a, b []Dim) ([]Dim, error) {
 	if a == nil || b == nil {
-		c.Set(0, t, nil)
-		return nil
+		return nil, nil
 	}
 	if len(a) == 0 || len(b) == 0 {
-		return errors.New("cannot multiply a scalar; the operands need a rank of at least 1")
+		return nil, errors.New("cannot multiply a scalar; the operands need a rank of at least 1")
 	}
 	a, b = matMulOperand(c.Node, 0, a), matMulOperand(c.Node, 1, b)
 	// A vector is a matrix of one row (or column) that the result lacks.
@@ -73,11 +82,11 @@ func inferMatMul(c *Inference) error {
 		b = []Dim{b[0], 1}
 	}
 	if _, err := Unify(a[len(a)-1], b[len(b)-2]); err != nil {
-		return fmt.Errorf("cannot multiply matrices of shapes %s and %s", FormatDims(a), FormatDims(b))
+		return nil, fmt.Errorf("cannot multiply matrices of shapes %s and %s", FormatDims(a), FormatDims(b))
 	}
 	shape, err := c.Broadcast(a[:len(a)-2], b[:len(b)-2])
 	if err != nil {
-		return err
+		return nil, err
 	}
 	shape = slices.Clip(shape)
 	if !rowVector {
@@ -86,8 +95,7 @@ func inferMatMul(c *Inference) error {
 	if !columnVector {
 		shape = append(shape, b[len(b)-1])
 	}
-	c.Set(0, t, JoinDims(shape))
-	return nil
+	return JoinDims(shape), nil
 }
 
 // matMulOperand puts a shape in the order of MatMulOrder. Vectors stay.
