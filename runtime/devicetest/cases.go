@@ -22,9 +22,10 @@ import (
 
 // Case is one of ONNX's test cases: a model and data sets for it.
 type Case struct {
-	Name  string
-	Model []byte
-	Data  []DataSet
+	Name      string
+	Model     []byte
+	Data      []DataSet
+	Tolerance Tolerance
 }
 
 // DataSet is one set of inputs and the outputs that they must give, each an
@@ -119,12 +120,12 @@ func assemble(files map[string][]byte) ([]Case, error) {
 			continue
 		}
 		dir := path.Dir(name)
-		c := Case{Name: path.Base(dir), Model: model}
+		c := Case{Name: path.Base(dir), Model: model, Tolerance: ONNXTolerance}
 		for n := 0; ; n++ {
 			set := DataSet{Name: fmt.Sprintf("test_data_set_%d", n)}
 			numbered := func(kind string) (list [][]byte) {
 				for j := 0; ; j++ {
-					b, ok := files[fmt.Sprintf("%s/%s/%s_%d.pb", dir, set.Name, kind, j)]
+					b, ok := files[path.Join(dir, set.Name, fmt.Sprintf("%s_%d.pb", kind, j))]
 					if !ok {
 						return list
 					}

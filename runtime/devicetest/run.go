@@ -11,11 +11,12 @@ import (
 	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
 
-// The tolerances of ONNX's own test runner.
-const (
-	RelativeTolerance = 1e-3
-	AbsoluteTolerance = 1e-7
-)
+// Tolerance is how far an output x may be from its reference r:
+// |x − r| ≤ Absolute + Relative·|r|.
+type Tolerance struct{ Relative, Absolute float64 }
+
+// ONNXTolerance is that of ONNX's own test runner.
+var ONNXTolerance = Tolerance{Relative: 1e-3, Absolute: 1e-7}
 
 // Outcome is how a case ended.
 type Outcome int
@@ -40,7 +41,7 @@ func Run(c Case, o runtime.Options) (Outcome, error) {
 	}
 	defer s.Close()
 	for _, set := range c.Data {
-		if err := runDataSet(s, set); err != nil {
+		if err := runDataSet(s, set, c.Tolerance); err != nil {
 			return refusal(err), fmt.Errorf("%s: %w", set.Name, err)
 		}
 	}
@@ -55,7 +56,7 @@ func refusal(err error) Outcome {
 	return Failed
 }
 
-func runDataSet(s *runtime.Session, set DataSet) error {
+func runDataSet(s *runtime.Session, set DataSet, tolerance Tolerance) error {
 	inputs := map[string]*tensor.Tensor{}
 	declared := s.Inputs()
 	if len(set.Inputs) > len(declared) {
@@ -78,7 +79,7 @@ func runDataSet(s *runtime.Session, set DataSet) error {
 			return err
 		}
 		name := s.Outputs()[i].Name
-		d, err := tensor.Compare(outputs[name], want, RelativeTolerance, AbsoluteTolerance)
+		d, err := tensor.Compare(outputs[name], want, tolerance.Relative, tolerance.Absolute)
 		if err != nil {
 			return fmt.Errorf("output %q %w", name, err)
 		}
