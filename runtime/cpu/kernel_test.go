@@ -13,8 +13,8 @@ import (
 )
 
 // compute runs one node, its inputs all constants or all not, as a runtime
-// does: inference, compilation, binding, and the computation twice, the second
-// time without allocating.
+// does: inference, compilation, binding, and the computation several times, all
+// but the first without allocating.
 func compute(t *testing.T, threads int, constant bool, n *onnx.Node, opset int64, in ...*tensor.Tensor) []*tensor.Tensor {
 	t.Helper()
 	d := New(device.Options{Threads: threads})
@@ -64,7 +64,7 @@ func compute(t *testing.T, threads int, constant bool, n *onnx.Node, opset int64
 	if err := run(); err != nil {
 		t.Fatal(err)
 	}
-	if allocations := testing.AllocsPerRun(1, func() {
+	if allocations := testing.AllocsPerRun(5, func() {
 		if err := run(); err != nil {
 			t.Error(err)
 		}
@@ -81,7 +81,9 @@ func random[T float32 | float64](seed uint64, shape ...int) *tensor.Tensor {
 	for i := range x {
 		x[i] = T(r.NormFloat64())
 	}
-	return tensor.FromSlice(x, shape...)
+	t := tensor.FromSlice(x)
+	t.Shape = append([]int{}, shape...)
+	return t
 }
 
 // floats returns the elements of a tensor as float64.
