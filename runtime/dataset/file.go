@@ -45,11 +45,12 @@ func extension(path string) string {
 }
 
 func readNPY(path string) (*tensor.Tensor, error) {
-	data, err := os.ReadFile(path)
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	return tensor.DecodeNPY(data)
+	defer f.Close()
+	return tensor.ReadNPY(bufio.NewReader(f))
 }
 
 func readPB(path string) (string, *tensor.Tensor, error) {
@@ -72,7 +73,7 @@ func WriteTensor(path, name string, t *tensor.Tensor) error {
 	var fill func(io.Writer) error
 	switch extension(path) {
 	case NPY:
-		fill = t.WriteNPY
+		fill = func(w io.Writer) error { return tensor.WriteNPY(w, t) }
 	case PB:
 		fill = func(w io.Writer) error {
 			data, err := onnx.EncodeTensor(t.ToONNX(name))
