@@ -38,7 +38,9 @@ type DataSet struct {
 // ErrNoCases says that the cases are not on this machine.
 var ErrNoCases = errors.New("ONNX's test cases are not here: set FMOE_ONNX_TESTS to their directory (Debian's package libonnx-testdata has some)")
 
-var loadCases = sync.OnceValues(func() ([]Case, error) {
+// LoadONNXCases reads ONNX's operator cases, ordered by name, from the
+// directory that FMOE_ONNX_TESTS names or from the shared archive.
+var LoadONNXCases = sync.OnceValues(func() ([]Case, error) {
 	if dir := os.Getenv("FMOE_ONNX_TESTS"); dir != "" {
 		return ReadCases(os.DirFS(dir))
 	}
@@ -61,7 +63,7 @@ var loadCases = sync.OnceValues(func() ([]Case, error) {
 // skipped where they are not on this machine.
 func ONNXCases(t testing.TB) []Case {
 	t.Helper()
-	cases, err := loadCases()
+	cases, err := LoadONNXCases()
 	if errors.Is(err, ErrNoCases) {
 		t.Skip(err)
 	}
