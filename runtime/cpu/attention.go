@@ -36,15 +36,16 @@ func bindAttention[T simd.Float](d *Device, c *device.Call, n *op.Node) (func() 
 	}
 	a.softcap = float64(n.Float("softcap", 0))
 	a.q = viewHeads(c.In[0], a.heads, a.queries, a.headSize)
-	if out := c.Out[0]; out != nil {
-		a.y = viewHeads(out, a.heads, a.queries, a.valueSize)
-	}
-	keys := newCache[T](d, c, 1, viewHeads(c.In[1], a.kvHeads, int(shape.Keys), a.headSize), at(c.In, 4), shape, a.headSize)
-	values := newCache[T](d, c, 2, viewHeads(c.In[2], a.kvHeads, int(shape.Keys), a.valueSize), at(c.In, 5), shape, a.valueSize)
+	a.y = viewHeads(c.Out[0], a.heads, a.queries, a.valueSize)
+	past, added := int(shape.Past), int(shape.Keys)
+	keys := newCache[T](d, shape, a.headSize, viewHeads(c.In[1], a.kvHeads, added, a.headSize),
+		viewHeads(at(c.In, 4), a.kvHeads, past, a.headSize), viewHeads(at(c.Out, 1), a.kvHeads, a.keys, a.headSize))
+	values := newCache[T](d, shape, a.valueSize, viewHeads(c.In[2], a.kvHeads, added, a.valueSize),
+		viewHeads(at(c.In, 5), a.kvHeads, past, a.valueSize), viewHeads(at(c.Out, 2), a.kvHeads, a.keys, a.valueSize))
 	a.k, a.v = keys.attended, values.attended
 	a.probe, a.probeStage = at(c.Out, 3), int(n.Int("qk_matmul_output_mode", 0))
 
-	past, lengths := int(shape.Past), at(c.In, 6)
+	lengths := at(c.In, 6)
 	left, right := int(n.Int("left_window_size", -1)), int(n.Int("right_window_size", -1))
 	if n.Int("is_causal", 0) != 0 {
 		right = 0
@@ -102,8 +103,11 @@ type headView struct {
 }
 
 // viewHeads views a dense tensor [batch, heads, length, size] or, of rank 3,
-// [batch, length, heads·size].
+// [batch, length, heads·size]. Without a tensor it is a view of nothing.
 func viewHeads(t *tensor.Tensor, heads, length, size int) headView {
+	if t == nil {
+		return headView{}
+	}
 	v := headView{tensor: t, batch: heads * length * size, head: length * size, vector: size}
 	if t.Rank() == 3 {
 		v.head, v.vector = size, heads*size
@@ -123,34 +127,29 @@ type cache[T simd.Float] struct {
 	fill     func() // puts past and new ones together
 }
 
-// newCache arranges output i of an attention, the present keys or values.
-func newCache[T simd.Float](d *Device, c *device.Call, i int, added headView, past *tensor.Tensor, s *op.AttentionShape, size int) cache[T] {
-	present, heads, length := at(c.Out, i), int(s.KVHeads), int(s.Past+s.Keys)
-	if present == nil && past != nil {
-		present = tensor.New(past.Type, int(s.Batch), heads, length, size)
+// newCache arranges keys or values of the given size. past and present, the
+// output for past and new ones together, may be views of nothing.
+func newCache[T simd.Float](d *Device, s *op.AttentionShape, size int, added, past, present headView) cache[T] {
+	batch, heads, before, length := int(s.Batch), int(s.KVHeads), int(s.Past), int(s.Past+s.Keys)
+	if present.tensor == nil && past.tensor != nil {
+		present = viewHeads(tensor.New(past.tensor.Type, batch, heads, length, size), heads, length, size)
 	}
-	if present == nil || size == 0 || length == 0 {
+	if present.tensor == nil || size == 0 || length == 0 {
 		return cache[T]{attended: added, fill: func() {}}
-	}
-	to := viewHeads(present, heads, length, size)
-	before := int(s.Past)
-	var old headView
-	if past != nil {
-		old = viewHeads(past, heads, before, size)
 	}
 	body := func(lo, hi int) {
 		for i := lo; i < hi; i++ {
 			b, h := i/heads, i%heads
 			if before > 0 {
-				copy(from[T](to, b, h, 0), from[T](old, b, h, 0)[:before*size])
+				copy(from[T](present, b, h, 0), from[T](past, b, h, 0)[:before*size])
 			}
 			for j := before; j < length; j++ {
-				copy(from[T](to, b, h, j), from[T](added, b, h, j-before)[:size])
+				copy(from[T](present, b, h, j), from[T](added, b, h, j-before)[:size])
 			}
 		}
 	}
 	grain := max(1, 1<<14/(length*size))
-	return cache[T]{attended: to, fill: func() { d.pool.run(int(s.Batch)*heads, grain, body) }}
+	return cache[T]{attended: present, fill: func() { d.pool.run(batch*heads, grain, body) }}
 }
 
 // maskBias returns the function that applies a mask [batch, heads, queries,

@@ -34,8 +34,8 @@ func bindLoss[T simd.Float](d *Device, c *device.Call, n *op.Node) func() error 
 		if logs = at(c.Out, 1); logs == nil {
 			logs = tensor.New(c.In[0].Type, c.In[0].Shape...)
 		}
-		inner := &device.Call{In: c.In, Out: []*tensor.Tensor{logs}}
-		prepare = softmax[T](d, inner, outer, classes, c.In[0].Len()/max(outer*classes, 1), true)
+		scores := &device.Call{In: c.In, Out: []*tensor.Tensor{logs}}
+		prepare = softmax[T](d, scores, outer, classes, inner, true)
 	}
 	ignored, ignores := op.IgnoreIndex(n)
 	reduction := n.String("reduction", "mean")

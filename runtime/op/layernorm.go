@@ -30,7 +30,7 @@ func init() {
 			Attributes: []string{"epsilon"}, Infer: inferSkipLayerNormalization},
 		// EmbedLayerNormalization of ONNX Runtime: the sum of BERT's
 		// embeddings, normalised.
-		Operator{Domain: "com.microsoft", Name: "EmbedLayerNormalization", Since: []int{1}, Inputs: Between(7, 9), Outputs: Between(1, 3),
+		Operator{Domain: "com.microsoft", Name: "EmbedLayerNormalization", Since: []int{1}, Inputs: Between(1, 9), Outputs: Between(1, 3),
 			Attributes: []string{"epsilon", "mask_index_type"}, Infer: inferEmbedLayerNormalization},
 	)
 }
@@ -109,6 +109,9 @@ func inferSkipLayerNormalization(c *Inference) error {
 }
 
 func inferEmbedLayerNormalization(c *Inference) error {
+	if err := c.wantInputs(0, 2, 3, 5, 6); err != nil {
+		return err
+	}
 	ids := []onnx.DataType{onnx.Int32}
 	if _, err := c.typeAmong(ids, 0, 1, 7, 8); err != nil {
 		return err

@@ -1,0 +1,382 @@
+package op
+
+import (
+	"fmt"
+
+	"github.com/fmoe-go/fmoe/onnx"
+)
+
+// The attention operators of ONNX Runtime (domain com.microsoft, version 1),
+// without what only its GPU kernels have: shared and quantized caches, beams.
+func init() {
+	Register(
+		// MultiHeadAttention: query, key?, value?, bias?, key_padding_mask?,
+		// attention_bias?, past_key?, past_value?.
+		Operator{Domain: "com.microsoft", Name: "MultiHeadAttention", Since: []int{1}, Inputs: Between(1, 8), Outputs: Between(1, 3),
+			Attributes: []string{"mask_filter_value", "num_heads", "scale", "unidirectional"}, Infer: inferMultiHeadAttention},
+		// GroupQueryAttention: query, key?, value?, past_key?, past_value?,
+		// seqlens_k, total_sequence_length, cos_cache?, sin_cache?,
+		// position_ids?, attention_bias?, head_sink?.
+		Operator{Domain: "com.microsoft", Name: "GroupQueryAttention", Since: []int{1}, Inputs: Between(1, 12), Outputs: Between(1, 3),
+			Attributes: []string{"causal", "do_rotary", "k_quant_type", "kv_cache_bit_width", "kv_num_heads", "local_window_size", "num_heads",
+				"qk_output", "rotary_interleaved", "scale", "sliding_window_cache", "smooth_softmax", "softcap", "v_quant_type"},
+			Parameters: []int{6}, Infer: inferGroupQueryAttention},
+		// Attention: input, weights, bias?, mask_index?, past?,
+		// attention_bias?.
+		Operator{Domain: "com.microsoft", Name: "Attention", Since: []int{1}, Inputs: Between(2, 6), Outputs: Between(1, 2),
+			Attributes: []string{"do_rotary", "mask_filter_value", "num_heads", "past_present_share_buffer", "qkv_hidden_sizes",
+				"scale", "unidirectional"}, Infer: inferProjectedAttention},
+	)
+}
+
+// wantInputs fails where one of the inputs is absent.
+func (c *Inference) wantInputs(inputs ...int) error {
+	for _, i := range inputs {
+		if !c.Has(i) {
+			return fmt.Errorf("lacks its input %d", i)
+		}
+	}
+	return nil
+}
+
+// wantZero fails where an integer attribute asks for what is not supported.
+func (n *Node) wantZero(attributes ...string) error {
+	for _, name := range attributes {
+		if n.Int(name, 0) != 0 {
+			return fmt.Errorf("attribute %s is not supported", name)
+		}
+	}
+	return nil
+}
+
+// headCount reads an attribute that counts heads.
+func (n *Node) headCount(name string) (Dim, error) {
+	heads := n.Int(name, 0)
+	if heads < 1 || heads > maxWindowValue {
+		return 0, fmt.Errorf("%s is %d, needs a positive number", name, heads)
+	}
+	return Dim(heads), nil
+}
+
+// unifyAll unifies dimensions with those of a shape of the same rank.
+func unifyAll(what string, shape []Dim, dims ...*Dim) error {
+	if shape == nil {
+		return nil
+	}
+	if len(shape) != len(dims) {
+		return fmt.Errorf("%s has shape %s, needs rank %d", what, FormatDims(shape), len(dims))
+	}
+	for i, d := range dims {
+		var err error
+		if *d, err = Unify(*d, shape[i]); err != nil {
+			return fmt.Errorf("%s of shape %s: %w", what, FormatDims(shape), err)
+		}
+	}
+	return nil
+}
+
+// MultiHeadDims returns the dimensions of a MultiHeadAttention node, as far as
+// they are known.
+func MultiHeadDims(c *Inference) (*AttentionShape, error) {
+	heads, err := c.Node.headCount("num_heads")
+	if err != nil {
+		return nil, err
+	}
+	s := &AttentionShape{Batch: c.Fresh(), Heads: heads, KVHeads: heads, Queries: c.Fresh(), Keys: c.Fresh(),
+		HeadSize: c.Fresh(), ValueSize: c.Fresh()}
+	query, key := c.Shape(0), c.Shape(1)
+	three, two := Dim(3), Dim(2)
+	switch {
+	case len(query) == 5 && !c.Has(1) && !c.Has(2): // queries, keys and values in one
+		err = unifyAll("query", query, &s.Batch, &s.Queries, &s.Heads, &three, &s.HeadSize)
+		s.Keys, s.ValueSize = s.Queries, s.HeadSize
+	case !c.Has(1):
+		return nil, fmt.Errorf("query of shape %s needs a key", FormatDims(query))
+	default:
+		err = headsOf(query, int64(heads), &s.Batch, &s.Heads, &s.Queries, &s.HeadSize)
+		switch {
+		case err != nil:
+		case len(key) == 5 && !c.Has(2):
+			err = unifyAll("key", key, &s.Batch, &s.Keys, &s.KVHeads, &two, &s.HeadSize)
+			s.ValueSize = s.HeadSize
+		case !c.Has(2):
+			err = fmt.Errorf("key of shape %s needs a value", FormatDims(key))
+		default:
+			if err = headsOf(key, int64(heads), &s.Batch, &s.KVHeads, &s.Keys, &s.HeadSize); err == nil {
+				err = headsOf(c.Shape(2), int64(heads), &s.Batch, &s.KVHeads, &s.Keys, &s.ValueSize)
+			}
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if c.Has(6) {
+		s.Past = c.Fresh()
+	}
+	if err := unifyAll("past_key", c.Shape(6), &s.Batch, &s.KVHeads, &s.Past, &s.HeadSize); err != nil {
+		return nil, err
+	}
+	return s, unifyAll("past_value", c.Shape(7), &s.Batch, &s.KVHeads, &s.Past, &s.ValueSize)
+}
+
+func inferMultiHeadAttention(c *Inference) error {
+	t, err := c.typeAmong(floatTypes, 0, 1, 2, 3, 5, 6, 7)
+	if err != nil {
+		return err
+	}
+	if c.Has(6) != c.Has(7) {
+		return fmt.Errorf("needs past_key and past_value together")
+	}
+	s, err := MultiHeadDims(c)
+	if err != nil {
+		return err
+	}
+	total, hidden := s.Total(c), c.Mul(s.Heads, s.HeadSize)
+	values := c.Mul(s.Heads, s.ValueSize)
+	if err := c.wantShape(3, c.Add(c.Add(hidden, hidden), values)); err != nil {
+		return err
+	}
+	if err := c.wantPadding(4, s, total); err != nil {
+		return err
+	}
+	if err := c.wantScoreBias(5, s, total); err != nil {
+		return err
+	}
+	c.Set(0, t, []Dim{s.Batch, s.Queries, values})
+	c.Set(1, t, []Dim{s.Batch, s.Heads, total, s.HeadSize})
+	c.Set(2, t, []Dim{s.Batch, s.Heads, total, s.ValueSize})
+	return nil
+}
+
+// wantPadding checks a mask that counts or marks the keys of each batch.
+func (c *Inference) wantPadding(mask int, s *AttentionShape, total Dim) error {
+	if _, err := c.typeAmong([]onnx.DataType{onnx.Int32}, mask); err != nil {
+		return err
+	}
+	switch shape := c.Shape(mask); len(shape) {
+	case 0:
+	case 1:
+		if shape[0].Known() && s.Batch.Known() &&
+			shape[0] != s.Batch && shape[0] != 2*s.Batch && shape[0] != 3*s.Batch+2 {
+			return fmt.Errorf("mask has shape %s for a batch of %d", FormatDims(shape), s.Batch)
+		}
+	case 2:
+		return c.wantShape(mask, s.Batch, total)
+	default:
+		return c.wantShape(mask, s.Batch, s.Queries, total)
+	}
+	return nil
+}
+
+// wantScoreBias checks an input [batch or 1, heads or 1, queries, keys] that is
+// added to scores.
+func (c *Inference) wantScoreBias(bias int, s *AttentionShape, total Dim) error {
+	if err := c.wantRank(bias, 4); err != nil {
+		return err
+	}
+	if shape := c.Shape(bias); shape != nil {
+		if err := c.wantShape(bias, shape[0], shape[1], s.Queries, total); err != nil {
+			return err
+		}
+	}
+	return c.wantBroadcast(bias, []Dim{s.Batch, s.Heads, s.Queries, total})
+}
+
+// GroupQueryShape has the dimensions of a GroupQueryAttention node.
+type GroupQueryShape struct {
+	AttentionShape      // Past is the length of the past's buffers
+	Total          Dim  // keys in use, at most, with those of the past
+	Capacity       Dim  // the length of the present's buffers
+	Packed         bool // keys and values lie behind the queries, in input 0
+}
+
+// GroupQueryDims returns the dimensions of a GroupQueryAttention node, as far
+// as they are known.
+func GroupQueryDims(c *Inference) (*GroupQueryShape, error) {
+	heads, err := c.Node.headCount("num_heads")
+	if err != nil {
+		return nil, err
+	}
+	shared, err := c.Node.headCount("kv_num_heads")
+	if err != nil {
+		return nil, err
+	}
+	if heads%shared != 0 {
+		return nil, fmt.Errorf("%d query heads do not share %d key heads evenly", heads, shared)
+	}
+	s := &GroupQueryShape{Packed: !c.Has(1), Total: c.Fresh(), Capacity: c.Fresh()}
+	s.AttentionShape = AttentionShape{Batch: c.Fresh(), Heads: heads, KVHeads: shared, Queries: c.Fresh(),
+		Past: c.Fresh(), HeadSize: c.Fresh()}
+	all := heads
+	if s.Packed {
+		all = heads + 2*shared
+	}
+	if err := c.wantRank(0, 3); err != nil {
+		return nil, err
+	}
+	if err := headsOf(c.Shape(0), int64(all), &s.Batch, &all, &s.Queries, &s.HeadSize); err != nil {
+		return nil, fmt.Errorf("query: %w", err)
+	}
+	for i := 1; i <= 2; i++ {
+		if err := headsOf(c.Shape(i), int64(shared), &s.Batch, &s.KVHeads, &s.Queries, &s.HeadSize); err != nil {
+			return nil, fmt.Errorf("input %d: %w", i, err)
+		}
+	}
+	for i := 3; i <= 4; i++ {
+		if err := unifyAll("past", c.Shape(i), &s.Batch, &s.KVHeads, &s.Past, &s.HeadSize); err != nil {
+			return nil, err
+		}
+	}
+	if !c.Has(3) {
+		s.Past = 0
+	}
+	s.Keys, s.ValueSize = s.Queries, s.HeadSize
+	total, known, err := integer(c.Ints, 6)
+	if err != nil {
+		return nil, err
+	}
+	if known {
+		if total < 0 || total > 1<<40 {
+			return nil, fmt.Errorf("total_sequence_length is %d", total)
+		}
+		s.Total = Dim(total)
+		if s.Past.Known() {
+			s.Capacity = max(s.Past, s.Total)
+		}
+	}
+	return s, nil
+}
+
+func inferGroupQueryAttention(c *Inference) error {
+	n := c.Node
+	if err := c.wantInputs(0, 5, 6); err != nil {
+		return err
+	}
+	if err := n.wantZero("qk_output", "sliding_window_cache"); err != nil {
+		return err
+	}
+	for _, name := range []string{"k_quant_type", "v_quant_type"} {
+		if err := n.wantMode(name, "NONE"); err != nil {
+			return err
+		}
+	}
+	t, err := c.typeAmong(floatTypes, 0, 1, 2, 3, 4, 7, 8, 10, 11)
+	if err != nil {
+		return err
+	}
+	if _, err := c.typeAmong([]onnx.DataType{onnx.Int32}, 5, 6); err != nil {
+		return err
+	}
+	if _, err := c.typeAmong([]onnx.DataType{onnx.Int64}, 9); err != nil {
+		return err
+	}
+	if c.Has(1) != c.Has(2) || c.Has(3) != c.Has(4) {
+		return fmt.Errorf("needs key and value, and past_key and past_value, together")
+	}
+	s, err := GroupQueryDims(c)
+	if err != nil {
+		return err
+	}
+	if n.Int("do_rotary", 0) != 0 {
+		if err := c.wantInputs(7, 8); err != nil {
+			return err
+		}
+		half := c.Fresh()
+		if err := unifyAll("cos_cache", c.Shape(7), new(c.Fresh()), &half); err != nil {
+			return err
+		}
+		if s.HeadSize.Known() && half > s.HeadSize/2 {
+			return fmt.Errorf("cos_cache has shape %s for heads of %d elements", FormatDims(c.Shape(7)), s.HeadSize)
+		}
+		if shape := c.Shape(7); shape != nil {
+			if err := c.wantShape(8, shape...); err != nil {
+				return err
+			}
+		}
+	}
+	for i, want := range map[int][]Dim{5: {s.Batch}, 9: {s.Batch, s.Queries}, 11: {s.Heads}} {
+		if err := c.wantShape(i, want...); err != nil {
+			return err
+		}
+	}
+	if err := c.wantScoreBias(10, &s.AttentionShape, s.Total); err != nil {
+		return err
+	}
+	c.Set(0, t, []Dim{s.Batch, s.Queries, c.Mul(s.Heads, s.HeadSize)})
+	c.Set(1, t, []Dim{s.Batch, s.KVHeads, s.Capacity, s.HeadSize})
+	c.Set(2, t, []Dim{s.Batch, s.KVHeads, s.Capacity, s.HeadSize})
+	return nil
+}
+
+// ProjectedDims returns the dimensions of ONNX Runtime's Attention node, which
+// computes queries, keys and values itself, as far as they are known.
+func ProjectedDims(c *Inference) (*AttentionShape, error) {
+	heads, err := c.Node.headCount("num_heads")
+	if err != nil {
+		return nil, err
+	}
+	s := &AttentionShape{Batch: c.Fresh(), Heads: heads, KVHeads: heads, Queries: c.Fresh(), HeadSize: c.Fresh(), ValueSize: c.Fresh()}
+	depth, width := c.Fresh(), c.Fresh()
+	if err := unifyAll("input", c.Shape(0), &s.Batch, &s.Queries, &depth); err != nil {
+		return nil, err
+	}
+	if err := unifyAll("weights", c.Shape(1), &depth, &width); err != nil {
+		return nil, err
+	}
+	if err := unifyAll("bias", c.Shape(2), &width); err != nil {
+		return nil, err
+	}
+	s.Keys = s.Queries
+	sizes := c.Node.Ints("qkv_hidden_sizes")
+	if sizes == nil && width.Known() {
+		third := int64(width / 3)
+		sizes = []int64{third, third, third}
+	}
+	if sizes != nil {
+		if len(sizes) != 3 || sizes[0] != sizes[1] || min(sizes[0], sizes[2]) < 1 || max(sizes[0], sizes[2]) > maxWindowValue ||
+			sizes[0]%int64(heads) != 0 || sizes[2]%int64(heads) != 0 ||
+			width.Known() && int64(width) != sizes[0]+sizes[1]+sizes[2] {
+			return nil, fmt.Errorf("sizes %v of queries, keys and values do not fit %d heads and weights %s", sizes, heads, FormatDims(c.Shape(1)))
+		}
+		s.HeadSize, s.ValueSize = Dim(sizes[0])/heads, Dim(sizes[2])/heads
+	}
+	if c.Has(4) {
+		s.Past = c.Fresh()
+		pair := Dim(2)
+		if err := unifyAll("past", c.Shape(4), &pair, &s.Batch, &s.KVHeads, &s.Past, &s.HeadSize); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+func inferProjectedAttention(c *Inference) error {
+	t, err := c.typeAmong(floatTypes, 0, 1, 2, 4, 5)
+	if err != nil {
+		return err
+	}
+	if err := c.Node.wantZero("do_rotary", "past_present_share_buffer"); err != nil {
+		return err
+	}
+	s, err := ProjectedDims(c)
+	if err != nil {
+		return err
+	}
+	total := s.Total(c)
+	if err := c.wantPadding(3, s, total); err != nil {
+		return err
+	}
+	if err := c.wantScoreBias(5, s, total); err != nil {
+		return err
+	}
+	if c.Has(4) || c.Node.Output(1) != "" {
+		if size, err := Unify(s.HeadSize, s.ValueSize); err != nil {
+			return fmt.Errorf("past and present need one size of keys and values: %w", err)
+		} else {
+			s.HeadSize, s.ValueSize = size, size
+		}
+	}
+	c.Set(0, t, []Dim{s.Batch, s.Queries, c.Mul(s.Heads, s.ValueSize)})
+	c.Set(1, t, []Dim{2, s.Batch, s.Heads, total, s.HeadSize})
+	return nil
+}
