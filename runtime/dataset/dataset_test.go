@@ -2,6 +2,7 @@ package dataset
 
 import (
 	"bytes"
+	"math"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -241,5 +242,28 @@ func TestRandomValues(t *testing.T) {
 	}
 	if !equal(same["tokens"], a["tokens"]) || equal(other["tokens"], a["tokens"]) {
 		t.Error("the seed does not decide what is drawn")
+	}
+}
+
+func TestSummarize(t *testing.T) {
+	inf, nan := math.Inf(1), math.NaN()
+	tests := []struct {
+		x    *tensor.Tensor
+		want Summary
+		ok   bool
+	}{
+		{tensor.FromSlice([]float64{1, -4, 6}), Summary{Min: -4, Max: 6, Mean: 1}, true},
+		{tensor.FromSlice([]float64{1, inf, nan, 3}), Summary{Min: 1, Max: 3, Mean: 2, NotFinite: 2}, true},
+		{tensor.FromSlice([]int32{3}), Summary{Min: 3, Max: 3, Mean: 3}, true},
+		{tensor.FromSlice([]float64{nan}), Summary{Min: inf, Max: -inf, NotFinite: 1}, false},
+		{tensor.FromStrings([]string{"a"}), Summary{}, false},
+	}
+	for _, test := range tests {
+		if got, ok := Summarize(test.x); got != test.want || ok != test.ok {
+			t.Errorf("%v: got %+v, %t, want %+v, %t", test.x, got, ok, test.want, test.ok)
+		}
+	}
+	if got := (Summary{Min: -4, Max: 3}).Largest(); got != 4 {
+		t.Errorf("the largest magnitude is %v, want 4", got)
 	}
 }
