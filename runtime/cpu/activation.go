@@ -66,36 +66,36 @@ func init() {
 	register("", "SwiGLU", newElementwise)
 	define[float32]("SwiGLU", func(d *Device, n *op.Node, c *device.Call) (func() error, error) {
 		alpha := n.Float("alpha", 1)
-		return binary(func(out, gate, linear []float32) { simd.SwiGLU(out, gate, linear, alpha) })(d, n, c)
+		return overTwo(func(out, gate, linear []float32) { simd.SwiGLU(out, gate, linear, alpha) })(d, n, c)
 	})
 	define[float64]("SwiGLU", func(d *Device, n *op.Node, c *device.Call) (func() error, error) {
 		f := swish(1)(n)
-		return binary(eachPair(func(gate, linear float64) float64 { return f(gate) * linear }))(d, n, c)
+		return overTwo(eachPair(func(gate, linear float64) float64 { return f(gate) * linear }))(d, n, c)
 	})
 }
 
 func scalarActivation[T number](f formula) binder {
 	return func(d *Device, n *op.Node, c *device.Call) (func() error, error) {
 		scalar := f(n)
-		return unary(each(func(x T) T { return T(scalar(float64(x))) }))(d, n, c)
+		return overOne(each(func(x T) T { return T(scalar(float64(x))) }))(d, n, c)
 	}
 }
 
 func vectorActivation(f vectorFormula) binder {
 	return func(d *Device, n *op.Node, c *device.Call) (func() error, error) {
-		return unary(inPlace(f(n)))(d, n, c)
+		return overOne(inPlace(f(n)))(d, n, c)
 	}
 }
 
 func defineIntegerActivations[T integer]() {
-	define[T]("Relu", unary(each(func(x T) T { return max(x, 0) })))
+	define[T]("Relu", overOne(each(func(x T) T { return max(x, 0) })))
 	define[T]("Shrink", scalarActivation[T](shrink))
 }
 
 // biased is an activation of the sum of input 0 and, where there is one,
 // input 1.
 func biased[T float](activate func([]T)) binder {
-	sum := binary(func(out, x, bias []T) {
+	sum := overTwo(func(out, x, bias []T) {
 		for i := range out {
 			out[i] = x[i] + bias[i]
 		}
@@ -105,7 +105,7 @@ func biased[T float](activate func([]T)) binder {
 		if len(c.In) > 1 && c.In[1] != nil {
 			return sum(d, n, c)
 		}
-		return unary(inPlace(activate))(d, n, c)
+		return overOne(inPlace(activate))(d, n, c)
 	}
 }
 

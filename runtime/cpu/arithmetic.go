@@ -28,11 +28,11 @@ func init() {
 	defineFloat[float32]()
 	defineFloat[float64]()
 
-	define[float32]("Add", binary(simd.Add))
-	define[float32]("Sub", binary(simd.Sub))
-	define[float32]("Mul", binary(simd.Mul))
-	define[float32]("Div", binary(simd.Div))
-	define[float32]("Sum", variadic(simd.Add, nil))
+	define[float32]("Add", overTwo(simd.Add))
+	define[float32]("Sub", overTwo(simd.Sub))
+	define[float32]("Mul", overTwo(simd.Mul))
+	define[float32]("Div", overTwo(simd.Div))
+	define[float32]("Sum", overMany(simd.Add, nil))
 	definePower[int32](integerPower)
 	definePower[int64](integerPower)
 	definePower[float32](floatPower)
@@ -41,19 +41,19 @@ func init() {
 
 func defineNumber[T number]() {
 	add := func(x, y T) T { return x + y }
-	define[T]("Add", binary(eachPair(add)))
-	define[T]("Sub", binary(eachPair(func(x, y T) T { return x - y })))
-	define[T]("Mul", binary(eachPair(func(x, y T) T { return x * y })))
-	define[T]("PRelu", binary(eachPair(func(x, slope T) T {
+	define[T]("Add", overTwo(eachPair(add)))
+	define[T]("Sub", overTwo(eachPair(func(x, y T) T { return x - y })))
+	define[T]("Mul", overTwo(eachPair(func(x, y T) T { return x * y })))
+	define[T]("PRelu", overTwo(eachPair(func(x, slope T) T {
 		if x < 0 {
 			return x * slope
 		}
 		return x
 	})))
-	define[T]("Min", variadic(eachPair(func(x, y T) T { return min(x, y) }), nil))
-	define[T]("Max", variadic(eachPair(func(x, y T) T { return max(x, y) }), nil))
-	define[T]("Sum", variadic(eachPair(add), nil))
-	define[T]("Mean", variadic(eachPair(add), func(sum []T, n int) {
+	define[T]("Min", overMany(eachPair(func(x, y T) T { return min(x, y) }), nil))
+	define[T]("Max", overMany(eachPair(func(x, y T) T { return max(x, y) }), nil))
+	define[T]("Sum", overMany(eachPair(add), nil))
+	define[T]("Mean", overMany(eachPair(add), func(sum []T, n int) {
 		for i := range sum {
 			sum[i] /= T(n)
 		}
@@ -64,19 +64,19 @@ func defineNumber[T number]() {
 func defineInteger[T integer]() {
 	defineNumber[T]()
 	// ONNX leaves division by zero open; like numpy's, ours gives 0.
-	define[T]("Div", binary(eachPair(func(x, y T) T {
+	define[T]("Div", overTwo(eachPair(func(x, y T) T {
 		if y == 0 {
 			return 0
 		}
 		return x / y
 	})))
-	remainder := binary(eachPair(func(x, y T) T {
+	remainder := overTwo(eachPair(func(x, y T) T {
 		if y == 0 {
 			return 0
 		}
 		return x % y
 	}))
-	modulo := binary(eachPair(func(x, y T) T {
+	modulo := overTwo(eachPair(func(x, y T) T {
 		if y == 0 {
 			return 0
 		}
@@ -87,17 +87,17 @@ func defineInteger[T integer]() {
 		return r
 	}))
 	define[T]("Mod", either("fmod", remainder, modulo))
-	define[T]("BitwiseAnd", binary(eachPair(func(x, y T) T { return x & y })))
-	define[T]("BitwiseOr", binary(eachPair(func(x, y T) T { return x | y })))
-	define[T]("BitwiseXor", binary(eachPair(func(x, y T) T { return x ^ y })))
+	define[T]("BitwiseAnd", overTwo(eachPair(func(x, y T) T { return x & y })))
+	define[T]("BitwiseOr", overTwo(eachPair(func(x, y T) T { return x | y })))
+	define[T]("BitwiseXor", overTwo(eachPair(func(x, y T) T { return x ^ y })))
 	define[T]("BitShift", bindShift[T])
 }
 
 func defineFloat[T float]() {
 	defineNumber[T]()
-	define[T]("Div", binary(eachPair(func(x, y T) T { return x / y })))
-	remainder := binary(eachPair(func(x, y T) T { return T(math.Mod(float64(x), float64(y))) }))
-	modulo := binary(eachPair(func(x, y T) T {
+	define[T]("Div", overTwo(eachPair(func(x, y T) T { return x / y })))
+	remainder := overTwo(eachPair(func(x, y T) T { return T(math.Mod(float64(x), float64(y))) }))
+	modulo := overTwo(eachPair(func(x, y T) T {
 		r := math.Mod(float64(x), float64(y))
 		switch {
 		case r == 0:
@@ -128,7 +128,7 @@ func bindShift[T integer](d *Device, n *op.Node, c *device.Call) (func() error, 
 	if n.String("direction", "") == "RIGHT" {
 		shift = func(x, y T) T { return x >> uint64(y) }
 	}
-	return binary(eachPair(shift))(d, n, c)
+	return overTwo(eachPair(shift))(d, n, c)
 }
 
 // bindClip reads the limits, attributes before version 11, at each run.
@@ -160,7 +160,7 @@ func bindClip[T number](d *Device, n *op.Node, c *device.Call) (func() error, er
 			}
 		}
 	}
-	return unary(loop)(d, n, c)
+	return overOne(loop)(d, n, c)
 }
 
 // definePower gives Pow its arithmetic on bases of type T. The exponent may
@@ -188,7 +188,7 @@ func definePower[T number](power func(x T, y float64) T) {
 }
 
 func addPower[E, T number](table map[onnx.DataType]binder, power func(x T, y float64) T) {
-	table[tensor.TypeOf[E]()] = binary(func(out, x []T, y []E) {
+	table[tensor.TypeOf[E]()] = overTwo(func(out, x []T, y []E) {
 		x, y = x[:len(out)], y[:len(out)]
 		for i := range out {
 			switch e := y[i]; e {

@@ -26,30 +26,30 @@ func init() {
 	defineOrder[float32]()
 	defineOrder[float64]()
 
-	define[bool]("Equal", binary(eachPair(func(x, y bool) bool { return x == y })))
-	elementwise["Equal"][onnx.String] = binaryOf(stringsOf, stringsOf, tensor.Of[bool],
+	define[bool]("Equal", overTwo(eachPair(func(x, y bool) bool { return x == y })))
+	elementwise["Equal"][onnx.String] = overTwoOf(stringsOf, stringsOf, tensor.Of[bool],
 		eachPair(func(x, y string) bool { return x == y }))
-	define[bool]("And", binary(eachPair(func(x, y bool) bool { return x && y })))
-	define[bool]("Or", binary(eachPair(func(x, y bool) bool { return x || y })))
-	define[bool]("Xor", binary(eachPair(func(x, y bool) bool { return x != y })))
-	define[bool]("Not", unary(each(func(x bool) bool { return !x })))
+	define[bool]("And", overTwo(eachPair(func(x, y bool) bool { return x && y })))
+	define[bool]("Or", overTwo(eachPair(func(x, y bool) bool { return x || y })))
+	define[bool]("Xor", overTwo(eachPair(func(x, y bool) bool { return x != y })))
+	define[bool]("Not", overOne(each(func(x bool) bool { return !x })))
 	defineClassify[float32]()
 	defineClassify[float64]()
 }
 
 func defineOrder[T number]() {
-	define[T]("Equal", binary(eachPair(func(x, y T) bool { return x == y })))
-	define[T]("Greater", binary(eachPair(func(x, y T) bool { return x > y })))
-	define[T]("Less", binary(eachPair(func(x, y T) bool { return x < y })))
-	define[T]("GreaterOrEqual", binary(eachPair(func(x, y T) bool { return x >= y })))
-	define[T]("LessOrEqual", binary(eachPair(func(x, y T) bool { return x <= y })))
+	define[T]("Equal", overTwo(eachPair(func(x, y T) bool { return x == y })))
+	define[T]("Greater", overTwo(eachPair(func(x, y T) bool { return x > y })))
+	define[T]("Less", overTwo(eachPair(func(x, y T) bool { return x < y })))
+	define[T]("GreaterOrEqual", overTwo(eachPair(func(x, y T) bool { return x >= y })))
+	define[T]("LessOrEqual", overTwo(eachPair(func(x, y T) bool { return x <= y })))
 }
 
 func defineClassify[T float]() {
-	define[T]("IsNaN", unary(each(func(x T) bool { return x != x })))
+	define[T]("IsNaN", overOne(each(func(x T) bool { return x != x })))
 	define[T]("IsInf", func(d *Device, n *op.Node, c *device.Call) (func() error, error) {
 		negative, positive := n.Int("detect_negative", 1) != 0, n.Int("detect_positive", 1) != 0
-		return unary(each(func(x T) bool {
+		return overOne(each(func(x T) bool {
 			return negative && math.IsInf(float64(x), -1) || positive && math.IsInf(float64(x), 1)
 		}))(d, n, c)
 	})

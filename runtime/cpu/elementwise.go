@@ -79,9 +79,9 @@ func inPlace[T any](f func([]T)) func(out, x []T) {
 	}
 }
 
-// unary binds a loop over input 0. The loop gets pieces of input and output
+// overOne binds a loop over input 0. The loop gets pieces of input and output
 // that may be the same memory.
-func unary[T, O tensor.Element](loop func(out []O, x []T)) binder {
+func overOne[T, O tensor.Element](loop func(out []O, x []T)) binder {
 	return func(d *Device, _ *op.Node, c *device.Call) (func() error, error) {
 		body := func(lo, hi int) {
 			x, out := tensor.Of[T](c.In[0]), tensor.Of[O](c.Out[0])
@@ -94,14 +94,14 @@ func unary[T, O tensor.Element](loop func(out []O, x []T)) binder {
 	}
 }
 
-// binary binds a loop over inputs 0 and 1, which broadcast to the output.
-func binary[A, B, O tensor.Element](loop func(out []O, a []A, b []B)) binder {
-	return binaryOf(tensor.Of[A], tensor.Of[B], tensor.Of[O], loop)
+// overTwo binds a loop over inputs 0 and 1, which broadcast to the output.
+func overTwo[A, B, O tensor.Element](loop func(out []O, a []A, b []B)) binder {
+	return overTwoOf(tensor.Of[A], tensor.Of[B], tensor.Of[O], loop)
 }
 
-// binaryOf is binary for any elements that the given functions find in a
+// overTwoOf is overTwo for any elements that the given functions find in a
 // tensor.
-func binaryOf[A, B, O any](inA func(*tensor.Tensor) []A, inB func(*tensor.Tensor) []B, inOut func(*tensor.Tensor) []O,
+func overTwoOf[A, B, O any](inA func(*tensor.Tensor) []A, inB func(*tensor.Tensor) []B, inOut func(*tensor.Tensor) []O,
 	loop func(out []O, a []A, b []B)) binder {
 	return func(d *Device, _ *op.Node, c *device.Call) (func() error, error) {
 		walk, err := newBroadcast(c.Out[0].Shape, c.In[0].Shape, c.In[1].Shape)
@@ -125,10 +125,10 @@ func binaryOf[A, B, O any](inA func(*tensor.Tensor) []A, inB func(*tensor.Tensor
 
 func stringsOf(t *tensor.Tensor) []string { return t.Strings }
 
-// variadic binds a loop of two operands that folds any number of inputs,
+// overMany binds a loop of two operands that folds any number of inputs,
 // which broadcast to the output, from left to right. finish, where it is not
 // nil, is applied to the result of n inputs.
-func variadic[T number](loop func(out, a, b []T), finish func(out []T, n int)) binder {
+func overMany[T number](loop func(out, a, b []T), finish func(out []T, n int)) binder {
 	return func(d *Device, _ *op.Node, c *device.Call) (func() error, error) {
 		shapes := make([][]int, len(c.In))
 		for i, t := range c.In {

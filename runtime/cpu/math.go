@@ -32,13 +32,13 @@ func init() {
 	}
 	for name, f := range functions {
 		register("", name, newElementwise)
-		define[float64](name, unary(each(f)))
-		define[float32](name, unary(each(func(x float32) float32 { return float32(f(float64(x))) })))
+		define[float64](name, overOne(each(f)))
+		define[float32](name, overOne(each(func(x float32) float32 { return float32(f(float64(x))) })))
 	}
-	define[float32]("Exp", unary(inPlace(simd.Exp)))
-	define[float32]("Tanh", unary(inPlace(simd.Tanh)))
-	define[float32]("Sigmoid", unary(inPlace(simd.Sigmoid)))
-	define[float32]("Erf", unary(inPlace(simd.Erf)))
+	define[float32]("Exp", overOne(inPlace(simd.Exp)))
+	define[float32]("Tanh", overOne(inPlace(simd.Tanh)))
+	define[float32]("Sigmoid", overOne(inPlace(simd.Sigmoid)))
+	define[float32]("Erf", overOne(inPlace(simd.Erf)))
 
 	for _, name := range []string{"Abs", "Neg", "Sign", "BitwiseNot"} {
 		register("", name, newElementwise)
@@ -56,8 +56,8 @@ func init() {
 }
 
 func defineSigns[T number]() {
-	define[T]("Neg", unary(each(func(x T) T { return -x })))
-	define[T]("Abs", unary(each(func(x T) T {
+	define[T]("Neg", overOne(each(func(x T) T { return -x })))
+	define[T]("Abs", overOne(each(func(x T) T {
 		switch {
 		case x < 0:
 			return -x
@@ -66,7 +66,7 @@ func defineSigns[T number]() {
 		}
 		return x
 	})))
-	define[T]("Sign", unary(each(func(x T) T {
+	define[T]("Sign", overOne(each(func(x T) T {
 		switch {
 		case x > 0:
 			return 1
@@ -79,5 +79,5 @@ func defineSigns[T number]() {
 
 func defineBits[T integer]() {
 	defineSigns[T]()
-	define[T]("BitwiseNot", unary(each(func(x T) T { return ^x })))
+	define[T]("BitwiseNot", overOne(each(func(x T) T { return ^x })))
 }

@@ -70,23 +70,7 @@ func (k *matMul) Bind(c *device.Call) (func() error, error) {
 }
 
 func bindMatMul[T simd.Number](k *matMul, c *device.Call) func() error {
-	a, b := c.In[0].Shape, c.In[1].Shape
-	batch := slices.Clone(c.Out[0].Shape)
-	// Vectors are matrices with a dimension that the result lacks.
-	if len(b) == 1 {
-		b = []int{b[0], 1}
-	} else {
-		batch = batch[:len(batch)-1]
-	}
-	if len(a) == 1 {
-		a = []int{1, a[0]}
-	} else {
-		batch = batch[:len(batch)-1]
-	}
-	p := &product[T]{
-		a: newStack(a, op.MatMulOrder(k.node, 0, len(a)), batch),
-		b: newStack(b, op.MatMulOrder(k.node, 1, len(b)), batch),
-	}
+	p := newMatrixProduct[T](k.node, c.In[0].Shape, c.In[1].Shape, c.Out[0].Shape)
 	p.packed, _ = k.packed.([]*simd.Packed[T])
 	if alpha := k.node.Float("alpha", 1); alpha != 1 {
 		p.finish = func(piece []T, stride, _, _, rows, cols int) {
@@ -98,6 +82,27 @@ func bindMatMul[T simd.Number](k *matMul, c *device.Call) func() error {
 	return p.bind(k.device, c.Scratch, func() (out, left, right []T) {
 		return tensor.Of[T](c.Out[0]), tensor.Of[T](c.In[0]), tensor.Of[T](c.In[1])
 	})
+}
+
+// newMatrixProduct plans numpy's matmul of operands of shapes a and b to a
+// result of shape out.
+func newMatrixProduct[T simd.Number](n *op.Node, a, b, out []int) *product[T] {
+	batch := slices.Clone(out)
+	// Vectors are matrices with a dimension that the result lacks.
+	if len(b) == 1 {
+		b = []int{b[0], 1}
+	} else {
+		batch = batch[:len(batch)-1]
+	}
+	if len(a) == 1 {
+		a = []int{1, a[0]}
+	} else {
+		batch = batch[:len(batch)-1]
+	}
+	return &product[T]{
+		a: newStack(a, op.MatMulOrder(n, 0, len(a)), batch),
+		b: newStack(b, op.MatMulOrder(n, 1, len(b)), batch),
+	}
 }
 
 // scale multiplies by a factor that need not be an integer when T is.
