@@ -1,0 +1,51 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/pflag"
+
+	"github.com/fmoe-go/fmoe/internal/cli"
+	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime"
+)
+
+// runtimeFlags are the flags of every subcommand that runs a model.
+type runtimeFlags struct{ threads int }
+
+func (f *runtimeFlags) register(flags *pflag.FlagSet) {
+	flags.IntVar(&f.threads, "threads", 0, "number of CPU threads; 0 means one for each processor")
+}
+
+func (f *runtimeFlags) options() (runtime.Options, error) {
+	if f.threads < 0 {
+		return runtime.Options{}, cli.Misusef("--threads=%d must be 0 or more", f.threads)
+	}
+	return runtime.Options{Threads: f.threads}, nil
+}
+
+// session is a model that is ready to run.
+type session struct {
+	*runtime.Session
+	path  string
+	model *onnx.Model
+}
+
+func openSession(path string, f runtimeFlags) (*session, error) {
+	options, err := f.options()
+	if err != nil {
+		return nil, err
+	}
+	m, err := onnx.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	s, err := runtime.New(m, options)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), m.Close())
+	}
+	return &session{Session: s, path: path, model: m}, nil
+}
+
+func (s *session) Close() error { return errors.Join(s.Session.Close(), s.model.Close()) }
