@@ -63,6 +63,12 @@ func WindowsOf(n *Node, rank int, kernel []int64) (*Windows, error) {
 		return out
 	}
 	w.Kernel = read("kernel_shape", kernel, rank, 1)
+	taps := 1
+	for _, k := range w.Kernel {
+		if taps *= k; taps > 1<<30 {
+			return nil, fmt.Errorf("a kernel of shape %v is too large", kernel)
+		}
+	}
 	w.Stride = read("strides", n.Ints("strides"), rank, 1)
 	w.Dilation = read("dilations", n.Ints("dilations"), rank, 1)
 	pads := read("pads", n.Ints("pads"), 2*rank, 0)
