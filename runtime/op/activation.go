@@ -87,13 +87,8 @@ func inferBias(c *Inference) error {
 		return err
 	}
 	x, bias := c.Shape(0), c.Shape(1)
-	if x != nil && bias != nil {
-		if len(bias) != 1 || len(x) == 0 {
-			return fmt.Errorf("bias of shape %s for an input of shape %s; needs the length of its last axis", FormatDims(bias), FormatDims(x))
-		}
-		if _, err := Unify(x[len(x)-1], bias[0]); err != nil {
-			return fmt.Errorf("bias of shape %s for an input of shape %s; needs the length of its last axis", FormatDims(bias), FormatDims(x))
-		}
+	if x != nil && bias != nil && (len(bias) != 1 || !c.broadcastsTo(bias, x)) {
+		return fmt.Errorf("bias of shape %s for an input of shape %s; needs the length of its last axis", FormatDims(bias), FormatDims(x))
 	}
 	c.Set(0, t, x)
 	return nil

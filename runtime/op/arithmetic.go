@@ -98,31 +98,11 @@ func inferPRelu(c *Inference) error {
 	if err != nil {
 		return err
 	}
-	shape, err := c.Broadcast(c.Shape(0), c.Shape(1))
-	if err != nil {
-		return err
+	if x, slope := c.Shape(0), c.Shape(1); x != nil && slope != nil && !c.broadcastsTo(slope, x) {
+		return fmt.Errorf("slope of shape %s does not broadcast to %s", FormatDims(slope), FormatDims(x))
 	}
-	if x := c.Shape(0); x != nil {
-		if shape != nil && !mayEqual(x, shape) {
-			return fmt.Errorf("slope of shape %s does not broadcast to %s", FormatDims(c.Shape(1)), FormatDims(x))
-		}
-		shape = x
-	}
-	c.Set(0, t, shape)
+	c.Set(0, t, c.Shape(0))
 	return nil
-}
-
-// mayEqual reports whether nothing known tells two shapes apart.
-func mayEqual(a, b []Dim) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if a[i].Known() && b[i].Known() && a[i] != b[i] {
-			return false
-		}
-	}
-	return true
 }
 
 func inferClip(c *Inference) error {
