@@ -84,8 +84,14 @@ type Options struct {
 	DryRun bool   // report only
 }
 
-// complete fills in the defaults. The error is one line that says what to
-// change.
+// Check reports what is wrong with the options, whatever the model. The error
+// is one line that says what to change.
+func (o Options) Check() error {
+	_, err := o.complete()
+	return err
+}
+
+// complete fills in the defaults, or fails as Check does.
 func (o Options) complete() (Options, error) {
 	if err := o.completeExperts(); err != nil {
 		return o, err
