@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -29,9 +30,9 @@ its size; other integers are 1.`
 
 func (d *dataFlags) register(flags *pflag.FlagSet) {
 	d.flags = flags
-	flags.StringVar(&d.dir, "data", "", "read inputs from this directory of ONNX test data")
+	flags.StringVar(&d.dir, "data", "", "read inputs from this `directory` of ONNX test data")
 	flags.StringArrayVar(&d.files, "input", nil, "read one input from a .npy or .pb file, as `NAME=FILE`; repeatable")
-	flags.StringToIntVar(&d.dims, "dim", nil, "open dimensions of random inputs, as batch=2,seq=16, or INPUT:AXIS=8 for one without a name")
+	flags.StringToIntVar(&d.dims, "dim", nil, "open `dimensions` of random inputs, as batch=2,seq=16, or INPUT:AXIS=8 for one without a name")
 	flags.Uint64Var(&d.seed, "seed", 1, "seed of random inputs")
 }
 
@@ -69,10 +70,11 @@ func (d *dataFlags) read(m *onnx.Model, inputs []*onnx.ValueInfo) (map[string]*t
 		return nil, cli.Misusef("no value for input %s: give --data DIR, --input NAME=FILE or --random", strings.Join(names, ", "))
 	}
 	drawn, err := dataset.Random(m, missing, d.dims, d.seed)
-	for name, t := range drawn {
-		tensors[name] = t
+	if err != nil {
+		return nil, cli.Misusef("%w", err)
 	}
-	return tensors, err
+	maps.Copy(tensors, drawn)
+	return tensors, nil
 }
 
 func (d *dataFlags) readFiles(tensors map[string]*tensor.Tensor, inputs []*onnx.ValueInfo) error {

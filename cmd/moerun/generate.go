@@ -27,7 +27,7 @@ Examples:
   moerun generate model.onnx --prompt "The Rays" --temperature 0.8 --top-p 0.95 --seed 3`,
 	Flags: func(flags *pflag.FlagSet) cli.Action {
 		var o generateFlags
-		flags.StringVar(&o.prompt, "prompt", "", "the text to continue")
+		flags.StringVar(&o.prompt, "prompt", "", "the `text` to continue")
 		flags.IntVar(&o.maxTokens, "max-tokens", 200, "stop after this many new tokens")
 		flags.Float64Var(&o.sampling.Temperature, "temperature", 0, "0 for the most likely token; larger is more varied")
 		flags.IntVar(&o.sampling.TopK, "top-k", 0, "draw from the k most likely tokens; 0 for all")

@@ -20,7 +20,7 @@ caches past_key_values.*. Its tokens are those of the tokenizer.json beside it o
 there is none and it has 256 tokens, bytes.`
 
 func (f *languageFlags) register(flags *pflag.FlagSet) {
-	flags.StringVar(&f.tokenizer, "tokenizer", "", "path of another tokenizer.json, or \"bytes\"")
+	flags.StringVar(&f.tokenizer, "tokenizer", "", "another tokenizer.json, as a `path`, or \"bytes\"")
 	flags.IntVar(&f.context, "context", 0, "number of tokens that the model can see; 0 takes it from the model's positions")
 	f.runtime.register(flags)
 }

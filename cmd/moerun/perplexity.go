@@ -27,7 +27,7 @@ Examples:
   moerun perplexity model.onnx --text book.txt --window 128 --max-tokens 10000`,
 	Flags: func(flags *pflag.FlagSet) cli.Action {
 		var o perplexityFlags
-		flags.StringVar(&o.text, "text", "", "file with the text")
+		flags.StringVar(&o.text, "text", "", "`file` with the text")
 		flags.IntVar(&o.window, "window", 0, "tokens in a window; 0 means the model's context, or 512 where that is not bounded")
 		flags.IntVar(&o.maxTokens, "max-tokens", 0, "read only this many tokens of the text; 0 means all")
 		o.language.register(flags)

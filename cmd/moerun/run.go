@@ -29,7 +29,7 @@ Examples:
 		var o runFlags
 		o.data.register(flags)
 		flags.BoolVar(&o.data.random, "random", false, "draw the inputs that no file gives")
-		flags.StringVar(&o.out, "out", "", "write the outputs to this directory")
+		flags.StringVar(&o.out, "out", "", "write the outputs to this `directory`")
 		flags.StringVar(&o.format, "format", dataset.NPY, "format of the files in --out: npy, or pb as in ONNX's test data")
 		flags.BoolVar(&o.check, "check", false, "compare with output_0.pb, output_1.pb, … in --data; exit with 1 where they differ")
 		flags.Float64Var(&o.rtol, "rtol", 1e-3, "relative tolerance of --check")

@@ -117,6 +117,26 @@ func (c *Command) help(w io.Writer, flags *pflag.FlagSet) {
 		fmt.Fprintf(w, "\n%s\n", strings.TrimSpace(c.Details))
 	}
 	if flags.HasFlags() {
-		fmt.Fprintf(w, "\nFlags:\n%s", flags.FlagUsages())
+		fmt.Fprintln(w, "\nFlags:")
+		printFlags(w, flags)
 	}
+}
+
+func printFlags(w io.Writer, flags *pflag.FlagSet) {
+	t := NewTable()
+	flags.VisitAll(func(f *pflag.Flag) {
+		kind, usage := pflag.UnquoteUsage(f)
+		name := "  --" + f.Name
+		if f.Shorthand != "" {
+			name = "  -" + f.Shorthand + ", --" + f.Name
+		}
+		if f.Value.Type() != "bool" {
+			name += " " + kind
+		}
+		if d := f.DefValue; d != "" && d != "0" && d != "[]" && d != "false" {
+			usage += " (default " + d + ")"
+		}
+		t.Row(name, usage)
+	})
+	t.Print(w)
 }

@@ -87,7 +87,7 @@ func TestReadInputs(t *testing.T) {
 		{name: "by number", files: [][2]string{{"", "1"}, {"other", "2"}}, want: map[string]*tensor.Tensor{"a": one, "b": two}},
 		{name: "an optional input absent", files: [][2]string{{"b", "1"}}, want: map[string]*tensor.Tensor{"b": one}},
 		{name: "none", err: "there is no"},
-		{name: "too many", files: [][2]string{{"", "1"}, {"", "2"}, {"", "2"}}, err: "only 2 inputs"},
+		{name: "too many", files: [][2]string{{"", "1"}, {"", "2"}, {"", "2"}}, err: "no input number 2"},
 		{name: "twice the same", files: [][2]string{{"a", "1"}, {"a", "2"}}, err: `two files for the input "a"`},
 	}
 	for _, test := range tests {

@@ -44,7 +44,7 @@ func readNumbered(dir, kind string, values []*onnx.ValueInfo) (map[string]*tenso
 		}
 		if !known[name] {
 			if i >= len(values) {
-				return nil, fmt.Errorf("%s: the model has only %d %ss", path, len(values), kind)
+				return nil, fmt.Errorf("%s: the model has no %s number %d", path, kind, i)
 			}
 			name = values[i].Name
 		}

@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/spf13/pflag"
+
+	"github.com/fmoe-go/fmoe/fmoefy"
+	"github.com/fmoe-go/fmoe/internal/cli"
+	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime/moe"
+)
+
+var command = &cli.Command{
+	Name:      "fmoefy",
+	Arguments: "IN.onnx",
+	Summary:   "turn the MLP blocks of an ONNX Transformer into mixtures of experts",
+	Details: `Each MLP becomes an FMoE node: a router and experts that start as copies of the MLP, so that
+the rewritten model computes the same function. It runs in moerun, sparsely, and through
+its model-local function in any ONNX runtime.
+
+Blocks are selected by --include and --exclude: by index (3), range (0-5) or name, in
+which * and ? stand for any characters. --list shows them, and why others are refused.
+
+Examples:
+  fmoefy dense.onnx --list
+  fmoefy dense.onnx -o moe.onnx --num-experts 8 --top-k 2
+  fmoefy dense.onnx -o moe.onnx --experts-per-worker 4 --workers 2 --every 2
+  fmoefy dense.onnx -o moe.onnx --num-experts 64 --init noise --noise-scale 0.05 --seed 7
+  fmoefy dense.onnx -o moe.onnx --num-experts 64 --init random --hidden 256`,
+	Flags: func(flags *pflag.FlagSet) cli.Action {
+		c := &rewriteFlags{flags: flags}
+		o := &c.options
+		flags.StringVarP(&c.output, "output", "o", "", "write the rewritten model to this `file`")
+		flags.BoolVar(&c.list, "list", false, "only list the blocks, and why candidates are refused")
+		flags.BoolVar(&o.DryRun, "dry-run", false, "report, but write nothing")
+		flags.BoolVar(&c.json, "json", false, "print JSON")
+
+		flags.IntVar(&o.NumExperts, "num-experts", 0, "experts of a block in all")
+		flags.IntVar(&o.ExpertsPerWorker, "experts-per-worker", 0, "experts of a block on each worker, instead of --num-experts")
+		flags.IntVar(&o.Workers, "workers", 0, "number of workers that share the experts (default 1)")
+		flags.IntVar(&o.TopK, "top-k", 0, "experts for each token (default 2)")
+		flags.StringVar(&o.Gate, "gate", moe.GateNaive, "rule that picks experts")
+		flags.BoolVar(&o.SoftmaxOverAll, "softmax-over-all", false, "weigh a token's experts by a softmax over all experts, not over its own; gives another function")
+		flags.StringVar(&c.gateInit, "gate-init", string(fmoefy.GateNormal), "how routers start: normal or zeros")
+		flags.Float64Var(&o.GateStd, "gate-std", 0, "standard deviation of --gate-init normal (default 0.02)")
+
+		flags.StringSliceVar(&o.Include, "include", nil, "replace only these `blocks`")
+		flags.StringSliceVar(&o.Exclude, "exclude", nil, "do not replace these `blocks`")
+		flags.IntVar(&o.EveryN, "every", 0, "replace every n-th of the selected blocks (default 1)")
+
+		flags.StringVar(&c.init, "init", string(fmoefy.Copy), "how experts start: copy, noise (a copy with noise) or random")
+		flags.Float64Var(&o.NoiseScale, "noise-scale", 0, "noise of --init noise, relative to each tensor's standard deviation (default 0.01)")
+		flags.Float64Var(&o.RandomStd, "random-std", 0, "standard deviation of --init random (default 0.02)")
+		flags.IntVar(&o.Hidden, "hidden", 0, "hidden width of experts, where it is not the MLP's; needs --init random")
+		flags.Uint64Var(&o.Seed, "seed", 0, "seed of routers, noise and random experts (default 0)")
+
+		flags.StringVar(&c.external, "external", "auto", "weights in a file of their own: auto (from 1 GiB), always or never")
+		return func(ctx context.Context, out io.Writer, args []string) error {
+			if c.list {
+				return c.listBlocks(out, args[0])
+			}
+			return c.rewrite(ctx, out, args[0])
+		}
+	},
+}
+
+type rewriteFlags struct {
+	options        fmoefy.Options
+	output         string
+	list, json     bool
+	init, gateInit string
+	external       string
+	flags          *pflag.FlagSet
+}
+
+var externalModes = map[string]onnx.ExternalMode{
+	"auto": onnx.ExternalAuto, "always": onnx.ExternalAlways, "never": onnx.ExternalNever,
+}
+
+// complete checks the flags.
+func (c *rewriteFlags) complete() error {
+	c.options.Init, c.options.GateInit = fmoefy.Init(c.init), fmoefy.GateInit(c.gateInit)
+	for _, name := range []string{"num-experts", "experts-per-worker", "workers", "top-k", "gate-std", "every", "noise-scale", "random-std", "hidden"} {
+		if f := c.flags.Lookup(name); f.Changed && f.Value.String() == "0" {
+			return cli.Misusef("--%s=0 must be above 0", name)
+		}
+	}
+	if c.output == "" && !c.options.DryRun {
+		return cli.Misusef("-o OUT.onnx is missing (--dry-run or --list need none)")
+	}
+	if _, ok := externalModes[c.external]; !ok {
+		return cli.Misusef("--external %s is not known: use auto, always or never", c.external)
+	}
+	if err := c.options.Check(); err != nil {
+		return cli.Misusef("%w", err)
+	}
+	return nil
+}
+
+// rewriteResult is what fmoefy prints.
+type rewriteResult struct {
+	Input  string `json:"input"`
+	Output string `json:"output,omitempty"` // empty after a dry run
+	fmoefy.Report
+}
+
+func (c *rewriteFlags) rewrite(ctx context.Context, out io.Writer, path string) error {
+	if err := c.complete(); err != nil {
+		return err
+	}
+	m, err := onnx.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	report, err := fmoefy.Rewrite(m, c.options)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	result := rewriteResult{Input: path, Report: report}
+	if !c.options.DryRun {
+		if err := onnx.WriteFile(c.output, m, onnx.WriteOptions{External: externalModes[c.external]}); err != nil {
+			return err
+		}
+		result.Output = c.output
+	}
+	if c.json {
+		return cli.WriteJSON(out, result)
+	}
+	result.print(out)
+	return nil
+}
+
+// listResult is what --list prints.
+type listResult struct {
+	Input  string               `json:"input"`
+	Blocks []fmoefy.BlockReport `json:"blocks"`
+}
+
+func (c *rewriteFlags) listBlocks(out io.Writer, path string) error {
+	var extra error
+	c.flags.Visit(func(f *pflag.Flag) {
+		if f.Name != "list" && f.Name != "json" {
+			extra = cli.Misusef("--%s has no effect on --list", f.Name)
+		}
+	})
+	if extra != nil {
+		return extra
+	}
+	m, err := onnx.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	if err := onnx.Check(m); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	result := listResult{Input: path, Blocks: []fmoefy.BlockReport{}}
+	for _, b := range fmoefy.Find(m) {
+		result.Blocks = append(result.Blocks, b.Describe())
+	}
+	if c.json {
+		return cli.WriteJSON(out, result)
+	}
+	result.print(out)
+	return nil
+}
