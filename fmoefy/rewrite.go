@@ -377,11 +377,12 @@ func (s *scope) declareOutput(b *Block) {
 }
 
 // parameters counts the elements of a model's floating-point initializers.
+// Scalars are numbers in formulas.
 func parameters(m *onnx.Model) int64 {
 	total := int64(0)
 	_ = m.Graph.Walk(func(g *onnx.Graph) error {
 		for _, t := range g.Initializers {
-			if n, err := t.ElementCount(); err == nil && t.DataType.IsFloat() {
+			if n, err := t.ElementCount(); err == nil && t.DataType.IsFloat() && len(t.Dims) > 0 {
 				total += n
 			}
 		}
