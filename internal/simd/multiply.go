@@ -97,9 +97,6 @@ func block[T Number](c []T, stride int, rows, cols []T, panelDepth, m, n, depth 
 	}
 }
 
-// maxTile bounds the elements of a tile.
-const maxTile = 6 * 16
-
 // edge computes a tile of which only some columns exist.
 func edge[T Number](rows, cols, depth int, a, b, c []T, stride int, add bool) {
 	var whole [maxTile]T

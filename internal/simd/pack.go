@@ -44,7 +44,11 @@ func packRows[T Number](dst []T, a Matrix[T]) {
 			interleave(panel, a.Data[i:], width, live, a.Cols, a.ColStride)
 			continue
 		}
-		for r := range live {
+		r := 0
+		for ; r+1 < live && a.ColStride == 1; r += 2 {
+			scatter2(panel[r:], a.row(i+r), a.row(i+r+1), width, a.Cols)
+		}
+		for ; r < live; r++ {
 			scatter(panel[r:], a.row(i+r), width, a.Cols, a.ColStride)
 		}
 	}
@@ -63,7 +67,11 @@ func packCols[T Number](dst []T, b Matrix[T]) {
 			interleave(panel, b.Data[j:], width, live, b.Rows, b.RowStride)
 			continue
 		}
-		for c := range live {
+		c := 0
+		for ; c+1 < live && b.RowStride == 1; c += 2 {
+			scatter2(panel[c:], b.Data[(j+c)*b.ColStride:], b.Data[(j+c+1)*b.ColStride:], width, b.Rows)
+		}
+		for ; c < live; c++ {
 			scatter(panel[c:], b.Data[(j+c)*b.ColStride:], width, b.Rows, b.RowStride)
 		}
 	}
@@ -80,6 +88,8 @@ func interleave[T Number](dst, src []T, width, live, depth, stride int) {
 			*(*[16]T)(d) = *(*[16]T)(s)
 		case 8:
 			*(*[8]T)(d) = *(*[8]T)(s)
+		case 6:
+			*(*[6]T)(d) = *(*[6]T)(s)
 		case 4:
 			*(*[4]T)(d) = *(*[4]T)(s)
 		default:
@@ -91,15 +101,19 @@ func interleave[T Number](dst, src []T, width, live, depth, stride int) {
 // scatter copies depth elements that lie stride apart to places that lie
 // width apart.
 func scatter[T Number](dst, src []T, width, depth, stride int) {
-	if stride == 1 {
-		for _, x := range src[:depth] {
-			dst[0] = x
-			dst = dst[min(width, len(dst)):]
-		}
-		return
-	}
 	for l := range depth {
 		dst[l*width] = src[l*stride]
+	}
+}
+
+// scatter2 copies pairs of depth elements to places that lie width apart.
+func scatter2[T Number](dst, src0, src1 []T, width, depth int) {
+	src0, src1 = src0[:depth], src1[:depth]
+	at := 0
+	for l, x := range src0 {
+		d := (*[2]T)(dst[at:])
+		d[0], d[1] = x, src1[l]
+		at += width
 	}
 }
 

@@ -9,18 +9,29 @@ const (
 )
 
 // TileRows returns the number of rows of a tile.
-func TileRows[T Number]() int { return portableRows }
+func TileRows[T Number]() int {
+	rows, _ := tileSize[T]()
+	return rows
+}
 
 // TileCols returns the number of columns of a tile, the unit in which the
 // columns of a packed operand may be cut.
-func TileCols[T Number]() int { return portableCols }
+func TileCols[T Number]() int {
+	_, cols := tileSize[T]()
+	return cols
+}
+
+// maxTile bounds the elements of a tile.
+const maxTile = 6 * 16
 
 // tile computes the first rows of a tile from a panel of rows and a panel of
-// columns of the given depth:
+// columns of the given depth, at least 1:
 //
 //	c[i·stride+j] (+)= Σ_l a[l·TileRows+i] · b[l·TileCols+j]   for l = 0, 1, …
 func tile[T Number](rows, depth int, a, b, c []T, stride int, add bool) {
-	tilePortable(rows, depth, a, b, c, stride, add)
+	if !tileAVX2(rows, depth, a, b, c, stride, add) {
+		tilePortable(rows, depth, a, b, c, stride, add)
+	}
 }
 
 // tilePortable is the tile in portable Go. Two by four sums are what the

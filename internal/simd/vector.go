@@ -3,6 +3,8 @@ package simd
 // Axpy adds alpha·x to y. y has at least x's length.
 func Axpy[T Number](alpha T, x, y []T) {
 	y = y[:len(x)]
+	n := axpyAVX2(alpha, x, y)
+	x, y = x[n:], y[n:]
 	for len(x) >= 4 {
 		p, q := (*[4]T)(x), (*[4]T)(y)
 		q[0] += alpha * p[0]
@@ -16,11 +18,12 @@ func Axpy[T Number](alpha T, x, y []T) {
 	}
 }
 
-// Dot returns Σ x[i]·y[i], as four interleaved sums. y has at least x's
-// length.
+// Dot returns Σ x[i]·y[i], as interleaved sums. y has at least x's length.
 func Dot[T Number](x, y []T) T {
-	var s0, s1, s2, s3 T
+	var s1, s2, s3 T
 	y = y[:len(x)]
+	s0, n := dotAVX2(x, y)
+	x, y = x[n:], y[n:]
 	for len(x) >= 4 {
 		p, q := (*[4]T)(x), (*[4]T)(y)
 		s0 += p[0] * q[0]
