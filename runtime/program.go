@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -53,12 +54,16 @@ func describe(n *onnx.Node) string {
 	return fmt.Sprintf("node %q (%s)", n.Name, kind)
 }
 
-// guard runs f for a node, naming the node in its error. A panic, which is a
-// defect of ours, becomes an error too.
+// ErrInternal is wrapped by errors that a defect of this package caused, not
+// the model or its inputs.
+var ErrInternal = errors.New("internal error")
+
+// guard runs f for a node, naming the node in its error. A panic becomes an
+// ErrInternal.
 func guard(n *onnx.Node, f func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = fmt.Errorf("%s: internal error: %v", describe(n), r)
+			err = fmt.Errorf("%s: %w: %v", describe(n), ErrInternal, r)
 		}
 	}()
 	if err = f(); err != nil {
