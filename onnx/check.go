@@ -104,8 +104,8 @@ type scope struct {
 	outer      *scope
 	at         place
 	values     map[string]bool  // defined so far
-	later      map[string]*Node // outputs of nodes that have not been checked
-	misplaced  []error          // uses of values in later
+	later      map[string]*Node // the producers of what its nodes define, sooner or later
+	misplaced  []error          // uses of values that a later node defines
 	imports    map[string]bool
 	attributes map[string]bool // of the function whose body this is in, nil in the main graph
 }
@@ -193,7 +193,6 @@ func (c *checker) nodes(nodes []*Node, s *scope) {
 				c.problem(at, "its output %s has the name of another value", quote(out))
 			}
 			s.define(out)
-			delete(s.later, out)
 		}
 	}
 	if len(s.misplaced) == 0 {

@@ -172,6 +172,38 @@ func TestCheckFunctions(t *testing.T) {
 	wantProblems(t, Check(m), []string{"IR version 8 or newer, not 7"})
 }
 
+func TestCheckSparseTensors(t *testing.T) {
+	good := func() *SparseTensor {
+		return &SparseTensor{
+			Values:  NewTensor("v", Uint8, []int64{2}, []byte{1, 2}),
+			Indices: NewTensor("i", Int64, []int64{2, 3}, make([]byte, 48)),
+			Dims:    []int64{4, 4, 4},
+		}
+	}
+	for _, c := range []struct {
+		name   string
+		damage func(s *SparseTensor)
+		want   []string
+	}{
+		{"coordinates", func(*SparseTensor) {}, nil},
+		{"offsets", func(s *SparseTensor) { s.Indices = NewTensor("i", Int64, []int64{2}, make([]byte, 16)) }, nil},
+		{"values of the wrong size", func(s *SparseTensor) { s.Values.Dims[0] = 3 }, []string{`values: tensor "v": it has 2 bytes`}},
+		{"indices of the wrong size", func(s *SparseTensor) { s.Indices.Dims[0] = 3 }, []string{`indices: tensor "i": it has 48 bytes`}},
+		{"indices that are not integers", func(s *SparseTensor) { s.Indices.DataType = Float64 }, []string{"its indices are of type float64, not int64"}},
+		{"too few indices", func(s *SparseTensor) { s.Indices = NewTensor("i", Int64, []int64{1, 3}, make([]byte, 24)) }, []string{"indices have the dims [1 3], for 2 values in 3 dimensions"}},
+		{"a matrix of values", func(s *SparseTensor) { s.Values.Dims = []int64{1, 2} }, []string{"its values have the dims [1 2]"}},
+		{"a negative dimension", func(s *SparseTensor) { s.Dims[0] = -4 }, []string{"negative dimension"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := good()
+			c.damage(s)
+			m := smallModel()
+			m.Graph.Nodes[0].Attributes = []*Attribute{{Name: "value", Type: AttributeSparseTensor, SparseTensor: s}}
+			wantProblems(t, Check(m), c.want)
+		})
+	}
+}
+
 func TestCheckStopsListing(t *testing.T) {
 	m := smallModel()
 	for range 250 {

@@ -51,7 +51,7 @@ func DecodeTensor(data []byte) (*Tensor, error) {
 type decoder struct {
 	end      int // capacity of the whole data, for offsets
 	depth    int
-	messages int
+	messages int // how many more there may be
 }
 
 // decodeError stops a reading; only the innermost message adds a place to it.
@@ -72,7 +72,7 @@ func (e *decodeError) Error() string {
 func (e *decodeError) Unwrap() error { return e.err }
 
 func decode[T any](data []byte, s *schema[T], m *T) error {
-	d := &decoder{end: cap(data)}
+	d := &decoder{end: cap(data), messages: maxMessages}
 	return s.decode(d, m, value{kind: protowire.BytesType, payload: data})
 }
 
@@ -94,8 +94,8 @@ func (s *schema[T]) decode(d *decoder, m *T, v value) error {
 		return fail(b, 0, fmt.Errorf("messages are nested more than %d deep", maxDepth))
 	}
 	defer func() { d.depth-- }()
-	if d.messages++; d.messages > maxMessages {
-		return fail(b, 0, fmt.Errorf("the file has more than %d messages", maxMessages))
+	if d.messages--; d.messages < 0 {
+		return fail(b, 0, errors.New("there are too many messages to be a model"))
 	}
 	unknown, present := s.wire(m)
 	for len(b) > 0 {

@@ -149,6 +149,17 @@ func TestAllocationIsBounded(t *testing.T) {
 	}
 }
 
+func TestDecodeCountsMessages(t *testing.T) {
+	data := must(Encode(smallModel())) // 15 messages
+	for messages, fails := range map[int]bool{14: true, 15: false} {
+		d := &decoder{end: cap(data), messages: messages}
+		err := modelSchema.decode(d, new(Model), value{kind: protowire.BytesType, payload: data})
+		if (err != nil) != fails {
+			t.Errorf("%d messages allowed: error %v", messages, err)
+		}
+	}
+}
+
 func TestEncodeRefuses(t *testing.T) {
 	deep := &Graph{}
 	for range 40 {

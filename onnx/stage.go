@@ -58,8 +58,8 @@ func (f *stagedFile) fill(content func(*bufio.Writer) error) error {
 // discard removes the file if it was not published.
 func (f *stagedFile) discard() {
 	if f.path != "" {
-		f.Close()
-		os.Remove(f.Name())
+		_ = f.Close()
+		_ = os.Remove(f.Name())
 	}
 }
 
@@ -70,16 +70,16 @@ func publish(files []*stagedFile) error {
 	var done []string // second names of the files that were replaced
 	defer func() {
 		for _, name := range done {
-			os.Remove(name)
+			_ = os.Remove(name)
 		}
 	}()
 	for i, f := range files {
 		old := hiddenName(f.path)
 		last := i == len(files)-1
-		restore := func() { os.Remove(f.path) }
+		restore := func() { _ = os.Remove(f.path) }
 		if !last && os.Link(f.path, old) == nil {
 			done = append(done, old)
-			restore = func() { os.Rename(old, f.path) }
+			restore = func() { _ = os.Rename(old, f.path) }
 		}
 		if err := os.Rename(f.Name(), f.path); err != nil {
 			for _, restore := range undo {
@@ -93,8 +93,8 @@ func publish(files []*stagedFile) error {
 		dir := filepath.Dir(f.path)
 		f.path = ""
 		if d, err := os.Open(dir); err == nil {
-			d.Sync() // best effort: not every system can
-			d.Close()
+			_ = d.Sync() // best effort: not every system can
+			_ = d.Close()
 		}
 	}
 	return nil

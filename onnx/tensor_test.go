@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -126,6 +127,19 @@ func TestSource(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestBytesConcurrently(t *testing.T) {
+	tensor := decodeTestFile(t, "testdata/everything.onnx").Graph.Initializer("typed_INT64")
+	var group sync.WaitGroup
+	for range 8 {
+		group.Go(func() {
+			if b, err := tensor.Bytes(); err != nil || len(b) != 24 {
+				t.Errorf("%d bytes, %v", len(b), err)
+			}
+		})
+	}
+	group.Wait()
 }
 
 func TestSetBytesLeavesClonesAlone(t *testing.T) {

@@ -48,7 +48,7 @@ const (
 //
 // Both files are written under another name first and take their place when
 // they are complete: after an error what was at path is still there, and
-// nothing else. path may be the file that m was read from; m stays valid and
+// nothing else. A symbolic link at path is replaced, not followed. path may be the file that m was read from; m stays valid and
 // unchanged. A file that m reads its external data from is replaced only
 // together with its model.
 //

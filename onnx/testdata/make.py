@@ -1,8 +1,11 @@
-"""Writes everything.onnx and newer.onnx: a model that sets every field of onnx.proto that the package knows, and one
-with fields that it does not. Needs onnx==1.23.2 and ml_dtypes."""
+"""Writes everything.onnx, a model that sets every field of onnx.proto that the package knows, and newer.onnx, one with
+fields that it does not know. Needs onnx==1.23.2 and ml_dtypes."""
+
+import collections.abc
 
 import numpy as np
 import onnx
+from google.protobuf.message import Message
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 TYPES = {
@@ -156,7 +159,17 @@ def newer():
     annotation.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="scale")
     device = model.graph.node[0].device_configurations.add(configuration_id="two devices")
     device.sharding_spec.add(tensor_name="out", device=[0, 1])
+    add_unknown(model)
     return model
+
+
+def add_unknown(message):
+    """Adds field 1000, which onnx.proto does not have, to the message and those in it."""
+    for _, value in message.ListFields():
+        for item in value if isinstance(value, collections.abc.Iterable) else [value]:
+            if isinstance(item, Message):
+                add_unknown(item)
+    message.MergeFromString(b"\xc0\x3e\x07")
 
 
 for make in (everything, newer):
