@@ -235,12 +235,13 @@ func tuplePlaces(c *device.Call, batchDims int) (count, length int, resolve func
 func newCompress(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error) {
 	return device.KernelFunc(func(c *device.Call) (func() error, error) {
 		in, flat := c.In[0], n.Attribute("axis") == nil
-		outer, length, inner, axis := 1, in.Len(), 1, 0
+		outer, length, inner, axis, shape := 1, in.Len(), 1, 0, []int{0}
 		if !flat {
 			var err error
 			if axis, err = op.Axis(n.Int("axis", 0), in.Rank()); err != nil {
 				return nil, err
 			}
+			shape = slices.Clone(in.Shape)
 			outer, length, inner = splitAt(in.Shape, axis)
 		}
 		m, err := moverFor(in.Type)
@@ -265,11 +266,8 @@ func newCompress(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, erro
 				list[g.count] = int64(i * inner)
 				g.count++
 			}
-			if flat {
-				open.shape(0, g.count)
-			} else {
-				open.shape(0, slices.Concat(in.Shape[:axis], []int{g.count}, in.Shape[axis+1:])...)
-			}
+			shape[axis] = g.count
+			open.shape(0, shape...)
 			d.pool.run(outer*g.count, grain(inner), body)
 			return nil
 		}, nil

@@ -52,8 +52,9 @@ func newStridedCopy(loops []loop, to, from int) (*stridedCopy, error) {
 	return s, nil
 }
 
-// tileLength is the length of tiles: two cache lines of float32.
-const tileLength = 32
+// tileLength is the length of tiles, of which one in each tensor fits the
+// first-level cache.
+const tileLength = 64
 
 // findTiles makes the copy one by tiles where the innermost loop is
 // contiguous in the target and another one in the source.
@@ -150,14 +151,34 @@ func (m moverOf[T]) transposed(to, from *tensor.Tensor, s *stridedCopy, lo, hi i
 		height := min(s.tile, rows.length-top)
 		for left := 0; left < columns.length; left += s.tile {
 			width := min(s.tile, columns.length-left)
-			for r := range height {
-				line := y[s.to+o.to+(top+r)*rows.to+left:][:width]
-				at := s.from + o.from + top + r + left*columns.from
-				for c := range line {
-					line[c] = x[at]
-					at += columns.from
-				}
-			}
+			source := s.from + o.from + top + left*columns.from
+			target := s.to + o.to + top*rows.to + left
+			transposeTile(y[target:], x[source:], height, width, rows.to, columns.from)
+		}
+	}
+}
+
+// transposeTile transposes a tile that has height rows in the target, which
+// are rowStep apart, and width columns in the source, columnStep apart. It
+// takes four rows at a time, so that what a cache line of the source holds is
+// used while it is there.
+func transposeTile[T any](y, x []T, height, width, rowStep, columnStep int) {
+	r := 0
+	for ; r+4 <= height; r += 4 {
+		line0, line1 := y[r*rowStep:][:width], y[(r+1)*rowStep:][:width]
+		line2, line3 := y[(r+2)*rowStep:][:width], y[(r+3)*rowStep:][:width]
+		at := r
+		for c := range line0 {
+			column := x[at : at+4 : at+4]
+			line0[c], line1[c], line2[c], line3[c] = column[0], column[1], column[2], column[3]
+			at += columnStep
+		}
+	}
+	for ; r < height; r++ {
+		line, at := y[r*rowStep:][:width], r
+		for c := range line {
+			line[c] = x[at]
+			at += columnStep
 		}
 	}
 }

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-
-	"github.com/fmoe-go/fmoe/onnx"
 )
 
 func init() {
@@ -161,9 +159,6 @@ func inferCenterCropPad(c *Inference) error {
 		return err
 	}
 	t, shape := c.Type(0), slices.Clone(c.Shape(0))
-	if t == onnx.String {
-		return fmt.Errorf("cannot pad elements of type %s", t)
-	}
 	if shape == nil {
 		c.Set(0, t, nil)
 		return nil
