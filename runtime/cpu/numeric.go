@@ -35,6 +35,7 @@ func defineNumeric[T number]() {
 	define[T]("CumProd", bindCumulative[T])
 	define[T]("Range", bindRange[T])
 	define[T]("OneHot", bindOneHot[T])
+	define[T]("Col2Im", bindCol2Im[T])
 	define[T]("NonZero", bindNonZero[T])
 	define[T]("Unique", bindUnique(tensor.Of[T]))
 }
