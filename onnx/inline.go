@@ -73,14 +73,14 @@ func (in *inliner) node(n *Node) ([]*Node, error) {
 		return []*Node{n}, nil
 	}
 	if in.depth++; in.depth > 100 {
-		return nil, fmt.Errorf("onnx: function %s::%s calls itself or nests deeper than 100", f.Domain, f.Name)
+		return nil, fmt.Errorf("function %s::%s calls itself or nests deeper than 100", f.Domain, f.Name)
 	}
 	defer func() { in.depth-- }()
 	if err := in.matchOpsets(f); err != nil {
 		return nil, err
 	}
 	if len(n.Inputs) > len(f.Inputs) || len(n.Outputs) > len(f.Outputs) {
-		return nil, fmt.Errorf("onnx: node %q has more inputs or outputs than the function %s::%s that it calls", n.Name, f.Domain, f.Name)
+		return nil, fmt.Errorf("node %q has more inputs or outputs than the function %s::%s that it calls", n.Name, f.Domain, f.Name)
 	}
 	call := &call{node: n, function: f, index: in.names, values: map[string]string{"": ""}}
 	for i, name := range f.Inputs {
@@ -89,7 +89,7 @@ func (in *inliner) node(n *Node) ([]*Node, error) {
 	for i, name := range f.Outputs {
 		if out := n.Output(i); out != "" {
 			if _, isInput := call.values[name]; isInput {
-				return nil, fmt.Errorf("onnx: function %s::%s returns its input %q unchanged, which cannot be inlined", f.Domain, f.Name, name)
+				return nil, fmt.Errorf("function %s::%s returns its input %q unchanged, which cannot be inlined", f.Domain, f.Name, name)
 			}
 			call.values[name] = out
 		}
@@ -101,7 +101,7 @@ func (in *inliner) node(n *Node) ([]*Node, error) {
 			return nil, err
 		}
 		if in.created += len(body); in.created > maxInlined {
-			return nil, fmt.Errorf("onnx: the model's functions expand to more than %d nodes", maxInlined)
+			return nil, fmt.Errorf("the model's functions expand to more than %d nodes", maxInlined)
 		}
 		nodes = append(nodes, body...)
 	}
@@ -116,7 +116,7 @@ func (in *inliner) matchOpsets(f *Function) error {
 		if !ok {
 			in.model.OpsetImports = append(in.model.OpsetImports, o)
 		} else if v != o.Version {
-			return fmt.Errorf("onnx: function %s::%s is written in version %d of domain %q, the model in version %d; convert one of them",
+			return fmt.Errorf("function %s::%s is written in version %d of domain %q, the model in version %d; convert one of them",
 				f.Domain, f.Name, o.Version, o.Domain, v)
 		}
 	}
