@@ -27,10 +27,12 @@ func GELU(x []float32) {
 }
 
 func gelu(x float32) float32 {
-	if x < 0 {
-		return 0.5 * x * erfc(-x*(math.Sqrt2/2))
-	}
-	return x * (1 - 0.5*erfc(x*(math.Sqrt2/2)))
+	bits := math.Float32bits(x)
+	tail := 0.5 * erfc(math.Float32frombits(bits&^(1<<31))*(math.Sqrt2/2))
+	// Φ is tail for negative x, else 1 − tail. Signs are as good as random, so
+	// that a branch on them would be slow.
+	negative := uint32(int32(bits) >> 31)
+	return x * math.Float32frombits(math.Float32bits(tail)&negative|math.Float32bits(1-tail)&^negative)
 }
 
 // GELUTanh replaces x by x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³))), the

@@ -24,60 +24,57 @@ func Tanh(x []float32) {
 	}
 }
 
-// exp splits x = n·ln 2 + r, so that e^x = 2^n·e^r with |r| ≤ ln 2 / 2, where
-// a polynomial is accurate.
+const (
+	expOverflow  = 88.722839  // the last x with a finite e^x
+	expUnderflow = -103.97208 // e^x rounds to 0 below it
+)
+
 func exp(x float32) float32 {
-	const (
-		overflow  = 88.722839  // the last x with a finite e^x
-		underflow = -103.97208 // e^x rounds to 0 below it
-		log2e     = math.Log2E
-		ln2High   = 0.693359375 // few bits, so that n·ln2High is exact
-		ln2Low    = math.Ln2 - ln2High
-		shift     = 3 << 22 // added and subtracted, it rounds to an integer
-	)
 	switch {
-	case x > overflow:
+	case x > expOverflow:
 		return float32(math.Inf(1))
-	case x < underflow:
+	case x < expUnderflow:
 		return 0
 	case x != x:
 		return x
 	}
-	n := float32(x*log2e+shift) - shift
-	r := x - n*ln2High - n*ln2Low
+	n, y := reduceExp(x)
+	// 2^n may lie outside float32 where e^x does not: apply it in halves.
+	half := n >> 1
+	return (y + 1) * power2(half) * power2(n-half)
+}
+
+// reduceExp splits x = n·ln 2 + r, so that e^x = 2^n·e^r with |r| ≤ ln 2 / 2,
+// and returns n and e^r − 1.
+func reduceExp(x float32) (n int32, y float32) {
+	const (
+		ln2High = 0.693359375 // few bits, so that n·ln2High is exact
+		ln2Low  = math.Ln2 - ln2High
+		shift   = 3 << 22 // added and subtracted, it rounds to an integer
+	)
+	whole := float32(x*math.Log2E+shift) - shift
+	r := x - whole*ln2High - whole*ln2Low
 	p := float32(1.3950602e-3)
 	p = p*r + 8.3689535e-3
 	p = p*r + 4.1666206e-2
 	p = p*r + 1.6666518e-1
 	p = p*r + 0.5
-	y := p*(r*r) + r + 1
-	// 2^n may lie outside float32 where 2^n·y does not: apply it in halves.
-	k := int32(n)
-	half := k >> 1
-	return y * power2(half) * power2(k-half)
+	return int32(whole), p*(r*r) + r
 }
 
 // power2 returns 2^k for −126 ≤ k ≤ 127.
 func power2(k int32) float32 { return math.Float32frombits(uint32(k+127) << 23) }
 
-// tanh is a polynomial near 0, where 1 − 2/(e^2x + 1) would cancel.
+// tanh is m/(m + 2) with m = e^2|x| − 1, which is accurate near 0 too.
 func tanh(x float32) float32 {
-	a := x
-	if a < 0 {
-		a = -a
+	const one = 9.5 // tanh rounds to 1 from here on
+	sign := math.Float32bits(x) & (1 << 31)
+	a := min(math.Float32frombits(math.Float32bits(x)&^(1<<31)), one)
+	if a != a {
+		return x
 	}
-	if a < 0.6 {
-		s := x * x
-		p := float32(-5.9058674e-3)
-		p = p*s + 2.0805383e-2
-		p = p*s - 5.3786684e-2
-		p = p*s + 1.3331959e-1
-		p = p*s - 3.33333e-1
-		return x + x*(s*p)
-	}
-	y := 1 - 2/(exp(2*a)+1)
-	if x < 0 {
-		return -y
-	}
-	return y
+	n, y := reduceExp(2 * a)
+	scale := power2(n)
+	m := scale*y + (scale - 1)
+	return math.Float32frombits(math.Float32bits(m/(m+2)) | sign)
 }
