@@ -147,23 +147,31 @@ func bindGroupNormalization[T simd.Float](d *Device, c *device.Call, n *op.Node)
 	}, nil
 }
 
-// overGroups calls body for every group of elements that differ in the given
-// axes only. each visits the places of a group's elements.
-func overGroups(d *Device, shape, axes []int, body func(count int, each func(visit func(i int)))) func() error {
+// reduceGroup is the elements of a tensor that differ in certain axes only.
+type reduceGroup struct {
+	layout *reduceLayout
+	base   int
+}
+
+// places visits where the elements lie.
+func (g reduceGroup) places(visit func(i int) bool) {
+	for s := range g.layout.removed.count() {
+		from := g.base + g.layout.removed.offset(s)
+		for j := range g.layout.line {
+			if !visit(from + j) {
+				return
+			}
+		}
+	}
+}
+
+// overGroups calls body for every group of a tensor, in parallel.
+func overGroups(d *Device, shape, axes []int, body func(g reduceGroup, count int)) func() error {
 	l := newReduceLayout(shape, axes)
-	steps := l.removed.count()
-	count := steps * l.line
+	count := l.removed.count() * l.line
 	pieces := func(lo, hi int) {
 		for i := lo; i < hi; i++ {
-			base := l.kept.offset(i/l.columns) + i%l.columns
-			body(count, func(visit func(i int)) {
-				for s := range steps {
-					from := base + l.removed.offset(s)
-					for j := range l.line {
-						visit(from + j)
-					}
-				}
-			})
+			body(reduceGroup{&l, l.kept.offset(i/l.columns) + i%l.columns}, count)
 		}
 	}
 	groups := l.kept.count() * l.columns
@@ -181,14 +189,20 @@ func bindMeanVariance[T simd.Float](d *Device, c *device.Call, n *op.Node) (func
 	if err != nil {
 		return nil, err
 	}
-	return overGroups(d, c.In[0].Shape, axes, func(count int, each func(func(int))) {
+	return overGroups(d, c.In[0].Shape, axes, func(g reduceGroup, count int) {
 		x, y := tensor.Of[T](c.In[0]), tensor.Of[T](c.Out[0])
 		sum, squares := 0.0, 0.0
-		each(func(i int) { sum += float64(x[i]) })
+		for i := range g.places {
+			sum += float64(x[i])
+		}
 		mean := sum / float64(count)
-		each(func(i int) { squares += (float64(x[i]) - mean) * (float64(x[i]) - mean) })
+		for i := range g.places {
+			squares += (float64(x[i]) - mean) * (float64(x[i]) - mean)
+		}
 		deviation := math.Sqrt(squares/float64(count)) + 1e-9
-		each(func(i int) { y[i] = T((float64(x[i]) - mean) / deviation) })
+		for i := range g.places {
+			y[i] = T((float64(x[i]) - mean) / deviation)
+		}
 	}), nil
 }
 
@@ -198,21 +212,20 @@ func bindLpNormalization[T simd.Float](d *Device, c *device.Call, n *op.Node) (f
 	if err != nil {
 		return nil, err
 	}
-	absolute := n.Int("p", 2) == 1
-	return overGroups(d, c.In[0].Shape, []int{axis}, func(_ int, each func(func(int))) {
+	power, root := norm(n)
+	return overGroups(d, c.In[0].Shape, []int{axis}, func(g reduceGroup, _ int) {
 		x, y := tensor.Of[T](c.In[0]), tensor.Of[T](c.Out[0])
-		norm := 0.0
-		if absolute {
-			each(func(i int) { norm += math.Abs(float64(x[i])) })
-		} else {
-			each(func(i int) { norm += float64(x[i]) * float64(x[i]) })
-			norm = math.Sqrt(norm)
+		sum := 0.0
+		for i := range g.places {
+			sum += power(float64(x[i]))
 		}
 		inverse := 0.0
-		if norm != 0 {
-			inverse = 1 / norm
+		if length := root(sum); length != 0 {
+			inverse = 1 / length
 		}
-		each(func(i int) { y[i] = T(float64(x[i]) * inverse) })
+		for i := range g.places {
+			y[i] = T(float64(x[i]) * inverse)
+		}
 	}), nil
 }
 
