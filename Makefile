@@ -1,0 +1,91 @@
+# make demo and make test are all that a newcomer needs; make help lists the rest.
+
+GO      ?= go
+PYTHON  ?= python3
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS  = -s -w -X github.com/fmoe-go/fmoe/internal/cli.version=$(VERSION)
+
+STATICCHECK   = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+# Packages that start goroutines, or are used by several.
+CONCURRENT = ./onnx ./runtime ./runtime/cpu ./runtime/language
+
+SAMPLES = $(patsubst models/%/model.onnx,%,$(wildcard models/*/model.onnx))
+SHARED  = $(wildcard ../shared/models/*.onnx)
+REWRITE = --num-experts 8 --top-k 2
+
+.PHONY: help build test race lint golangci-lint fuzz demo verify compare benchmark clean
+
+help: ## list these targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 15
+
+build: ## build bin/fmoefy and bin/moerun, static, without cgo
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+test: ## run all tests
+	$(GO) test ./...
+
+race: ## test the concurrent packages with the race detector (needs gcc)
+	CGO_ENABLED=1 $(GO) test -race $(CONCURRENT)
+
+lint: ## check format, go vet and staticcheck
+	@test -z "$$(gofmt -l .)" || { echo 'run gofmt -w on:'; gofmt -l .; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+
+golangci-lint: ## check with golangci-lint, which is built on first use
+	@test -x build/tools/golangci-lint || GOBIN=$(CURDIR)/build/tools $(GO) install $(GOLANGCI_LINT)
+	build/tools/golangci-lint run ./...
+
+FUZZTIME = 30s
+fuzz: ## fuzz the ONNX decoder for FUZZTIME
+	$(GO) test ./onnx -run '^$$' -fuzz '^FuzzDecode$$' -fuzztime $(FUZZTIME)
+
+GPT = models/gpt-megatron
+demo: build ## rewrite a trained GPT into 8 experts, run both on text, let it write
+	@mkdir -p build/demo
+	@echo "== fmoefy: $(GPT) with 8 experts, 2 for each token"
+	@bin/fmoefy $(GPT)/model.onnx -o build/demo/moe.onnx $(REWRITE)
+	@echo; echo "== moerun perplexity: a book that the model has not seen, dense and mixture of experts"
+	@bin/moerun perplexity $(GPT)/model.onnx --text $(GPT)/heldout.txt --max-tokens 8193
+	@bin/moerun perplexity build/demo/moe.onnx --text $(GPT)/heldout.txt --max-tokens 8193
+	@echo; echo "== moerun generate: the mixture of experts writes"
+	@bin/moerun generate build/demo/moe.onnx --prompt 'The Rays of Light' --max-tokens 200 --temperature 0.5 --top-p 0.95
+
+verify: build ## check every sample, and compare it with its rewriting
+	@mkdir -p build/verify
+	@set -e; for name in $(SAMPLES); do \
+		echo "== $$name"; \
+		for data in models/$$name/test_data_set_*; do \
+			bin/moerun run models/$$name/model.onnx --data $$data --check --rtol 1e-3 --atol 1e-5; \
+		done; \
+		bin/fmoefy models/$$name/model.onnx -o build/verify/$$name.onnx $(REWRITE) > build/verify/$$name.txt; \
+		for data in models/$$name/test_data_set_*; do \
+			bin/moerun compare models/$$name/model.onnx build/verify/$$name.onnx --data $$data; \
+		done; \
+	done
+	@set -e; for file in $(SHARED); do \
+		echo "== $$file"; \
+		bin/fmoefy $$file --list; \
+		bin/fmoefy $$file -o build/verify/shared.onnx $(REWRITE) > build/verify/shared.txt; \
+		bin/moerun compare $$file build/verify/shared.onnx; \
+	done
+
+compare: build build/venv/ready ## compare the samples and their rewritings in ONNX Runtime (needs Python)
+	@rm -rf build/compare; mkdir -p build/compare
+	@set -e; for name in $(SAMPLES); do \
+		bin/fmoefy models/$$name/model.onnx -o build/compare/$$name.onnx $(REWRITE) > build/compare/$$name.txt; \
+	done
+	build/venv/bin/python models/compare.py --rewritten build/compare
+
+build/venv/ready: models/requirements-compare.txt
+	$(PYTHON) -m venv build/venv
+	build/venv/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
+benchmark: build ## print the table of docs/benchmarks.md
+	@sh docs/benchmark.sh
+
+clean: ## remove what was built
+	rm -rf bin build
