@@ -34,22 +34,13 @@ func newProjection[T simd.Float](k *fmoe, c *device.Call, slot int) *projection[
 	return p
 }
 
-// rowStep is how many rows of an expert are a piece of work.
-func (p *projection[T]) rowStep() int {
-	if p.packed != nil {
-		return pieceRowsPacked
-	}
-	return pieceRows
-}
-
-// workLen returns the elements of working memory that apply needs for a piece
-// of up to the given number of rows.
-func (p *projection[T]) workLen(rows int) int {
-	rows = min(rows, p.rowStep())
+// workLen returns the elements of working memory that apply needs.
+func (p *projection[T]) workLen() int {
+	rows, cols := pieceSize(p.packed != nil)
 	if p.packed != nil {
 		return simd.WorkLenPacked[T](rows, p.stack.rows)
 	}
-	return simd.WorkLen[T](rows, p.stack.rows, pieceCols)
+	return simd.WorkLen[T](rows, p.stack.rows, cols)
 }
 
 // apply computes a piece of an expert's layer: width outputs from col on, for
@@ -80,21 +71,23 @@ type pieces struct {
 	grain            int // pieces that are worth a thread
 }
 
-// plan cuts a projection for the rows of a batch and returns the number of
-// pieces. It allocates nothing once first has room.
-func (s *pieces) plan(offset []int, rowStep, depth, cols, tile, threads int) int {
-	s.offset, s.rowStep, s.cols = offset, rowStep, cols
+// cut plans the layer for rows that are sorted by expert, as offset says, and
+// returns the number of pieces. It allocates nothing once s.first has room.
+func (p *projection[T]) cut(s *pieces, offset []int, threads int) int {
+	depth, tile := p.stack.rows, simd.TileCols[T]()
+	s.offset, s.cols = offset, p.stack.cols
 	rows := offset[len(offset)-1]
-	if rows == 0 || cols == 0 {
+	if rows == 0 || s.cols == 0 {
 		return 0
 	}
-	s.colStep = roundUp(min(pieceCols, cols), tile)
+	s.rowStep, s.colStep = pieceSize(p.packed != nil)
+	s.colStep = roundUp(min(s.colStep, s.cols), tile)
 	n := s.count()
-	for threads > 1 && n < 4*threads && s.colStep > tile && rows*cols/n*depth >= 2*pieceWork {
+	for threads > 1 && n < 4*threads && s.colStep > tile && rows*s.cols/n*depth >= 2*pieceWork {
 		s.colStep = roundUp(s.colStep/2, tile)
 		n = s.count()
 	}
-	s.grain = max(1, pieceWork/max(1, rows*cols/n*depth))
+	s.grain = max(1, pieceWork/max(1, rows*s.cols/n*depth))
 	return n
 }
 

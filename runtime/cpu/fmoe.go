@@ -99,6 +99,9 @@ func bindFMoE[T simd.Float](k *fmoe, c *device.Call, activate func([]T)) (func()
 	r.experts, r.h, r.d = shape[0], shape[1], shape[2]
 	leading := c.In[moe.InputX].Shape
 	r.tokens = tensor.Count(leading[:len(leading)-1])
+	if _, err := tensor.CheckedCount(onnx.Float64, []int{r.tokens, r.experts + r.k}); err != nil {
+		return nil, fmt.Errorf("logits: %w", err)
+	}
 	r.round = max(1, min(r.tokens, fmoeLimit/max(1, r.k*(r.h+r.d))))
 	var err error
 	if r.gate, err = moe.NewGate[T](k.config, r.experts); err != nil {
@@ -109,16 +112,17 @@ func bindFMoE[T simd.Float](k *fmoe, c *device.Call, activate func([]T)) (func()
 	r.pieces.first = make([]int, 0, r.experts+1)
 
 	rows := r.round * r.k
-	work := max(r.fc1.workLen(rows), r.fc2.workLen(rows))
+	work := max(r.fc1.workLen(), r.fc2.workLen())
 	if r.fc3 != nil {
-		work = max(work, r.fc3.workLen(rows)) + min(rows, r.fc1.rowStep())*pieceCols
+		height, width := pieceSize(r.fc1.packed != nil)
+		work = max(work, min(rows, height)*width+r.fc3.workLen())
 	}
 	routing := r.tokens * (r.experts + r.k)
 	r.space = newWorkspace[T](k.device, c.Scratch, routing+rows*(r.h+r.d), work)
 	r.router = r.bindRouter(k, routing)
 
 	choose, project, projectBack, combine := r.choose, r.project, r.projectBack, r.combine
-	pool, threads, tile := k.device.pool, k.device.pool.threads, simd.TileCols[T]()
+	pool, threads := k.device.pool, k.device.pool.threads
 	return func() error {
 		r.open()
 		if err := r.router(); err != nil {
@@ -133,8 +137,8 @@ func bindFMoE[T simd.Float](k *fmoe, c *device.Call, activate func([]T)) (func()
 			if r.y == nil {
 				continue
 			}
-			pool.run(r.pieces.plan(r.dispatch.Offset, r.fc1.rowStep(), r.d, r.h, tile, threads), r.pieces.grain, project)
-			pool.run(r.pieces.plan(r.dispatch.Offset, r.fc2.rowStep(), r.h, r.d, tile, threads), r.pieces.grain, projectBack)
+			pool.run(r.fc1.cut(&r.pieces, r.dispatch.Offset, threads), r.pieces.grain, project)
+			pool.run(r.fc2.cut(&r.pieces, r.dispatch.Offset, threads), r.pieces.grain, projectBack)
 			pool.run(n, max(1, 1<<14/max(1, r.d*r.k)), combine)
 		}
 		return nil

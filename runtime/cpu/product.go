@@ -103,14 +103,18 @@ type product[T simd.Number] struct {
 	used int
 }
 
-// Pieces of a product: a piece should be worth handing to a thread, and small
-// enough that its operands stay in a core's cache.
-const (
-	pieceWork       = 1 << 17 // multiplications that are worth a thread
-	pieceCols       = 256
-	pieceRowsPacked = 96
-	pieceRows       = 384 // where each piece packs columns of its own
-)
+// pieceWork is how many multiplications are worth handing to a thread.
+const pieceWork = 1 << 17
+
+// pieceSize returns the largest piece of a product that a thread computes at
+// a time: small enough that its operands stay in a core's cache, and large
+// enough that packing them is little work beside it.
+func pieceSize(packed bool) (rows, cols int) {
+	if packed {
+		return 96, 512
+	}
+	return 384, 256
+}
 
 // bind plans the products for the pool. load looks the tensors up.
 func (p *product[T]) bind(d *Device, scratch *device.Scratch, load func() (c, a, b []T)) func() error {
@@ -175,11 +179,8 @@ func (p *product[T]) joinBatch() {
 // but fewer where threads would be idle.
 func (p *product[T]) cut(threads int) (rows, cols int) {
 	m, k, n := p.a.rows, p.a.cols, p.b.cols
-	rows, cols = pieceRows, min(pieceCols, n)
-	if p.packed != nil {
-		rows = pieceRowsPacked
-	}
-	rows = min(rows, m)
+	rows, cols = pieceSize(p.packed != nil)
+	rows, cols = min(rows, m), min(cols, n)
 	for threads > 1 && rows*cols*k >= 2*pieceWork {
 		pieces := len(p.a.of) * ((m + rows - 1) / rows) * ((n + cols - 1) / cols)
 		if pieces >= 4*threads {

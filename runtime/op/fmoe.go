@@ -66,6 +66,9 @@ func inferFMoE(c *Inference) error {
 	if experts.Known() && Dim(config.TopK) > experts {
 		return fmt.Errorf("attribute top_k is %d, more than the %d experts", config.TopK, experts)
 	}
+	if model == 0 {
+		return fmt.Errorf("d_model is 0, the tokens have no elements")
+	}
 	if x != nil {
 		x[len(x)-1] = model
 	}

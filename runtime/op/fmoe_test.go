@@ -72,6 +72,8 @@ func TestInferFMoE(t *testing.T) {
 		{name: "scalar", topK: 2, shapes: with(moe.InputX, []Dim{}), fails: "scalar"},
 		{name: "width of X", topK: 2, shapes: with(moe.InputX, []Dim{3, 5}), fails: "gate_weight has shape [4,8], needs [5,?]"},
 		{name: "router of other experts", topK: 2, shapes: with(moe.InputGateWeight, []Dim{4, 7}), fails: "gate_bias"},
+		{name: "empty tokens", topK: 1, shapes: map[int][]Dim{moe.InputX: {1 << 40, 0}, moe.InputGateWeight: {0, 4},
+			moe.InputFC1Weight: {4, 3, 0}, moe.InputFC2Weight: {4, 0, 3}}, fails: "d_model is 0"},
 		{name: "gate bias", topK: 2, shapes: with(moe.InputGateBias, []Dim{1, 8}), fails: "gate_bias has shape [1,8], needs [8]"},
 		{name: "fc1 transposed", topK: 2, shapes: with(moe.InputFC1Weight, []Dim{8, 4, 16}), fails: "fc1_weight has shape [8,4,16], needs [8,?,4]"},
 		{name: "fc2 transposed", topK: 2, shapes: with(moe.InputFC2Weight, []Dim{8, 16, 4}), fails: "fc2_weight has shape [8,16,4], needs [8,4,16]"},
