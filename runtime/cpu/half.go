@@ -34,7 +34,10 @@ func newWidened(d *Device, n *op.Node, constants []*tensor.Tensor, construct con
 func isHalf(t onnx.DataType) bool { return t == onnx.Float16 || t == onnx.BFloat16 }
 
 // conversion pairs a half-precision tensor with its float32 stand-in.
-type conversion struct{ half, wide *tensor.Tensor }
+type conversion struct {
+	half, wide *tensor.Tensor
+	open       bool // the shape is known only after the run
+}
 
 func (w *widened) Bind(c *device.Call) (func() error, error) {
 	if !anyHalf(c.In) && !anyHalf(c.Out) {
@@ -54,7 +57,7 @@ func (w *widened) Bind(c *device.Call) (func() error, error) {
 			if len(t.Data) > 0 { // a parameter may be read by Bind
 				tensor.ConvertFloat(wide.In[i], t)
 			}
-			before = append(before, conversion{t, wide.In[i]})
+			before = append(before, conversion{half: t, wide: wide.In[i]})
 		}
 	}
 	wide.Out = make([]*tensor.Tensor, len(c.Out))
@@ -68,7 +71,7 @@ func (w *widened) Bind(c *device.Call) (func() error, error) {
 			} else {
 				wide.Out[i] = tensor.New(onnx.Float32, t.Shape...)
 			}
-			after = append(after, conversion{t, wide.Out[i]})
+			after = append(after, conversion{half: t, wide: wide.Out[i], open: t.Shape == nil})
 		}
 	}
 	run, err := w.kernel.Bind(&wide)
@@ -83,7 +86,7 @@ func (w *widened) Bind(c *device.Call) (func() error, error) {
 			return err
 		}
 		for _, p := range after {
-			if p.half.Shape == nil {
+			if p.open {
 				*p.half = *tensor.New(p.half.Type, p.wide.Shape...)
 			}
 			tensor.ConvertFloat(p.half, p.wide)

@@ -19,7 +19,7 @@ func init() {
 	defineNumeric[uint32]()
 	defineNumeric[uint64]()
 
-	define[bool]("NonZero", bindNonZero[bool])
+	elementwise["NonZero"][onnx.Bool] = bindNonZero[uint8] // a file may hold bytes other than 0 and 1
 	elementwise["Unique"][onnx.Bool] = bindUnique(tensor.Of[uint8])
 	elementwise["Unique"][onnx.String] = bindUnique(stringsOf)
 }

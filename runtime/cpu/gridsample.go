@@ -1,0 +1,162 @@
+package cpu
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime/device"
+	"github.com/fmoe-go/fmoe/runtime/op"
+	"github.com/fmoe-go/fmoe/runtime/tensor"
+)
+
+func init() {
+	register("", "GridSample", newElementwise)
+	define[float32]("GridSample", bindGridSample[float32])
+	define[float64]("GridSample", bindGridSample[float64])
+	define[uint8]("GridSample", bindGridSample[uint8])
+	define[int8]("GridSample", bindGridSample[int8])
+	define[int32]("GridSample", bindGridSample[int32])
+}
+
+// maxSampleAxes bounds the spatial dimensions of a GridSample.
+const maxSampleAxes = 8
+
+// sampler finds what makes up a point along one axis of an image.
+type sampler struct {
+	length       int
+	alignCorners bool
+	mode         string
+	padding      string
+}
+
+// sample is at most four neighbours of a point along one axis. One outside the
+// image has the position −1.
+type sample struct {
+	count     int
+	positions [4]int
+	weights   [4]float64
+}
+
+// at returns the neighbours of a point, −1 and 1 being the ends of the axis.
+func (s *sampler) at(point float64) (t sample) {
+	x := ((point+1)*float64(s.length) - 1) / 2
+	if s.alignCorners {
+		x = (point + 1) / 2 * float64(s.length-1)
+	}
+	if s.mode == "nearest" {
+		x = math.RoundToEven(x)
+	}
+	switch s.padding {
+	case "border":
+		x = min(max(x, 0), float64(s.length-1))
+	case "reflection":
+		x = s.reflected(x)
+	}
+	first := math.Floor(x)
+	switch s.mode {
+	case "nearest":
+		t.count, t.weights[0] = 1, 1
+	case "linear", "bilinear":
+		t.count, t.weights[0], t.weights[1] = 2, 1-(x-first), x-first
+	default:
+		first--
+		t.count = 4
+		for i := range t.weights {
+			t.weights[i] = cubicWeight(x-first-float64(i), -0.75)
+		}
+	}
+	for i := range t.count {
+		t.positions[i] = s.position(first + float64(i))
+	}
+	return t
+}
+
+// position returns where the neighbour at x is.
+func (s *sampler) position(x float64) int {
+	last := float64(s.length - 1)
+	if s.padding == "reflection" {
+		x = s.reflected(x)
+	}
+	if s.padding == "zeros" && !(x >= 0 && x <= last) || x != x {
+		return -1
+	}
+	return int(min(max(x, 0), last))
+}
+
+// reflected mirrors a coordinate at the borders of the image until it is
+// inside.
+func (s *sampler) reflected(x float64) float64 {
+	low, high := -0.5, float64(s.length)-0.5
+	if s.alignCorners {
+		low, high = 0, float64(s.length-1)
+	}
+	if x >= low && x <= high {
+		return x
+	}
+	size := high - low
+	if size == 0 {
+		return low
+	}
+	x = math.Mod(math.Abs(x-low), 2*size)
+	return low + min(x, 2*size-x)
+}
+
+func bindGridSample[T number](d *Device, n *op.Node, c *device.Call) (func() error, error) {
+	if c.In[1].Type == onnx.Float64 {
+		return gridSample[T, float64](d, n, c)
+	}
+	if c.In[1].Type == onnx.Float32 {
+		return gridSample[T, float32](d, n, c)
+	}
+	return nil, fmt.Errorf("grid: %w", device.UnsupportedType(c.In[1].Type))
+}
+
+func gridSample[T number, G float](d *Device, n *op.Node, c *device.Call) (func() error, error) {
+	in := c.In[0].Shape
+	rank := len(in) - 2
+	if rank > maxSampleAxes {
+		return nil, fmt.Errorf("%d spatial dimensions are %w", rank, device.ErrUnsupported)
+	}
+	samplers := make([]sampler, rank)
+	for i := range samplers {
+		samplers[i] = sampler{in[i+2], n.Int("align_corners", 0) != 0, n.String("mode", "linear"), n.String("padding_mode", "zeros")}
+	}
+	strides := stridesOf(in[2:])
+	batches, channels, image, points := in[0], in[1], tensor.Count(in[2:]), tensor.Count(c.Out[0].Shape[2:])
+	body := func(lo, hi int) {
+		x, grid, y := tensor.Of[T](c.In[0]), tensor.Of[G](c.In[1]), tensor.Of[T](c.Out[0])
+		var samples [maxSampleAxes]sample
+		for i := lo; i < hi; i++ {
+			for axis := range rank { // the grid lists coordinates from the last axis on
+				samples[axis] = samplers[axis].at(float64(grid[i*rank+rank-1-axis]))
+			}
+			batch, point := i/points, i%points
+			for channel := range channels {
+				plane := x[(batch*channels+channel)*image:][:image]
+				y[(batch*channels+channel)*points+point] = fromFloat[T](weighted(plane, samples[:rank], strides))
+			}
+		}
+	}
+	lines := batches * points
+	if image == 0 {
+		return nil, fmt.Errorf("image of shape %s has no elements to sample", tensor.FormatShape(in))
+	}
+	return d.overLines(lines, channels<<(2*min(rank, 3)), body), nil
+}
+
+// weighted adds up the elements at all combinations of the neighbours along
+// each axis.
+func weighted[T number](x []T, samples []sample, strides []int) float64 {
+	if len(samples) == 0 {
+		return float64(x[0])
+	}
+	sum := 0.0
+	s := &samples[0]
+	for i, position := range s.positions[:s.count] {
+		if position >= 0 && s.weights[i] != 0 {
+			sum += s.weights[i] * weighted(x[position*strides[0]:], samples[1:], strides[1:])
+		}
+	}
+	return sum
+}
