@@ -1,6 +1,7 @@
 package fmoefy
 
 import (
+	"math"
 	"slices"
 	"strings"
 
@@ -32,21 +33,27 @@ var formulas = []struct {
 	{moe.Tanh, "tanh(x)"},
 }
 
-// activationForm is a parsed formula. In a gated block the activation of one
-// projection is multiplied by another projection, u.
+// activationForm is a parsed formula without its constant factor. In a gated
+// block the activation of one projection is multiplied by another projection,
+// u.
 type activationForm struct {
 	activation moe.Activation
 	gated      bool
 	formula    *expression
+	factor     float64
 }
 
 var activationForms = func() []activationForm {
 	var forms []activationForm
-	for _, f := range formulas {
-		forms = append(forms, activationForm{f.activation, false, parseFormula(f.formula)})
+	add := func(a moe.Activation, gated bool, formula string) {
+		e, factor := parseFormula(formula).unscaled()
+		forms = append(forms, activationForm{a, gated, e, factor})
 	}
 	for _, f := range formulas {
-		forms = append(forms, activationForm{f.activation, true, parseFormula("u * (" + f.formula + ")")})
+		add(f.activation, false, f.formula)
+	}
+	for _, f := range formulas {
+		add(f.activation, true, "u * ("+f.formula+")")
 	}
 	return forms
 }()
@@ -119,31 +126,35 @@ func functionName(n *onnx.Node) string {
 	return strings.ToLower(n.OpType)
 }
 
-// activated is an expression recognised as an activation.
+// activated is an expression recognised as a constant times an activation.
 type activated struct {
 	activation moe.Activation
 	x          operand // what the activation is applied to
-	gate       bool
+	gated      bool
 	u          operand // in a gated block, what it is multiplied by
+	scale      float64 // the constant; optimisers move factors into products
 }
 
-// activations returns the readings of an expression as an activation: none,
-// one, or two for a product of two projections (which of them carries the
-// activation is clear; both readings of x·σ(x)·u are the same).
+// activation reads an expression as an activation. Constants may differ from
+// the formulas' by the relative tolerance.
 func (e *expression) activation(tolerance float64) (activated, bool) {
+	e, factor := e.unscaled()
 	for _, form := range activationForms {
 		bound := map[string]*expression{}
 		if !e.match(form.formula, bound, tolerance) || bound["x"].kind != leaf {
 			continue
 		}
-		a := activated{activation: form.activation, x: bound["x"].operand, gate: form.gated}
+		a := activated{activation: form.activation, x: bound["x"].operand, gated: form.gated, scale: factor / form.factor}
 		if form.gated {
 			if bound["u"].kind != leaf {
 				continue
 			}
 			a.u = bound["u"].operand
 		}
-		return a, true
+		if math.Abs(a.scale-1) <= tolerance {
+			a.scale = 1
+		}
+		return a, a.scale != 0 && !math.IsInf(a.scale, 0) && !math.IsNaN(a.scale)
 	}
 	return activated{}, false
 }

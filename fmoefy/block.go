@@ -97,12 +97,12 @@ func nodeName(n *onnx.Node) string {
 }
 
 // blockName derives a readable name from what the names of the two
-// projections have in common: the module that the exporter noted, the nodes'
-// paths, or the weights' names. A name with a layer's number in it is
-// preferred.
+// projections have in common: the modules that the exporter noted, the names
+// of their weights, or the paths of their nodes. A name with a layer's number
+// in it is preferred.
 func blockName(fc1, fc2 *linear) string {
 	best := ""
-	for _, of := range []func(*linear) []string{moduleNames, pathNames, weightNames, tensorNames} {
+	for _, of := range []func(*linear) []string{moduleNames, weightNames, pathNames, tensorNames} {
 		for _, a := range of(fc1) {
 			for _, b := range of(fc2) {
 				name := commonPath(a, b)
@@ -115,10 +115,15 @@ func blockName(fc1, fc2 *linear) string {
 			break
 		}
 	}
-	if best == "" {
-		return "mlp"
+	if best != "" {
+		return best
 	}
-	return best
+	for _, name := range fc1.names {
+		if i := strings.LastIndexByte(name, '.'); i > 0 {
+			return name[:i] // the module of the first projection
+		}
+	}
+	return "mlp"
 }
 
 func better(name, best string) bool {
@@ -161,6 +166,9 @@ func pathNames(l *linear) []string   { return []string{l.node.Name} }
 func weightNames(l *linear) []string { return l.names }
 
 func tensorNames(l *linear) []string {
+	if l.weight == nil {
+		return nil
+	}
 	names := []string{l.weight.tensor.Name}
 	if l.bias != nil {
 		names = append(names, l.bias.tensor.Name)

@@ -171,7 +171,7 @@ func (s *scope) between(input, output string) (nodes map[*onnx.Node]bool, reshap
 		nodes[n] = true
 		reshapes = reshapes || changesShape(n)
 		for i, in := range n.Inputs {
-			if i > 0 && (isProduct(n) || n.Is("Split") || n.Is("Slice") || changesShape(n) || n.Is("Dropout") || n.Is("Clip")) {
+			if i > 0 && (isProduct(n) || takesPart(n) || changesShape(n) || n.Is("Dropout") || n.Is("Clip")) {
 				break
 			}
 			if _, err := s.constant(in); err == nil || in == "" {

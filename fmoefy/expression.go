@@ -29,14 +29,17 @@ const (
 	function
 )
 
-// unary lists the operators that apply a function of one number; it is called
-// as functionName says.
+// unary lists the operators that apply a function of one number, as
+// quantisation does too; it is called as functionName says.
 var unary = map[string]bool{
-	"Abs": true, "Celu": true, "Clip": true, "Elu": true, "Erf": true, "Exp": true, "Gelu": true, "HardSigmoid": true,
-	"HardSwish": true, "LeakyRelu": true, "Log": true, "Mish": true, "Neg": true,
+	"Abs": true, "Celu": true, "Clip": true, "DequantizeLinear": true, "Elu": true, "Erf": true, "Exp": true, "Gelu": true, "HardSigmoid": true,
+	"HardSwish": true, "LeakyRelu": true, "Log": true, "Mish": true, "Neg": true, "QuantizeLinear": true,
 	"Reciprocal": true, "Relu": true, "Selu": true, "Sigmoid": true, "Softplus": true, "Softsign": true,
 	"Sqrt": true, "Swish": true, "Tanh": true, "ThresholdedRelu": true,
 }
+
+// trainingDropout is what a Dropout that drops is called.
+const trainingDropout = "dropout in training mode"
 
 // maxTerms bounds a flat product or sum; no activation comes near it.
 const maxTerms = 8
@@ -103,6 +106,8 @@ func (r *reader) node(n *onnx.Node, depth int) *expression {
 		return multiply(number64(-1), arg(0))
 	case "Reciprocal":
 		return reciprocal(arg(0))
+	case "Dropout": // in training, or it would have been passed through
+		return call(trainingDropout, arg(0))
 	case "Pow":
 		exponent := arg(1)
 		if exponent.kind != constantNumber || exponent.factor != 2 && exponent.factor != 3 {
@@ -177,6 +182,16 @@ func (e *expression) simplify(neutral float64) *expression {
 	return e
 }
 
+// unscaled splits a constant factor off.
+func (e *expression) unscaled() (*expression, float64) {
+	if e.kind != productOf {
+		return e, 1
+	}
+	rest := *e
+	rest.factor = 1
+	return rest.simplify(1), e.factor
+}
+
 func reciprocal(e *expression) *expression {
 	if e == nil {
 		return nil
@@ -187,19 +202,12 @@ func reciprocal(e *expression) *expression {
 	return call("reciprocal", e)
 }
 
-// leaves calls visit for every value that the expression takes from elsewhere,
-// and reports whether some function is applied on the way.
-func (e *expression) leaves(visit func(operand)) (applies bool) {
-	if e.kind == leaf {
-		visit(e.operand)
-	}
-	applies = e.kind == function
+// walk calls visit for e and everything in it.
+func (e *expression) walk(visit func(*expression)) {
+	visit(e)
 	for _, a := range e.args {
-		if a.leaves(visit) {
-			applies = true
-		}
+		a.walk(visit)
 	}
-	return applies
 }
 
 // match reports whether e is an instance of formula, the order of factors and

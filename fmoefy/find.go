@@ -3,6 +3,7 @@ package fmoefy
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/moe"
@@ -81,11 +82,14 @@ func candidate(r *reader, n *onnx.Node) *Block {
 	if !ok {
 		return r.unrecognised(fc2, e)
 	}
+	if fc2.weight != nil {
+		fc2.weight = fc2.weight.times(a.scale)
+	}
 	b := &Block{Kind: Plain, Activation: a.activation, fc2: fc2}
 	if b.fc1 = s.linearBehind(a.x); b.fc1 == nil {
 		return nil
 	}
-	if a.gate {
+	if a.gated {
 		if b.fc3 = s.linearBehind(a.u); b.fc3 == nil {
 			return nil
 		}
@@ -97,25 +101,13 @@ func candidate(r *reader, n *onnx.Node) *Block {
 	if err := b.complete(s); err != nil {
 		b.Refused = err.Error()
 	}
-	b.Name = projectionsName(b.fc1, fc2)
+	b.Name = blockName(b.fc1, fc2)
 	return b
 }
 
 func isMixture(n *onnx.Node) bool {
 	return n.Domain == moe.Domain && n.OpType == moe.OpType ||
 		isContrib(n, "MoE") || isContrib(n, "QMoE") || isContrib(n, "ShardedMoE")
-}
-
-// projectionsName is blockName for projections that may have no constant
-// weights.
-func projectionsName(fc1, fc2 *linear) string {
-	if fc1.weight == nil || fc2.weight == nil {
-		if name := commonPath(fc1.node.Name, fc2.node.Name); name != "" {
-			return name
-		}
-		return "mlp"
-	}
-	return blockName(fc1, fc2)
 }
 
 // tolerance is how far the constants of an activation may be off: models are
@@ -145,21 +137,27 @@ func (r *reader) unrecognised(fc2 *linear, e *expression) *Block {
 		if fc1 == nil {
 			return nil
 		}
-		return &Block{Name: projectionsName(fc1, fc2), Activation: a.activation,
+		return &Block{Name: blockName(fc1, fc2), Activation: a.activation,
 			Refused: fmt.Sprintf("%s lies between the activation and the second projection", nodeName(norm))}
 	}
 	var fc1 *linear
-	all := true
-	applies := e.leaves(func(o operand) {
-		l := s.linearBehind(o)
-		all = all && l != nil && (fc1 == nil || fc1.input == l.input)
-		fc1 = l
+	all, applied := true, []string{}
+	e.walk(func(e *expression) {
+		switch e.kind {
+		case leaf:
+			l := s.linearBehind(e.operand)
+			all = all && l != nil && (fc1 == nil || fc1.input == l.input)
+			fc1 = l
+		case function:
+			applied = append(applied, e.name)
+		}
 	})
-	if !applies || !all || fc1 == nil {
+	if len(applied) == 0 || !all || fc1 == nil {
 		return nil
 	}
-	return &Block{Name: projectionsName(fc1, fc2),
-		Refused: fmt.Sprintf("what is computed between %s and %s is no activation that experts can have", nodeName(fc1.node), nodeName(fc2.node))}
+	slices.Sort(applied)
+	return &Block{Name: blockName(fc1, fc2),
+		Refused: fmt.Sprintf("between its projections is no activation that experts can have, but a function with %s", strings.Join(slices.Compact(applied), ", "))}
 }
 
 var isNorm = map[string]bool{"LayerNormalization": true, "SimplifiedLayerNormalization": true,
