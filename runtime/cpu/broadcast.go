@@ -3,7 +3,6 @@ package cpu
 import (
 	"fmt"
 	"slices"
-	"sync"
 
 	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
@@ -73,15 +72,16 @@ func (b *broadcast) piece(lo, hi int) int {
 	return n
 }
 
-// operands makes the operands of one input of a walk. Each thread takes its
-// own.
+// operands has the views of one input of a walk, one for each thread.
 type operands[T any] struct {
-	pool sync.Pool
+	spare *spares[operand[T]]
 }
 
 // operand gives an input of a walk as if it had the output's shape.
 type operand[T any] struct {
 	dims, strides []int
+	index         []int // of a row in the dimensions before the last
+	start         int   // where the row begins in data
 	data          []T
 	buffer        []T
 	repeated      int // the buffer begins with that many copies of data[source]
@@ -89,30 +89,35 @@ type operand[T any] struct {
 }
 
 // newOperands prepares input k of a walk, or only a buffer where k is −1.
-func newOperands[T any](b *broadcast, k int) *operands[T] {
+func newOperands[T any](d *Device, b *broadcast, k int) *operands[T] {
 	var strides []int
-	if k >= 0 {
+	needsBuffer := k < 0
+	if k >= 0 && b.strides[k] != nil {
 		strides = b.strides[k]
+		last := len(strides) - 1
+		needsBuffer = strides[last] == 0 || b.dims[last] < shortRow
 	}
-	needsBuffer := k < 0 || strides != nil
-	return &operands[T]{pool: sync.Pool{New: func() any {
+	return &operands[T]{newSpares(d, func() *operand[T] {
 		o := &operand[T]{dims: b.dims, strides: strides}
+		if strides != nil {
+			o.index = make([]int, len(strides)-1)
+		}
 		if needsBuffer {
 			o.buffer = make([]T, elementwiseChunk)
 		}
 		return o
-	}}}
+	})}
 }
 
 func (p *operands[T]) take(data []T) *operand[T] {
-	o := p.pool.Get().(*operand[T])
+	o := p.spare.take()
 	o.data, o.repeated = data, 0
 	return o
 }
 
 func (p *operands[T]) give(o *operand[T]) {
 	o.data = nil
-	p.pool.Put(o)
+	p.spare.give(o)
 }
 
 // at returns what the operand has for the elements lo … lo+n−1 of the output,
@@ -122,30 +127,64 @@ func (o *operand[T]) at(lo, n int) []T {
 		return o.data[lo : lo+n]
 	}
 	last := len(o.dims) - 1
-	row, step := o.dims[last], o.strides[last]
-	for done := 0; done < n; {
-		column := (lo + done) % row
-		run := min(row-column, n-done)
-		from := column * step
-		for i, rest := last-1, (lo+done)/row; i >= 0; i-- {
-			from += rest % o.dims[i] * o.strides[i]
-			rest /= o.dims[i]
-		}
-		switch {
-		case step == 1 && run == n:
-			return o.data[from : from+n]
-		case step == 1:
-			copy(o.buffer[done:], o.data[from:from+run])
-		case run < n:
-			fill(o.buffer[done:done+run], o.data[from])
-			o.repeated = 0
-		case o.repeated < n || o.source != from:
+	length, step := o.dims[last], o.strides[last]
+	column := lo % length
+	from := o.enter(lo/length) + column*step
+	if length-column >= n && step == 1 {
+		return o.data[from : from+n]
+	}
+	if o.buffer == nil { // the piece is not one of the walk
+		o.buffer = make([]T, elementwiseChunk)
+	}
+	if length-column >= n {
+		if o.repeated < n || o.source != from {
 			fill(o.buffer[:n], o.data[from])
 			o.repeated, o.source = n, from
 		}
+		return o.buffer[:n]
+	}
+	o.repeated = 0
+	for done := 0; done < n; {
+		run := min(length-column, n-done)
+		if into := o.buffer[done : done+run]; step == 0 {
+			fill(into, o.data[from])
+		} else if run >= 16 {
+			copy(into, o.data[from:])
+		} else {
+			for i, v := range o.data[from : from+run] {
+				into[i] = v
+			}
+		}
 		done += run
+		column = 0
+		from = o.next()
 	}
 	return o.buffer[:n]
+}
+
+// enter returns where the operand has what a row of the walk begins with.
+func (o *operand[T]) enter(row int) int {
+	o.start = 0
+	for i := len(o.index) - 1; i >= 0; i-- {
+		o.index[i] = row % o.dims[i]
+		row /= o.dims[i]
+		o.start += o.index[i] * o.strides[i]
+	}
+	return o.start
+}
+
+// next does the same for the row after the one entered last.
+func (o *operand[T]) next() int {
+	for i := len(o.index) - 1; i >= 0; i-- {
+		o.index[i]++
+		o.start += o.strides[i]
+		if o.index[i] < o.dims[i] {
+			break
+		}
+		o.start -= o.dims[i] * o.strides[i]
+		o.index[i] = 0
+	}
+	return o.start
 }
 
 func fill[T any](s []T, v T) {

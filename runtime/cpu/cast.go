@@ -6,7 +6,6 @@ import (
 	"math"
 	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/device"
@@ -131,13 +130,13 @@ func bindCastNarrow(d *Device, c *device.Call, rounding tensor.Rounding) (func()
 	if put == nil {
 		return nil, device.UnsupportedType(c.Out[0].Type)
 	}
-	buffers := sync.Pool{New: func() any { return new([elementwiseChunk]float32) }}
+	buffers := newBuffers[float32](d)
 	return d.overChunks(c.Out[0].Len(), func(lo, hi int) {
-		buffer := buffers.Get().(*[elementwiseChunk]float32)
+		buffer := buffers.take()
 		x := buffer[:hi-lo]
 		tensor.ReadNarrow(x, c.In[0], lo)
 		put(c.Out[0], lo, x)
-		buffers.Put(buffer)
+		buffers.give(buffer)
 	}), nil
 }
 

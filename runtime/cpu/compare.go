@@ -82,7 +82,7 @@ func bindWhere[T any](d *Device, c *device.Call, elements func(*tensor.Tensor) [
 	if err != nil {
 		return nil, err
 	}
-	conditions, lefts, rights := newOperands[bool](walk, 0), newOperands[T](walk, 1), newOperands[T](walk, 2)
+	conditions, lefts, rights := newOperands[bool](d, walk, 0), newOperands[T](d, walk, 1), newOperands[T](d, walk, 2)
 	body := func(lo, hi int) {
 		condition := conditions.take(tensor.Of[bool](c.In[0]))
 		left, right := lefts.take(elements(c.In[1])), rights.take(elements(c.In[2]))

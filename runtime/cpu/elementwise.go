@@ -108,7 +108,7 @@ func overTwoOf[A, B, O any](inA func(*tensor.Tensor) []A, inB func(*tensor.Tenso
 		if err != nil {
 			return nil, err
 		}
-		left, right := newOperands[A](walk, 0), newOperands[B](walk, 1)
+		left, right := newOperands[A](d, walk, 0), newOperands[B](d, walk, 1)
 		body := func(lo, hi int) {
 			a, b, out := left.take(inA(c.In[0])), right.take(inB(c.In[1])), inOut(c.Out[0])
 			for lo < hi {
@@ -140,9 +140,9 @@ func overMany[T number](loop func(out, a, b []T), finish func(out []T, n int)) b
 		}
 		inputs := make([]*operands[T], len(c.In))
 		for i := range inputs {
-			inputs[i] = newOperands[T](walk, i)
+			inputs[i] = newOperands[T](d, walk, i)
 		}
-		sums := newOperands[T](walk, -1)
+		sums := newOperands[T](d, walk, -1)
 		body := func(lo, hi int) {
 			out := tensor.Of[T](c.Out[0])
 			// The output may have the memory of any input, so it is written

@@ -35,6 +35,8 @@ func init() {
 		define[float64](name, overOne(each(f)))
 		define[float32](name, overOne(each(func(x float32) float32 { return float32(f(float64(x))) })))
 	}
+	define[float32]("Sqrt", overOne(each(func(x float32) float32 { return float32(math.Sqrt(float64(x))) })))
+	define[float32]("Reciprocal", overOne(each(func(x float32) float32 { return 1 / x })))
 	define[float32]("Exp", overOne(inPlace(simd.Exp)))
 	define[float32]("Tanh", overOne(inPlace(simd.Tanh)))
 	define[float32]("Sigmoid", overOne(inPlace(simd.Sigmoid)))

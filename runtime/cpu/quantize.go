@@ -2,7 +2,6 @@ package cpu
 
 import (
 	"math"
-	"sync"
 
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/device"
@@ -192,14 +191,14 @@ func (d *Device) throughFloats(in, out *tensor.Tensor, saturate bool, change fun
 	if put == nil {
 		return nil, device.UnsupportedType(out.Type)
 	}
-	buffers := sync.Pool{New: func() any { return new([elementwiseChunk]float32) }}
+	buffers := newBuffers[float32](d)
 	return d.overChunks(out.Len(), func(lo, hi int) {
-		buffer := buffers.Get().(*[elementwiseChunk]float32)
+		buffer := buffers.take()
 		x := buffer[:hi-lo]
 		read(x, in, lo)
 		change(x, lo)
 		put(out, lo, x)
-		buffers.Put(buffer)
+		buffers.give(buffer)
 	}), nil
 }
 

@@ -1,8 +1,6 @@
 package cpu
 
 import (
-	"sync"
-
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/device"
 	"github.com/fmoe-go/fmoe/runtime/op"
@@ -68,11 +66,11 @@ func newRequantize(d *Device, c *device.Call, p *integerProduct) (func() error, 
 		return nil, err
 	}
 	put := newStore[float32](out.Type, tensor.Rounding{})
-	rows, columns := newOperands[float32](walk, 0), newOperands[float32](walk, 1)
+	rows, columns := newOperands[float32](d, walk, 0), newOperands[float32](d, walk, 1)
 	least, greatest := integerRange(out.Type)
-	buffers := sync.Pool{New: func() any { return new([elementwiseChunk]float32) }}
+	buffers := newBuffers[float32](d)
 	loop := d.overChunks(out.Len(), func(lo, hi int) {
-		buffer, row, column := buffers.Get().(*[elementwiseChunk]float32), rows.take(parameters[0].values), columns.take(parameters[1].values)
+		buffer, row, column := buffers.take(), rows.take(parameters[0].values), columns.take(parameters[1].values)
 		x, left, right := buffer[:hi-lo], row.at(lo, hi-lo), column.at(lo, hi-lo)
 		scale := parameters[2].values[0]
 		for i, sum := range p.memory(2)[lo:hi] {
@@ -80,7 +78,7 @@ func newRequantize(d *Device, c *device.Call, p *integerProduct) (func() error, 
 		}
 		toIntegers(x, parameters[3].values[0], least, greatest)
 		put(out, lo, x)
-		buffers.Put(buffer)
+		buffers.give(buffer)
 		rows.give(row)
 		columns.give(column)
 	})
@@ -160,7 +158,7 @@ func newWiden[T int8 | uint8](d *Device, number int, t, zero *tensor.Tensor) (fu
 	if err != nil {
 		return nil, err
 	}
-	zeros := newOperands[T](walk, 0)
+	zeros := newOperands[T](d, walk, 0)
 	var out []int32
 	body := func(lo, hi int) {
 		values := none

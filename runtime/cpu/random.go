@@ -3,7 +3,6 @@ package cpu
 import (
 	"math"
 	"math/rand/v2"
-	"sync"
 	"sync/atomic"
 
 	"github.com/fmoe-go/fmoe/onnx"
@@ -74,14 +73,14 @@ func newRandom(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error)
 			return nil, device.UnsupportedType(c.Out[0].Type)
 		}
 		var stream randomStream
-		buffers := sync.Pool{New: func() any { return new([elementwiseChunk]float64) }}
+		buffers := newBuffers[float64](d)
 		run := d.overChunks(c.Out[0].Len(), func(lo, hi int) {
-			buffer := buffers.Get().(*[elementwiseChunk]float64)
+			buffer := buffers.take()
 			for i := lo; i < hi; i++ {
 				buffer[i-lo] = draw(stream, i)
 			}
 			put(c.Out[0], lo, buffer[:hi-lo])
-			buffers.Put(buffer)
+			buffers.give(buffer)
 		})
 		return func() error {
 			stream = source.stream()
