@@ -2,8 +2,10 @@ package onnx
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -36,8 +38,8 @@ func hiddenName(path string) string {
 
 // fill writes the content and sees to it that it is on the disk, with the
 // permissions of the file that it will replace.
-func (f *stagedFile) fill(content func(*bufio.Writer) error) error {
-	out := bufio.NewWriterSize(f, writeBufferBytes)
+func (f *stagedFile) fill(ctx context.Context, content func(*bufio.Writer) error) error {
+	out := bufio.NewWriterSize(contextWriter{ctx, f}, writeBufferBytes)
 	if err := content(out); err != nil {
 		return err
 	}
@@ -53,6 +55,19 @@ func (f *stagedFile) fill(content func(*bufio.Writer) error) error {
 		return err
 	}
 	return f.Close()
+}
+
+// contextWriter writes until its context is done.
+type contextWriter struct {
+	ctx context.Context
+	io.Writer
+}
+
+func (w contextWriter) Write(b []byte) (int, error) {
+	if err := w.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return w.Writer.Write(b)
 }
 
 // discard removes the file if it was not published.

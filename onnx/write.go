@@ -2,6 +2,8 @@ package onnx
 
 import (
 	"bufio"
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -27,6 +29,10 @@ type WriteOptions struct {
 	// Limit is the size in bytes of all initializers above which ExternalAuto
 	// stores them externally; 0 means 1 GiB, half of what protobuf allows.
 	Limit int64
+
+	// Context ends the writing with its error when it is done, such as by the
+	// user's interrupt; nil never does.
+	Context context.Context
 }
 
 const (
@@ -55,7 +61,7 @@ const (
 // It fails, among others, where the model without its external data would
 // pass protobuf's limit of 2 GiB.
 func WriteFile(path string, m *Model, o WriteOptions) error {
-	w := &modelWriter{path: path, dataPath: path + externalSuffix, model: m}
+	w := &modelWriter{ctx: cmp.Or(o.Context, context.Background()), path: path, dataPath: path + externalSuffix, model: m}
 	err := w.plan(o)
 	if err == nil {
 		err = w.write()
@@ -68,6 +74,7 @@ func WriteFile(path string, m *Model, o WriteOptions) error {
 
 // modelWriter writes one model and its data file.
 type modelWriter struct {
+	ctx            context.Context
 	path, dataPath string
 	model          *Model
 	encoder        encoder
@@ -200,7 +207,7 @@ func (w *modelWriter) write() (err error) {
 			return err
 		}
 		staged = append(staged, f)
-		return f.fill(fill)
+		return f.fill(w.ctx, fill)
 	}
 	if len(w.external) > 0 {
 		if err := stage(w.dataPath, w.writeData); err != nil {

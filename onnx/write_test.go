@@ -2,6 +2,8 @@ package onnx
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -272,6 +274,32 @@ func TestWriteFileFails(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), filepath.Join("nowhere", "model.onnx")+": no such file") {
 		t.Errorf("error %v", err)
 	}
+}
+
+// An interrupt in the middle of the weights is a failure like others.
+func TestWriteFileStopsWithItsContext(t *testing.T) {
+	dir := t.TempDir()
+	ctx, cancel := context.WithCancel(t.Context())
+	m := weightsModel()
+	m.Graph.Initializers[0].SetSource(interrupting{zeros{5000, 5000}, cancel})
+	err := WriteFile(filepath.Join(dir, "model.onnx"), m, WriteOptions{External: ExternalAlways, Context: ctx})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v, not one of the context", err)
+	}
+	if left := files(t, dir); len(left) != 0 {
+		t.Errorf("files left behind: %q", left)
+	}
+}
+
+// interrupting is a source that gives its bytes after an interrupt.
+type interrupting struct {
+	Source
+	interrupt func()
+}
+
+func (s interrupting) WriteTo(w io.Writer) (int64, error) {
+	s.interrupt()
+	return s.Source.WriteTo(w)
 }
 
 // Writing another model must not take away the data of the one that it came

@@ -122,7 +122,7 @@ func (c *rewriteFlags) rewrite(ctx context.Context, out io.Writer, path string) 
 	}
 	result := rewriteResult{Input: path, Report: report}
 	if !c.options.DryRun {
-		if err := onnx.WriteFile(c.output, m, onnx.WriteOptions{External: externalModes[c.external]}); err != nil {
+		if err := onnx.WriteFile(c.output, m, onnx.WriteOptions{External: externalModes[c.external], Context: ctx}); err != nil {
 			return err
 		}
 		result.Output = c.output
