@@ -152,6 +152,8 @@ func TestInferReshape(t *testing.T) {
 		{name: "unknown target of hostile rank", op: "Reshape", in: []Fact{shaped(B, 4), vector(1 << 40)}, want: "[…]"},
 		{name: "no elements", op: "Reshape", in: []Fact{shaped(0, 4), int64s(0, -1)}, want: "[0,4]"},
 		{name: "no elements of other shape", op: "Reshape", in: []Fact{shaped(0, 4), int64s(0, 7)}, want: "[0,7]"},
+		{name: "no elements, computed target", op: "Reshape", in: []Fact{shaped(0), int64s(4, 0)}, want: "[4,0]"},
+		{name: "no elements, ambiguous", op: "Reshape", in: []Fact{shaped(0), int64s(-1, 0)}, fails: "could be anything"},
 		{name: "zero allowed", op: "Reshape", attrs: allowZero, in: []Fact{shaped(0, 4), int64s(7, 0)}, want: "[7,0]"},
 		{name: "two inferred", op: "Reshape", in: []Fact{shaped(4), int64s(-1, -1)}, fails: "more than one -1"},
 		{name: "does not divide", op: "Reshape", in: []Fact{shaped(4, 3), int64s(5, -1)}, fails: "numbers of elements differ"},

@@ -46,7 +46,8 @@ func inferReshape(c *Inference) error {
 
 // reshaped returns the shape that Reshape gives to data of the given shape
 // (nil when unknown). In target −1 stands for what is left, and 0 for the
-// dimension of the same place unless allowZero.
+// dimension of the same place unless allowZero. Where data without elements
+// have no such dimension, 0 is taken as it is: computed targets hold it.
 func (c *Inference) reshaped(data []Dim, target []int64, allowZero bool) ([]Dim, error) {
 	shape := make([]Dim, len(target))
 	inferred := -1
@@ -62,9 +63,9 @@ func (c *Inference) reshaped(data []Dim, target []int64, allowZero bool) ([]Dim,
 			return nil, fmt.Errorf("target shape %v has a negative dimension", target)
 		case t == 0 && !allowZero && data == nil:
 			shape[i] = c.Fresh()
-		case t == 0 && !allowZero && i >= len(data):
+		case t == 0 && !allowZero && i >= len(data) && c.product(data) > 0:
 			return nil, fmt.Errorf("target shape %v copies dimension %d, which data of shape %s lack", target, i, FormatDims(data))
-		case t == 0 && !allowZero:
+		case t == 0 && !allowZero && i < len(data):
 			shape[i], kept[i] = data[i], true
 		default:
 			shape[i] = Dim(t)
@@ -92,6 +93,8 @@ func (c *Inference) reshaped(data []Dim, target []int64, allowZero bool) ([]Dim,
 	left, err := c.quotient(rest, stated)
 	switch {
 	case err != nil:
+	case inferred >= 0 && slices.Contains(stated, 0):
+		err = errors.New("-1 could be anything")
 	case inferred >= 0:
 		shape[inferred] = left
 	case left.Known() && left != 1:
