@@ -58,7 +58,7 @@ func (k *fmoe) Bind(c *device.Call) (func() error, error) {
 
 // fmoeLimit bounds the elements of hidden and output rows that are held at a
 // time; more tokens are computed in several rounds, with the same result.
-const fmoeLimit = 1 << 26
+var fmoeLimit = 1 << 26
 
 // fmoeRun is FMoE bound to N tokens of width d, T experts of hidden width h,
 // and k choices. A run goes through its phases one after the other, each
@@ -122,7 +122,7 @@ func bindFMoE[T simd.Float](k *fmoe, c *device.Call, activate func([]T)) (func()
 	r.router = r.bindRouter(k, routing)
 
 	choose, project, projectBack, combine := r.choose, r.project, r.projectBack, r.combine
-	pool, threads := k.device.pool, k.device.pool.threads
+	pool := k.device.pool
 	return func() error {
 		r.open()
 		if err := r.router(); err != nil {
@@ -137,12 +137,18 @@ func bindFMoE[T simd.Float](k *fmoe, c *device.Call, activate func([]T)) (func()
 			if r.y == nil {
 				continue
 			}
-			pool.run(r.fc1.cut(&r.pieces, r.dispatch.Offset, threads), r.pieces.grain, project)
-			pool.run(r.fc2.cut(&r.pieces, r.dispatch.Offset, threads), r.pieces.grain, projectBack)
+			r.eachPiece(r.fc1, project)
+			r.eachPiece(r.fc2, projectBack)
 			pool.run(n, max(1, 1<<14/max(1, r.d*r.k)), combine)
 		}
 		return nil
 	}, nil
+}
+
+// eachPiece calls body for the pieces of a layer.
+func (r *fmoeRun[T]) eachPiece(layer *projection[T], body func(lo, hi int)) {
+	n := layer.cut(&r.pieces, r.dispatch.Offset, r.device.pool.threads)
+	r.device.pool.run(n, r.pieces.grain, body)
 }
 
 // bindRouter plans the product of tokens and router, behind the elements of

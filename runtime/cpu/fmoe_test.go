@@ -198,6 +198,23 @@ func TestFMoEThreads(t *testing.T) {
 	}
 }
 
+// TestFMoERounds: many tokens are computed in several rounds, which changes
+// nothing.
+func TestFMoERounds(t *testing.T) {
+	l := layer{tokens: 50, experts: 4, k: 2, d: 16, h: 48, bias: true, gated: true}
+	config := moe.Config{TopK: l.k, Gate: moe.GateNaive, Activation: moe.GELU, Normalize: true}
+	want := compute(t, 2, true, fmoeNode(config, 3), 1, l.inputs(5)...)
+	defer func(limit int) { fmoeLimit = limit }(fmoeLimit)
+	for _, tokens := range []int{1, 7, 49} {
+		fmoeLimit = tokens * l.k * (l.h + l.d)
+		for i, got := range compute(t, 2, true, fmoeNode(config, 3), 1, l.inputs(5)...) {
+			if !bytes.Equal(got.Data, want[i].Data) {
+				t.Errorf("%d tokens a round: output %d differs", tokens, i)
+			}
+		}
+	}
+}
+
 // TestFMoEUpcycled is the product's promise: where all experts are one dense
 // layer, the mixture computes that layer, whatever the router says.
 func TestFMoEUpcycled(t *testing.T) {
