@@ -239,6 +239,9 @@ func (a *attend[T]) bind(d *Device, scratch *device.Scratch) func() error {
 		groups, lines = a.kvHeads, share
 	}
 	rows := min(lines, max(8, min(64, 1<<20/max(a.keys, 1))))
+	if a.queries == 1 {
+		rows = min(lines, 4) // more would be packed for, and wait for memory
+	}
 	blocks := (lines + rows - 1) / rows
 	products := max(simd.WorkLen[T](rows, a.headSize, a.keys), simd.WorkLen[T](rows, a.keys, a.valueSize))
 	space := newWorkspace[T](d, scratch, 0, rows*a.keys+products)

@@ -48,18 +48,24 @@ func (z *normalization[T]) run(line int, x, y []T) {
 	setFloat(z.deviation, line, inverse)
 	y = y[:len(x)]
 	shift, factor := T(mean), T(inverse)
+	if scale, bias := denseLine[T](z.scale, line), denseLine[T](z.bias, line); scale != nil && bias != nil {
+		scale, bias = scale[:len(x)], bias[:len(x)]
+		for i, v := range x {
+			y[i] = (v-shift)*factor*scale[i] + bias[i]
+		}
+		return
+	}
 	for i, v := range x {
 		y[i] = (v - shift) * factor
 	}
-	if z.scale != nil {
-		combineLine(y, z.scale, line, func(y, s []T) {
-			for i := range y {
-				y[i] *= s[i]
-			}
-		})
-	}
-	if z.bias != nil {
-		combineLine(y, z.bias, line, addTo[T])
+	combineLine(y, z.scale, line, multiplyTo[T])
+	combineLine(y, z.bias, line, addTo[T])
+}
+
+func multiplyTo[T simd.Float](y, x []T) {
+	x = x[:len(y)]
+	for i := range y {
+		y[i] *= x[i]
 	}
 }
 
@@ -140,9 +146,21 @@ func newLineOperand(t *tensor.Tensor, shape []int, axis int) *lineOperand {
 	return o
 }
 
+// denseLine returns the elements of an operand for a line, nil where they do
+// not lie side by side or where there is no operand.
+func denseLine[T simd.Float](o *lineOperand, line int) []T {
+	if o == nil || o.index != nil {
+		return nil
+	}
+	return tensor.Of[T](o.tensor)[o.outer.offset(line):]
+}
+
 // combineLine calls f with pieces of y and of the operand's elements for that
-// line.
+// line, if there is an operand.
 func combineLine[T simd.Float](y []T, o *lineOperand, line int, f func(y, x []T)) {
+	if o == nil {
+		return
+	}
 	x := tensor.Of[T](o.tensor)[o.outer.offset(line):]
 	if o.index == nil {
 		f(y, x)
@@ -284,9 +302,7 @@ func bindSkipLayerNormalization[T simd.Float](d *Device, c *device.Call, n *op.N
 		}
 		copy(y, tensor.Of[T](c.In[0])[line*z.length:])
 		combineLine(y, skip, line, addTo[T])
-		if inputBias != nil {
-			combineLine(y, inputBias, line, addTo[T])
-		}
+		combineLine(y, inputBias, line, addTo[T])
 		return y
 	}, c.Out[0]), nil
 }

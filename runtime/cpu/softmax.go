@@ -85,12 +85,19 @@ func logSoftmaxLine[T simd.Float](x, y []T) {
 	}
 }
 
+// largest returns the greatest element of x, or perhaps any where one is not a
+// number.
 func largest[T simd.Float](x []T) T {
-	top := x[0]
-	for _, v := range x[1:] {
-		top = max(top, v)
+	a, b := x[0], x[len(x)-1]
+	for ; len(x) >= 2; x = x[2:] {
+		if x[0] > a {
+			a = x[0]
+		}
+		if x[1] > b {
+			b = x[1]
+		}
 	}
-	return top
+	return max(a, b)
 }
 
 func subtract[T simd.Float](x, y []T, shift T) {
