@@ -77,9 +77,9 @@ func ConvertFloat(dst, src *Tensor) {
 	case onnx.Float64:
 		fromFloat64(dst, src)
 	case onnx.Float16:
-		fromHalf(dst, src, Float16ToFloat32)
+		fromHalf(dst, src, decodeFloat16, Float16ToFloat32)
 	case onnx.BFloat16:
-		fromHalf(dst, src, BFloat16ToFloat32)
+		fromHalf(dst, src, decodeBFloat16, BFloat16ToFloat32)
 	default:
 		panic("tensor: ConvertFloat of " + src.Type.String())
 	}
@@ -91,9 +91,9 @@ func fromFloat32(dst, src *Tensor) {
 	case onnx.Float64:
 		convert(Of[float64](dst), x, func(f float32) float64 { return float64(f) })
 	case onnx.Float16:
-		convert(Of[uint16](dst), x, Float32ToFloat16)
+		encodeFloat16(Of[uint16](dst), x)
 	case onnx.BFloat16:
-		convert(Of[uint16](dst), x, Float32ToBFloat16)
+		encodeBFloat16(Of[uint16](dst), x)
 	default:
 		panic("tensor: ConvertFloat to " + dst.Type.String())
 	}
@@ -113,11 +113,11 @@ func fromFloat64(dst, src *Tensor) {
 	}
 }
 
-func fromHalf(dst, src *Tensor, decode func(uint16) float32) {
+func fromHalf(dst, src *Tensor, decodeAll func([]float32, []uint16), decode func(uint16) float32) {
 	x := Of[uint16](src)
 	switch dst.Type {
 	case onnx.Float32:
-		convert(Of[float32](dst), x, decode)
+		decodeAll(Of[float32](dst), x)
 	case onnx.Float64:
 		convert(Of[float64](dst), x, func(h uint16) float64 { return float64(decode(h)) })
 	case onnx.Float16:
@@ -133,5 +133,31 @@ func convert[D, S Element](dst []D, src []S, f func(S) D) {
 	dst = dst[:min(len(dst), len(src))]
 	for i := range dst {
 		dst[i] = f(src[i])
+	}
+}
+
+// The conversions that models of 16-bit floats spend their time in.
+
+func decodeFloat16(dst []float32, src []uint16) {
+	for i, h := range src[:len(dst)] {
+		dst[i] = Float16ToFloat32(h)
+	}
+}
+
+func decodeBFloat16(dst []float32, src []uint16) {
+	for i, h := range src[:len(dst)] {
+		dst[i] = BFloat16ToFloat32(h)
+	}
+}
+
+func encodeFloat16(dst []uint16, src []float32) {
+	for i, x := range src {
+		dst[i] = Float32ToFloat16(x)
+	}
+}
+
+func encodeBFloat16(dst []uint16, src []float32) {
+	for i, x := range src {
+		dst[i] = Float32ToBFloat16(x)
 	}
 }

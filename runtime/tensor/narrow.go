@@ -20,10 +20,10 @@ func Narrow(t onnx.DataType) bool {
 func ReadNarrow(dst []float32, t *Tensor, lo int) {
 	switch t.Type {
 	case onnx.Float16:
-		convert(dst, Of[uint16](t)[lo:], Float16ToFloat32)
+		decodeFloat16(dst, Of[uint16](t)[lo:])
 		return
 	case onnx.BFloat16:
-		convert(dst, Of[uint16](t)[lo:], BFloat16ToFloat32)
+		decodeBFloat16(dst, Of[uint16](t)[lo:])
 		return
 	}
 	bits := t.Type.Bits()
@@ -61,10 +61,10 @@ type number interface {
 func WriteNarrow[T number](t *Tensor, lo int, src []T, r Rounding) {
 	switch t.Type {
 	case onnx.Float16:
-		encode16(Of[uint16](t)[lo:], src, Float32ToFloat16)
+		encode16(Of[uint16](t)[lo:], src, encodeFloat16, Float32ToFloat16)
 		return
 	case onnx.BFloat16:
-		encode16(Of[uint16](t)[lo:], src, Float32ToBFloat16)
+		encode16(Of[uint16](t)[lo:], src, encodeBFloat16, Float32ToBFloat16)
 		return
 	}
 	encode := func(x T) uint8 { return uint8(int64(x)) }
@@ -86,9 +86,9 @@ func WriteNarrow[T number](t *Tensor, lo int, src []T, r Rounding) {
 	}
 }
 
-func encode16[T number](dst []uint16, src []T, encode func(float32) uint16) {
+func encode16[T number](dst []uint16, src []T, encodeAll func([]uint16, []float32), encode func(float32) uint16) {
 	if x, ok := any(src).([]float32); ok {
-		convert(dst, x, encode)
+		encodeAll(dst, x)
 		return
 	}
 	convert(dst, src, func(x T) uint16 { return encode(float32ToOdd(float64(x))) })
