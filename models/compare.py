@@ -1,0 +1,92 @@
+"""Checks the samples in ONNX Runtime: python models/compare.py [--rewritten DIR]
+
+Every sample must still give its stored outputs. With --rewritten, every DIR/NAME.onnx, written by
+fmoefy from models/NAME/model.onnx, must open through its FMoE function body and give the original's
+outputs within 1e-4. Exits 1 when anything differs or is missing.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from common import ATOL, MODELS, RTOL, open_session, read_tensors, run
+
+REWRITTEN_TOLERANCE = 1e-4
+
+
+def difference(expected, actual, rtol, atol):
+    """Whether actual equals expected within atol + rtol * |expected|, and a line about how far off it is.
+
+    The relative difference in that line is measured against the largest expected element, so that
+    elements near zero do not drown it.
+    """
+    if expected.keys() != actual.keys():
+        return False, f"outputs {sorted(actual)}, expected {sorted(expected)}"
+    absolute = relative = 0.0
+    equal = True
+    for name, reference in expected.items():
+        value = actual[name]
+        if value.shape != reference.shape or value.dtype != reference.dtype:
+            return False, f"{name} is {value.dtype}{value.shape}, expected {reference.dtype}{reference.shape}"
+        equal = equal and np.allclose(value, reference, rtol=rtol, atol=atol)
+        largest = np.abs(value.astype(np.float64) - reference).max(initial=0.0)
+        absolute = np.maximum(absolute, largest)
+        relative = np.maximum(relative, largest / max(np.abs(reference).max(initial=0.0), np.finfo(np.float64).tiny))
+    return equal, f"max absolute {absolute:.1e}, max relative {relative:.1e}"
+
+
+def data_sets(name):
+    """(folder, inputs, stored outputs) of each of a sample's data sets."""
+    for folder in sorted((MODELS / name).glob("test_data_set_*")):
+        yield folder.name, read_tensors(folder, "input"), read_tensors(folder, "output")
+
+
+def check_stored(name):
+    session = open_session(MODELS / name / "model.onnx")
+    for folder, inputs, outputs in data_sets(name):
+        yield f"{name} {folder}", *difference(outputs, run(session, inputs), RTOL, ATOL)
+
+
+def check_rewritten(name, path):
+    original, rewritten = open_session(MODELS / name / "model.onnx"), open_session(path)
+    for folder, inputs, _ in data_sets(name):
+        expected, actual = run(original, inputs), run(rewritten, inputs)
+        yield f"{name} rewritten {folder}", *difference(expected, actual, REWRITTEN_TOLERANCE, REWRITTEN_TOLERANCE)
+
+
+def report(title, results):
+    """Prints one line for each result; false when one differs, or there is none."""
+    count = 0
+    equal = True
+    try:
+        for label, same, line in results:
+            count += 1
+            equal = equal and same
+            print(f"{'ok  ' if same else 'FAIL'} {label}: {line}")
+    except Exception as error:  # ONNX Runtime raises many kinds; none may hide the other samples.
+        print(f"FAIL {title}: {error}")
+        return False
+    if count == 0:
+        print(f"FAIL {title}: no test_data_set_N folder to run it on")
+    return equal and count > 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rewritten", type=Path, metavar="DIR", help="folder of NAME.onnx files written by fmoefy")
+    arguments = parser.parse_args()
+
+    names = sorted(path.parent.name for path in MODELS.glob("*/model.onnx"))
+    passed = [report(name, check_stored(name)) for name in names]
+    if arguments.rewritten:
+        for name in names:
+            path = arguments.rewritten / f"{name}.onnx"
+            passed.append(report(f"{name} rewritten", check_rewritten(name, path)))
+    if not passed or not all(passed):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
