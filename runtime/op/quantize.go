@@ -104,13 +104,13 @@ func (c *Inference) checkScale() error {
 }
 
 // Granularity says which element of a scale belongs to which element of a
-// tensor: places along an axis share one, block at a time, and where blocks is
-// 0 so do all elements of a place.
+// tensor: one for all, one for each place of an axis, or one for each block of
+// places and each position in the other dimensions.
 type Granularity struct {
 	length int // of the axis; 0 where the whole tensor has one scale
 	inner  int // elements at one place of the axis that follow one another
-	block  int
-	blocks int
+	block  int // places in a block
+	blocks int // along the axis; 0 where each place has one scale
 }
 
 // NewGranularity returns the granularity of a QuantizeLinear or

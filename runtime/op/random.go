@@ -34,8 +34,8 @@ func inferRandom(c *Inference) error {
 		t = onnx.Float32
 	}
 	given := c.Node.Attribute("shape")
-	if given == nil {
-		return fmt.Errorf("lacks its attribute shape")
+	if given == nil || given.Type != onnx.AttributeInts {
+		return fmt.Errorf("lacks its attribute shape, a list of integers")
 	}
 	shape := make([]int, len(given.Ints))
 	for i, d := range given.Ints {
