@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from common import ATOL, MODELS, RTOL, open_session, read_tensors, run
 
@@ -50,6 +51,8 @@ def check_stored(name):
 
 
 def check_rewritten(name, path):
+    if not any(node.domain == "ai.fmoe" for node in onnx.load(path, load_external_data=False).graph.node):
+        raise ValueError(f"{path} has no node of domain ai.fmoe: fmoefy did not rewrite it")
     original, rewritten = open_session(MODELS / name / "model.onnx"), open_session(path)
     for folder, inputs, _ in data_sets(name):
         expected, actual = run(original, inputs), run(rewritten, inputs)
@@ -65,7 +68,7 @@ def report(title, results):
             count += 1
             equal = equal and same
             print(f"{'ok  ' if same else 'FAIL'} {label}: {line}")
-    except Exception as error:  # ONNX Runtime raises many kinds; none may hide the other samples.
+    except Exception as error:  # onnx and ONNX Runtime raise many kinds; none may hide the other samples.
         print(f"FAIL {title}: {error}")
         return False
     if count == 0:
