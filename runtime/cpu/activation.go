@@ -34,16 +34,13 @@ func init() {
 		{"Mish", plain(func(x float64) float64 { return x * math.Tanh(softplus(x)) }), func(*op.Node) func([]float32) { return simd.Mish }},
 		{"Gelu", gelu, geluVector},
 		{"Swish", swish(1), swishVector(1)},
-		{"QuickGelu", swish(1.702), swishVector(1.702)},
 	} {
+		register("", a.name, newElementwise)
 		define[float64](a.name, scalarActivation[float64](a.scalar))
 		if a.vector != nil {
 			define[float32](a.name, vectorActivation(a.vector))
 		} else {
 			define[float32](a.name, scalarActivation[float32](a.scalar))
-		}
-		if a.name != "QuickGelu" {
-			register("", a.name, newElementwise)
 		}
 	}
 	for _, name := range []string{"Gelu", "QuickGelu", "FastGelu", "BiasGelu"} {
@@ -58,6 +55,8 @@ func init() {
 	defineIntegerActivations[uint32]()
 	defineIntegerActivations[uint64]()
 
+	define[float32]("QuickGelu", vectorActivation(swishVector(1.702)))
+	define[float64]("QuickGelu", scalarActivation[float64](swish(1.702)))
 	define[float32]("BiasGelu", biased(simd.GELU))
 	define[float64]("BiasGelu", biased(overSlice(geluExact)))
 	define[float32]("FastGelu", biased(simd.GELUTanh))
