@@ -8,8 +8,9 @@ import (
 	"github.com/fmoe-go/fmoe/runtime/devicetest"
 )
 
-// TestContribCases compares operators of the domain com.microsoft with ONNX
-// Runtime, whose outputs testdata/contrib.py recorded.
+// TestContribCases compares operators of the domain com.microsoft, and what
+// ONNX's cases leave out, with ONNX Runtime, whose outputs testdata/contrib.py
+// recorded.
 func TestContribCases(t *testing.T) {
 	archive, err := zip.OpenReader("testdata/contrib.zip")
 	if err != nil {

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Writes contrib.zip: cases of ONNX Runtime's own operators (com.microsoft),
-in the layout of ONNX's node tests, with the outputs that ONNX Runtime gives.
+"""Writes contrib.zip: cases of ONNX Runtime's own operators (com.microsoft)
+and of uses that ONNX's node tests leave out, in the layout of those tests,
+with the outputs that ONNX Runtime gives.
 
     pip install numpy onnx onnxruntime
     python contrib.py
@@ -180,8 +181,36 @@ def products():
         case(f"fused_gemm_{name}", "FusedGemm", [a[0], floats(5, 4), floats(5)], transB=1, alpha=0.7, beta=0.3, activation=name, **extra)
 
 
+def recurrent():
+    S, B, I, H = 5, 3, 4, 6
+    lengths = int32(5, 2, 4)
+    for op, gates in (("RNN", 1), ("GRU", 3), ("LSTM", 4)):
+        for direction in ("forward", "reverse", "bidirectional"):
+            D = 2 if direction == "bidirectional" else 1
+            weights = [floats(D, gates * H, I), floats(D, gates * H, H), floats(D, 2 * gates * H)]
+            states = [floats(D, B, H)] * (2 if op == "LSTM" else 1)
+            case(f"{op}_{direction}", op, [floats(S, B, I), *weights, lengths, *states], 1 + len(states), domain="", direction=direction, hidden_size=H)
+    gru = [floats(S, B, I), floats(1, 3 * H, I), floats(1, 3 * H, H), floats(1, 6 * H)]
+    case("GRU_linear_before_reset", "GRU", gru, 2, domain="", hidden_size=H, linear_before_reset=1)
+    case("GRU_activations", "GRU", gru, 2, domain="", hidden_size=H, activations=["HardSigmoid", "Softsign"], activation_alpha=[0.3], activation_beta=[0.4])
+    lstm = [floats(S, B, I), floats(1, 4 * H, I), floats(1, 4 * H, H), floats(1, 8 * H), None, None, None, floats(1, 3 * H)]
+    case("LSTM_peepholes_clip", "LSTM", lstm, 3, domain="", hidden_size=H, clip=0.5)
+    case("LSTM_input_forget", "LSTM", lstm[:4], 3, domain="", hidden_size=H, input_forget=1)
+    case("LSTM_activations", "LSTM", lstm[:4], 3, domain="", hidden_size=H, activations=["Sigmoid", "LeakyRelu", "Softsign"], activation_alpha=[0.1])
+
+
+def transposed_convolutions():
+    x, w = floats(1, 2, 5, 4), floats(2, 3, 4, 3)
+    for auto_pad in ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"):
+        case(f"convtranspose_{auto_pad}", "ConvTranspose", [x, w], domain="", auto_pad=auto_pad, strides=[2, 3])
+        if auto_pad != "VALID":
+            case(f"convtranspose_shape_{auto_pad}", "ConvTranspose", [x, w], domain="", auto_pad=auto_pad, strides=[2, 3], output_shape=[8, 9])
+
+
 activations()
 products()
+recurrent()
+transposed_convolutions()
 normalisations()
 rotary()
 multihead()
