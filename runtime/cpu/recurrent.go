@@ -153,7 +153,7 @@ func bindRecurrent[T simd.Float](d *Device, c *device.Call, n *op.Node) (func() 
 			return tensor.Of[T](out), tensor.Of[T](x), tensor.Of[T](w)[(direction*rows+start)*depth:]
 		})
 	}
-	flat := *c.In[0] // all now of all batches as rows
+	flat := *c.In[0] // all steps of all batches as rows
 	flat.Shape = []int{r.length * r.batch, input}
 	candidate := matrix(r.batch, r.hidden)
 	var passes []func() error
