@@ -2,12 +2,15 @@
 package models_test
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime"
 	"github.com/fmoe-go/fmoe/runtime/devicetest"
+	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
 
 // The samples give the outputs that ONNX Runtime computed for them.
@@ -31,5 +34,24 @@ func TestSamplesEqualONNXRuntime(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// A run in steady state allocates its outputs and the map that holds them,
+// and nothing for its hundreds of nodes.
+func TestRunsDoNotAllocateByNode(t *testing.T) {
+	s, err := runtime.Open("gpt-megatron/model.onnx", runtime.Options{Threads: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	inputs := map[string]*tensor.Tensor{"input_ids": tensor.New(onnx.Int64, 1, 16)}
+	allocations := testing.AllocsPerRun(5, func() {
+		if _, err := s.Run(context.Background(), inputs); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if allocations > 12 {
+		t.Errorf("%v allocations a run, want at most 12", allocations)
 	}
 }
