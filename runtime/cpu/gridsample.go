@@ -47,17 +47,18 @@ func (s *sampler) at(point float64) (t sample) {
 	if s.mode == "nearest" {
 		x = math.RoundToEven(x)
 	}
-	switch s.padding {
-	case "border":
+	cubic := s.mode == "cubic" || s.mode == "bicubic"
+	switch {
+	case s.padding == "border" && !cubic: // a curve through the border's values does not end there
 		x = min(max(x, 0), float64(s.length-1))
-	case "reflection":
+	case s.padding == "reflection":
 		x = s.reflected(x)
 	}
 	first := math.Floor(x)
-	switch s.mode {
-	case "nearest":
+	switch {
+	case s.mode == "nearest":
 		t.count, t.weights[0] = 1, 1
-	case "linear", "bilinear":
+	case !cubic:
 		t.count, t.weights[0], t.weights[1] = 2, 1-(x-first), x-first
 	default:
 		first--
