@@ -5,8 +5,7 @@ PYTHON  ?= python3
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS  = -s -w -X github.com/fmoe-go/fmoe/internal/cli.version=$(VERSION)
 
-STATICCHECK   = honnef.co/go/tools/cmd/staticcheck@v0.8.2
-GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+GOLANGCI_LINT_VERSION = v2.15.0
 
 # Packages that start goroutines, or are used by several.
 CONCURRENT = ./onnx ./runtime ./runtime/cpu ./runtime/language
@@ -15,7 +14,7 @@ SAMPLES = $(patsubst models/%/model.onnx,%,$(wildcard models/*/model.onnx))
 SHARED  = $(wildcard ../shared/models/*.onnx)
 REWRITE = --num-experts 8 --top-k 2
 
-.PHONY: help build test race lint golangci-lint fuzz demo verify compare benchmark clean
+.PHONY: help build test race lint fuzz demo verify compare benchmark clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 15
@@ -29,14 +28,14 @@ test: ## run all tests
 race: ## test the concurrent packages with the race detector (needs gcc)
 	CGO_ENABLED=1 $(GO) test -race $(CONCURRENT)
 
-lint: ## check format, go vet and staticcheck
-	@test -z "$$(gofmt -l .)" || { echo 'run gofmt -w on:'; gofmt -l .; exit 1; }
-	$(GO) vet ./...
-	$(GO) run $(STATICCHECK) ./...
+GOLANGCI_LINT = build/tools/golangci-lint-$(GOLANGCI_LINT_VERSION)
+lint: $(GOLANGCI_LINT) ## check format, go vet, staticcheck and more (.golangci.yml)
+	$(GOLANGCI_LINT) run ./...
 
-golangci-lint: ## check with golangci-lint, which is built on first use
-	@test -x build/tools/golangci-lint || GOBIN=$(CURDIR)/build/tools $(GO) install $(GOLANGCI_LINT)
-	build/tools/golangci-lint run ./...
+$(GOLANGCI_LINT):
+	@mkdir -p build/tools
+	GOBIN=$(CURDIR)/build/tools $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
+	@mv build/tools/golangci-lint $@
 
 FUZZTIME = 30s
 fuzz: ## fuzz the ONNX decoder for FUZZTIME

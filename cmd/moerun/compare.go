@@ -10,8 +10,6 @@ import (
 
 	"github.com/fmoe-go/fmoe/internal/cli"
 	"github.com/fmoe-go/fmoe/onnx"
-	"github.com/fmoe-go/fmoe/runtime/dataset"
-	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
 
 var compareCommand = &cli.Command{
@@ -58,11 +56,9 @@ type compareResult struct {
 }
 
 type outputDifference struct {
-	Name     string    `json:"name"`
-	Type     string    `json:"type"`
-	MaxAbs   cli.Float `json:"max_abs"`
-	MaxRel   cli.Float `json:"max_rel"` // MaxAbs / the largest element of A's output
-	Failures int       `json:"failures"`
+	Name string `json:"name"`
+	Type string `json:"type"`
+	difference
 }
 
 func (o *compareFlags) run(ctx context.Context, out io.Writer, pathA, pathB string) error {
@@ -98,14 +94,14 @@ func (o *compareFlags) run(ctx context.Context, out io.Writer, pathA, pathB stri
 	}
 	var failed error
 	for _, names := range pairs {
-		d, err := difference(names[0], outputsA[names[0]], outputsB[names[1]], o.tolerance)
+		want := outputsA[names[0]]
+		d, err := compareTensors(outputsB[names[1]], want, o.tolerance, o.tolerance)
 		if err != nil {
-			return err
+			return fmt.Errorf("%s: output %q %w as in %s", pathB, names[1], err, pathA)
 		}
-		result.Outputs = append(result.Outputs, d)
-		if d.Failures > 0 && failed == nil {
-			result.Equal = false
-			failed = fmt.Errorf("output %q differs by more than %g in %d of %d elements", d.Name, o.tolerance, d.Failures, outputsA[names[0]].Len())
+		result.Outputs = append(result.Outputs, outputDifference{names[0], want.String(), d})
+		if !d.Equal && failed == nil {
+			result.Equal, failed = false, d.failure(names[0])
 		}
 	}
 	if o.json {
@@ -141,27 +137,11 @@ func pairOutputs(a, b []*onnx.ValueInfo) ([][2]string, error) {
 	return pairs, nil
 }
 
-func difference(name string, a, b *tensor.Tensor, tolerance float64) (outputDifference, error) {
-	d, err := tensor.Compare(b, a, tolerance, tolerance)
-	if err != nil {
-		return outputDifference{}, fmt.Errorf("output %q of B %w as in A", name, err)
-	}
-	result := outputDifference{Name: name, Type: a.String(), MaxAbs: cli.Float(d.MaxAbs), Failures: d.Failures}
-	if s, ok := dataset.Summarize(a); ok && s.Largest() > 0 {
-		result.MaxRel = cli.Float(d.MaxAbs / s.Largest())
-	}
-	return result, nil
-}
-
 func (r *compareResult) print(out io.Writer) {
 	t := cli.NewTable(2, 3)
 	t.Row("output", "type", "max absolute", "max relative", "")
 	for _, d := range r.Outputs {
-		verdict := "equal"
-		if d.Failures > 0 {
-			verdict = "DIFFERENT"
-		}
-		t.Row(d.Name, d.Type, fmt.Sprintf("%.3g", d.MaxAbs), fmt.Sprintf("%.3g", d.MaxRel), verdict)
+		t.Row(d.Name, d.Type, fmt.Sprintf("%.3g", d.MaxAbs), fmt.Sprintf("%.3g", d.MaxRel), d.verdict())
 	}
 	t.Print(out)
 }

@@ -69,19 +69,11 @@ type valueInfo struct {
 
 type output struct {
 	valueInfo
-	Min   *float64     `json:"min,omitempty"` // of the finite elements; absent where there are none
-	Max   *float64     `json:"max,omitempty"`
-	Mean  *float64     `json:"mean,omitempty"`
-	File  string       `json:"file,omitempty"`
-	Check *checkResult `json:"check,omitempty"`
-}
-
-type checkResult struct {
-	Passed   bool      `json:"passed"`
-	MaxAbs   cli.Float `json:"max_abs"`
-	MaxRel   cli.Float `json:"max_rel"`
-	Failures int       `json:"failures"`
-	Elements int       `json:"elements"`
+	Min   *float64    `json:"min,omitempty"` // of the finite elements; absent where there are none
+	Max   *float64    `json:"max,omitempty"`
+	Mean  *float64    `json:"mean,omitempty"`
+	File  string      `json:"file,omitempty"`
+	Check *difference `json:"check,omitempty"`
 }
 
 type latency struct {
@@ -181,8 +173,8 @@ func describeOutputs(values []*onnx.ValueInfo, tensors map[string]*tensor.Tensor
 	return list
 }
 
-// checkOutputs compares with the outputs that the data directory expects. The
-// first error, failed, says how the worst output differs.
+// checkOutputs compares with the outputs that the data directory expects.
+// failed says how the first output that is not equal differs.
 func (o *runFlags) checkOutputs(values []*onnx.ValueInfo, got map[string]*tensor.Tensor, result []output) (failed, err error) {
 	expected, err := dataset.ReadOutputs(o.data.dir, values)
 	if err != nil {
@@ -193,14 +185,13 @@ func (o *runFlags) checkOutputs(values []*onnx.ValueInfo, got map[string]*tensor
 		if want == nil {
 			continue
 		}
-		d, err := tensor.Compare(got[v.Name], want, o.rtol, o.atol)
+		d, err := compareTensors(got[v.Name], want, o.rtol, o.atol)
 		if err != nil {
 			return nil, fmt.Errorf("output %q %w", v.Name, err)
 		}
-		result[i].Check = &checkResult{d.Failures == 0, cli.Float(d.MaxAbs), cli.Float(d.MaxRel), d.Failures, want.Len()}
-		if d.Failures > 0 && failed == nil {
-			failed = fmt.Errorf("output %q differs in %d of %d elements, most at %v: it is %v, expected %v",
-				v.Name, d.Failures, want.Len(), tensor.Index(want.Shape, d.Worst), d.Got, d.Want)
+		result[i].Check = &d
+		if !d.Equal && failed == nil {
+			failed = d.failure(v.Name)
 		}
 	}
 	return failed, nil
@@ -226,11 +217,7 @@ func (r *runResult) print(out io.Writer) {
 			fmt.Fprintf(out, "wrote %s\n", v.File)
 		}
 		if c := v.Check; c != nil {
-			verdict := "equal"
-			if !c.Passed {
-				verdict = fmt.Sprintf("DIFFERENT in %d of %d elements", c.Failures, c.Elements)
-			}
-			fmt.Fprintf(out, "check %s: %s (max absolute difference %.3g, relative %.3g)\n", v.Name, verdict, c.MaxAbs, c.MaxRel)
+			fmt.Fprintf(out, "check %s: %s (max absolute difference %.3g, relative %.3g)\n", v.Name, c.verdict(), c.MaxAbs, c.MaxRel)
 		}
 	}
 	if l := r.Latency; l != nil {
