@@ -57,11 +57,12 @@ func bindBatchNormalization[T simd.Float](d *Device, c *device.Call, n *op.Node)
 	batch, channels, plane := channelSplit(c.In[0].Shape)
 	epsilon, momentum := float64(n.Float("epsilon", 1e-5)), float64(n.Float("momentum", 0.9))
 	training := n.Int("training_mode", 0) != 0
+	out := wanted(c, 0, c.In[0].Type, c.In[0].Shape...)
 	// normalize scales one plane with the channel's statistics.
 	normalize := func(i, channel int, mean, variance float64) {
 		factor := float64(tensor.Of[T](c.In[1])[channel]) / math.Sqrt(variance+epsilon)
 		shift := float64(tensor.Of[T](c.In[2])[channel]) - mean*factor
-		x, y := tensor.Of[T](c.In[0]), tensor.Of[T](c.Out[0])
+		x, y := tensor.Of[T](c.In[0]), tensor.Of[T](out)
 		scaleInto(y[i*plane:], x[i*plane:][:plane], factor, shift)
 	}
 	grain := max(1, 8192/max(plane, 1))

@@ -199,6 +199,15 @@ func sameFloats(list ...*tensor.Tensor) error {
 	return nil
 }
 
+// wanted returns output i or, where nobody wants that, a tensor of its type and
+// shape to compute into.
+func wanted(c *device.Call, i int, t onnx.DataType, shape ...int) *tensor.Tensor {
+	if out := at(c.Out, i); out != nil {
+		return out
+	}
+	return tensor.New(t, shape...)
+}
+
 // at returns element i of a list, nil beyond its end.
 func at(list []*tensor.Tensor, i int) *tensor.Tensor {
 	if i < len(list) {
@@ -240,7 +249,7 @@ func bindLayerNormalization[T simd.Float](d *Device, c *device.Call, n *op.Node)
 	}
 	return z.over(d, func(line int, y []T) []T {
 		return tensor.Of[T](c.In[0])[line*z.length:][:z.length]
-	}, c.Out[0]), nil
+	}, wanted(c, 0, c.In[0].Type, shape...)), nil
 }
 
 // over normalises all lines, in parallel. line returns what to normalise; it
@@ -304,7 +313,7 @@ func bindSkipLayerNormalization[T simd.Float](d *Device, c *device.Call, n *op.N
 		combineLine(y, skip, line, addTo[T])
 		combineLine(y, inputBias, line, addTo[T])
 		return y
-	}, c.Out[0]), nil
+	}, wanted(c, 0, c.In[0].Type, shape...)), nil
 }
 
 func newEmbedLayerNormalization(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error) {
@@ -345,7 +354,7 @@ func bindEmbedLayerNormalization[T simd.Float](d *Device, c *device.Call, n *op.
 			addTo(y, tensor.Of[T](l.table)[row(l, word)*z.length:])
 		}
 		return y
-	}, c.Out[0])
+	}, wanted(c, 0, c.In[2].Type, shape...))
 	return func() error {
 		for _, l := range lookups {
 			for word := range words {

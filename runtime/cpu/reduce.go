@@ -168,14 +168,11 @@ func runReduce[T real, A any](d *Device, c *device.Call, l reduceLayout, r reduc
 	blocks := (l.columns + columnBlock - 1) / columnBlock
 	steps := l.removed.count()
 	count := steps * l.line
-	free := make(chan *[columnBlock]A, d.pool.threads)
-	for range d.pool.threads {
-		free <- new([columnBlock]A)
-	}
+	spares := newSpares(d, func() *[columnBlock]A { return new([columnBlock]A) })
 	body := func(lo, hi int) {
 		x, y := tensor.Of[T](c.In[0]), tensor.Of[T](c.Out[0])
-		accs := <-free
-		defer func() { free <- accs }()
+		accs := spares.take()
+		defer spares.give(accs)
 		for i := lo; i < hi; i++ {
 			group, column := i/blocks, i%blocks*columnBlock
 			acc := accs[:min(columnBlock, l.columns-column)]
