@@ -97,8 +97,8 @@ func (l *indexList) at(i, length int) (int, error) {
 	return int(v), nil
 }
 
-// check runs pieces of a loop that may fail, and returns the error of the
-// first piece that did, whatever the number of threads.
+// check keeps the error of the first iteration of a parallel loop that failed,
+// the same for any number of threads.
 type check struct {
 	mu  sync.Mutex
 	at  int
