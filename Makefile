@@ -14,7 +14,7 @@ SAMPLES = $(patsubst models/%/model.onnx,%,$(wildcard models/*/model.onnx))
 SHARED  = $(wildcard ../shared/models/*.onnx)
 REWRITE = --num-experts 8 --top-k 2
 
-.PHONY: help build test race lint fuzz demo verify compare benchmark clean
+.PHONY: help build test race lint fuzz demo verify zoo compare benchmark clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 15
@@ -70,6 +70,9 @@ verify: build ## check every sample, and compare it with its rewriting
 		bin/fmoefy $$file -o build/verify/shared.onnx $(REWRITE) > build/verify/shared.txt; \
 		bin/moerun compare $$file build/verify/shared.onnx; \
 	done
+
+zoo: ## measure the model zoo and write the table of docs/zoo.md
+	$(GO) test ./models/zoo -run '^TestDocument$$' -count=1 -update
 
 compare: build build/venv/ready ## compare the samples and their rewritings in ONNX Runtime (needs Python)
 	@rm -rf build/compare; mkdir -p build/compare
