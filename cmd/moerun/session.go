@@ -12,17 +12,21 @@ import (
 )
 
 // runtimeFlags are the flags of every subcommand that runs a model.
-type runtimeFlags struct{ threads int }
+type runtimeFlags struct {
+	threads   int
+	maxMemory cli.Size
+}
 
 func (f *runtimeFlags) register(flags *pflag.FlagSet) {
 	flags.IntVar(&f.threads, "threads", 0, "number of CPU threads; 0 means one for each processor")
+	flags.Var(&f.maxMemory, "max-memory", "refuse what needs more memory than this `size`, such as 2GiB (default 80% of the machine's)")
 }
 
 func (f *runtimeFlags) options() (runtime.Options, error) {
 	if f.threads < 0 {
 		return runtime.Options{}, cli.Misusef("--threads=%d must be 0 or more", f.threads)
 	}
-	return runtime.Options{Threads: f.threads}, nil
+	return runtime.Options{Threads: f.threads, MaxMemory: int64(f.maxMemory)}, nil
 }
 
 // session is a model that is ready to run.
