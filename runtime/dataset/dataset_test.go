@@ -161,7 +161,8 @@ func TestRandomShapes(t *testing.T) {
 		{value("x", onnx.Float32, "?", "?"), nil, []int{2, 8}},
 		{value("x", onnx.Float32, "batch", "seq"), map[string]int{"batch": 1, "seq": 3}, []int{1, 3}},
 		{value("x", onnx.Float32, "?", "?"), map[string]int{"x:1": 5}, []int{2, 5}},
-		{value("x", onnx.Float32, "past", "past + seq"), map[string]int{"past": 0}, []int{0, 8}},
+		{value("x", onnx.Float32, "past_sequence", "past_sequence + seq"), nil, []int{0, 8}},
+		{value("x", onnx.Float32, "past", "past + seq"), map[string]int{"past": 3}, []int{3, 11}},
 		{value("x", onnx.Float32, "past", "past + 1"), map[string]int{"past": 4}, []int{4, 5}},
 		{value("x", onnx.Float32), nil, []int{}},
 	}

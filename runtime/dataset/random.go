@@ -16,7 +16,8 @@ import (
 // The dimensions that a model leaves open, where nothing else is asked for.
 const (
 	defaultBatch  = 2 // the first dimension, and those with "batch" in their name
-	defaultLength = 8
+	defaultPast   = 0 // those with "past" in their name: caches are empty
+	defaultLength = 8 // all others
 )
 
 // maxElements bounds what a mistyped dimension allocates.
@@ -121,7 +122,10 @@ func named(name string, axis int, dims map[string]int) int {
 	if n, err := strconv.Atoi(name); err == nil {
 		return n
 	}
-	if strings.Contains(name, "batch") || name == "" && axis == 0 {
+	switch {
+	case strings.Contains(name, "past"):
+		return defaultPast
+	case strings.Contains(name, "batch"), name == "" && axis == 0:
 		return defaultBatch
 	}
 	return defaultLength

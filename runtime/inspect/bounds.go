@@ -13,21 +13,22 @@ import (
 // selects from none.
 func IndexBound(g *onnx.Graph, input string) (int64, bool) {
 	f := newFlow(g, reshapes)
-	f.start(input)
+	f.reach(input, 0)
 	return f.bound()
 }
 
 // ContextLength returns how many positions a language model has, as far as
 // its graph shows it: the size of a learned table of positions, from which
 // rows are selected or sliced by numbers that come from shapes or from the
-// inputs position_ids and attention_mask. It returns false where it finds no such table.
+// inputs position_ids and attention_mask. It returns false where it finds no
+// such table.
 func ContextLength(g *onnx.Graph) (int64, bool) {
 	f := newFlow(g, positions)
-	f.start("position_ids")
-	f.start("attention_mask")
+	f.reach("position_ids", 0)
+	f.reach("attention_mask", 0)
 	for _, n := range g.Nodes {
 		if n.Is("Shape") {
-			f.start(n.Output(0))
+			f.reach(n.Output(0), 0)
 		}
 	}
 	return f.bound()
@@ -37,10 +38,9 @@ func ContextLength(g *onnx.Graph) (int64, bool) {
 type operands int
 
 const (
-	none  operands = iota
-	first          // from the first
-	all            // from any
-	taken          // from the first; from any where the first is a constant, of positions
+	first operands = iota + 1 // from the first
+	all                       // from any
+	taken                     // from the first; from any where the first is a constant, of positions
 )
 
 // reshapes keep indices as they are.
@@ -61,13 +61,13 @@ var positions = map[string]operands{
 type flow struct {
 	index   *onnx.Index
 	through map[string]operands
-	reached map[string]bool
+	offset  map[string]int64 // of each value reached: what was added on the way
 	queue   []string
 	tables  map[string]*onnx.Tensor
 }
 
 func newFlow(g *onnx.Graph, through map[string]operands) *flow {
-	f := &flow{index: onnx.NewIndex(g), through: through, reached: map[string]bool{}, tables: map[string]*onnx.Tensor{}}
+	f := &flow{index: onnx.NewIndex(g), through: through, offset: map[string]int64{}, tables: map[string]*onnx.Tensor{}}
 	for _, n := range g.Nodes {
 		if value := n.Attribute("value"); n.Is("Constant") && value != nil && value.Tensor != nil {
 			f.tables[n.Output(0)] = value.Tensor
@@ -79,14 +79,21 @@ func newFlow(g *onnx.Graph, through map[string]operands) *flow {
 	return f
 }
 
-func (f *flow) start(value string) {
-	if value != "" && !f.reached[value] {
-		f.reached[value] = true
+// maxOffset is more than any model adds to positions; it ends the way round a
+// cycle.
+const maxOffset = 64
+
+// reach notes that a value is reached; by several ways, the largest offset
+// counts.
+func (f *flow) reach(value string, offset int64) {
+	if before, reached := f.offset[value]; value != "" && (!reached || before < offset && offset <= maxOffset) {
+		f.offset[value] = offset
 		f.queue = append(f.queue, value)
 	}
 }
 
-// bound follows the values and returns the size of the smallest table.
+// bound follows the values and returns the size of the smallest table, less
+// what was added to the numbers that select from it.
 func (f *flow) bound() (int64, bool) {
 	smallest := int64(math.MaxInt64)
 	for len(f.queue) > 0 {
@@ -95,15 +102,18 @@ func (f *flow) bound() (int64, bool) {
 		for _, use := range f.index.Consumers(value) {
 			n := use.Node
 			if size, ok := f.selects(n, use.Input); ok {
-				smallest = min(smallest, size)
+				smallest = min(smallest, size-f.offset[value])
 			} else if f.goesOn(n, use.Input) {
 				for _, out := range n.Outputs {
-					f.start(out)
+					f.reach(out, f.offset[value]+f.added(n))
 				}
 			}
 		}
 	}
-	return smallest, smallest < math.MaxInt64
+	if smallest < 1 || smallest == math.MaxInt64 {
+		return 0, false
+	}
+	return smallest, true
 }
 
 func (f *flow) goesOn(n *onnx.Node, input int) bool {
@@ -121,6 +131,26 @@ func (f *flow) goesOn(n *onnx.Node, input int) bool {
 	return false
 }
 
+// added returns what a node adds to positions that flow through it. OPT's
+// table, for example, has its first position in row 2.
+func (f *flow) added(n *onnx.Node) int64 {
+	constant := int64(0)
+	for i := range n.Inputs {
+		if v, ok := f.integer(n.Input(i)); ok {
+			constant = v
+		}
+	}
+	switch n.OpType {
+	case "Add":
+		return constant
+	case "Sub":
+		return -constant
+	case "CumSum": // of a mask: 1 for the first position
+		return 1
+	}
+	return 0
+}
+
 // selects returns the size of the table from which a node selects with its
 // input of the given number: a Gather's indices, or a Slice's limits.
 func (f *flow) selects(n *onnx.Node, input int) (int64, bool) {
@@ -133,15 +163,10 @@ func (f *flow) selects(n *onnx.Node, input int) (int64, bool) {
 	case n.Is("Gather") && input == 1:
 		axis = n.Int("axis", 0)
 	case n.Is("Slice") && input == 2: // its ends
-		axes := f.table(n.Input(3))
-		if axes == nil {
-			return 0, false
-		}
-		data, err := axes.Bytes()
-		if err != nil || axes.DataType != onnx.Int64 || len(data) != 8 {
+		var one bool
+		if axis, one = f.integer(n.Input(3)); !one {
 			return 0, false // several axes, or none named: no table of positions
 		}
-		axis = int64(binary.LittleEndian.Uint64(data))
 	default:
 		return 0, false
 	}
@@ -159,4 +184,17 @@ func (f *flow) table(name string) *onnx.Tensor {
 		return t
 	}
 	return f.tables[name]
+}
+
+// integer returns the value of a constant that has one element, of int64.
+func (f *flow) integer(name string) (int64, bool) {
+	t := f.table(name)
+	if t == nil || t.DataType != onnx.Int64 {
+		return 0, false
+	}
+	data, err := t.Bytes()
+	if err != nil || len(data) != 8 {
+		return 0, false
+	}
+	return int64(binary.LittleEndian.Uint64(data)), true
 }

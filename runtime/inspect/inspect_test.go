@@ -48,8 +48,11 @@ func TestContextLength(t *testing.T) {
 		{"gpt-megatron", 256},
 		{"gpt-megatron-dynamo", 256},
 		{"bert", 128},
-		{"llama", 0}, // rotary positions
-		{"t5", 0},    // relative positions
+		{"llama", 0},                       // rotary positions
+		{"t5", 0},                          // relative positions
+		{"zoo/gpt2-torchscript-cache", 64}, // of the mask, or of the past's length
+		{"zoo/opt-torchscript", 64},        // its table has 66 rows, the first two not used
+		{"zoo/bloom-torchscript", 0},       // ALiBi
 	}
 	for _, test := range tests {
 		length, ok := ContextLength(readModel(t, "models", test.model, "model.onnx").Graph)
@@ -104,6 +107,11 @@ func TestContextLengthOfOtherForms(t *testing.T) {
 			"a table behind Identity",
 			[]*onnx.Node{node("Identity", "same", "table"), node("Gather", "y", "same", "position_ids")},
 			[]*onnx.Tensor{table}, 40,
+		},
+		{
+			"a cycle",
+			[]*onnx.Node{node("Add", "p", "q", "one"), node("Add", "q", "p", "position_ids"), node("Gather", "y", "table", "p")},
+			[]*onnx.Tensor{zeros("table", onnx.Float32, 100, 8), ints("one", 1)}, 36,
 		},
 		{
 			"tokens reshaped by a shape are no positions",

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -95,6 +96,31 @@ func TestGenerateGreedily(t *testing.T) {
 			want := greedy(test.toy, []int{1, 0, 2}, bound, 20)
 			if got := generate(t, m, "bac", 20, Sampling{}); got != want {
 				t.Errorf("got %q, want %q", got, want)
+			}
+		})
+	}
+}
+
+// Real exports with caches of keys and values generate what those of the same
+// model without caches do, beyond the model's context too.
+func TestGenerateWithRealCaches(t *testing.T) {
+	for _, family := range []string{"bloom", "gpt-neox", "gpt2", "llama", "opt"} {
+		t.Run(family, func(t *testing.T) {
+			var tokens [2][]int
+			for i, variant := range []string{"", "-cache"} {
+				path := filepath.Join("..", "..", "models", "zoo", family+"-torchscript"+variant, "model.onnx")
+				m, err := Open(path, Options{Runtime: oneThread.Runtime, Tokenizer: "bytes"})
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { m.Close() })
+				// Their 64 tokens are not bytes, but the digits are among them.
+				if tokens[i], err = m.Generate(t.Context(), "0123456789", 60, Sampling{Temperature: 5}, func(string) error { return nil }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if !slices.Equal(tokens[0], tokens[1]) {
+				t.Errorf("without caches %v\nwith caches %v", tokens[0], tokens[1])
 			}
 		})
 	}
