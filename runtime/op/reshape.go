@@ -46,8 +46,7 @@ func inferReshape(c *Inference) error {
 
 // reshaped returns the shape that Reshape gives to data of the given shape
 // (nil when unknown). In target −1 stands for what is left, and 0 for the
-// dimension of the same place unless allowZero. Where data without elements
-// have no such dimension, 0 is taken as it is: computed targets hold it.
+// dimension of the same place unless allowZero.
 func (c *Inference) reshaped(data []Dim, target []int64, allowZero bool) ([]Dim, error) {
 	shape := make([]Dim, len(target))
 	inferred := -1
@@ -63,9 +62,9 @@ func (c *Inference) reshaped(data []Dim, target []int64, allowZero bool) ([]Dim,
 			return nil, fmt.Errorf("target shape %v has a negative dimension", target)
 		case t == 0 && !allowZero && data == nil:
 			shape[i] = c.Fresh()
-		case t == 0 && !allowZero && i >= len(data) && c.product(data) > 0:
+		case t == 0 && !allowZero && i >= len(data):
 			return nil, fmt.Errorf("target shape %v copies dimension %d, which data of shape %s lack", target, i, FormatDims(data))
-		case t == 0 && !allowZero && i < len(data):
+		case t == 0 && !allowZero:
 			shape[i], kept[i] = data[i], true
 		default:
 			shape[i] = Dim(t)

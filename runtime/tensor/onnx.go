@@ -2,6 +2,7 @@ package tensor
 
 import (
 	"fmt"
+	"slices"
 	"unsafe"
 
 	"github.com/fmoe-go/fmoe/onnx"
@@ -41,7 +42,25 @@ func FromONNX(t *onnx.Tensor) (*Tensor, error) {
 		copy(aligned, data)
 		data = aligned
 	}
+	if t.DataType == onnx.Bool {
+		data = canonicalBools(data)
+	}
 	return &Tensor{Type: t.DataType, Shape: shape, Data: data}, nil
+}
+
+// canonicalBools returns booleans as Go stores them, 0 or 1; files may hold
+// any byte for true.
+func canonicalBools(data []byte) []byte {
+	for i, b := range data {
+		if b > 1 {
+			data = slices.Clone(data)
+			for j := i; j < len(data); j++ {
+				data[j] = min(data[j], 1)
+			}
+			break
+		}
+	}
+	return data
 }
 
 // ToONNX returns the tensor under a name, sharing its memory.
