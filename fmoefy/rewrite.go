@@ -16,7 +16,8 @@ import (
 //
 // Expert weights are made when the model is written or run, from the dense
 // weights: a model that was read from a file must stay open until then.
-// Experts and router have the element type that the block computes in. Blocks
+// Experts have the element type that the block computes in, the router too but
+// not less than float32. Blocks
 // in branches of an If, or in other subgraphs, that share all their weights
 // share one set of experts, which is held by the outermost graph. Initializers
 // that are also inputs of the graph stay.
@@ -169,7 +170,7 @@ func (r *rewriter) expertsOf(b *Block) *expertSet {
 		if o.GateInit == GateZeros {
 			std = 0
 		}
-		return gaussian(name, b.ElementType, []int64{b.DModel, int64(o.NumExperts)}, std, newNormals(o.Seed, name))
+		return gaussian(name, routerType(b.ElementType), []int64{b.DModel, int64(o.NumExperts)}, std, newNormals(o.Seed, name))
 	})
 	second := o.RandomStd / math.Sqrt(2*float64(max(r.layers[b.scope], 1)))
 	slots := []struct {
@@ -204,6 +205,14 @@ func (r *rewriter) expertsOf(b *Block) *expertSet {
 		})
 	}
 	return set
+}
+
+// routerType returns the element type of the router of experts of type t.
+func routerType(t onnx.DataType) onnx.DataType {
+	if t.Bits() < 32 {
+		return onnx.Float32
+	}
+	return t
 }
 
 // randomDims returns the dims of stacked random experts: those of the dense

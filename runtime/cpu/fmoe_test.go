@@ -176,6 +176,14 @@ func TestFMoEHalf(t *testing.T) {
 		for _, constant := range []bool{true, false} {
 			wantNear(t, dtype.String(), compute(t, 1, constant, fmoeNode(config, 1), 1, in...)[0], y, tolerance)
 		}
+		// A router that stays in float32 is not rounded.
+		for _, slot := range []int{moe.InputGateWeight, moe.InputGateBias} {
+			in[slot] = l.inputs(3)[slot]
+		}
+		y, _ = l.reference(in, true)
+		for _, constant := range []bool{true, false} {
+			wantNear(t, dtype.String()+" with a float32 router", compute(t, 1, constant, fmoeNode(config, 1), 1, in...)[0], y, tolerance)
+		}
 	}
 }
 

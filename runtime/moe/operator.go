@@ -21,7 +21,9 @@ const (
 
 // The input slots of an FMoE node. T is the number of experts, d the model's
 // width, h the experts' hidden width; … stands for any leading dimensions.
-// Inputs up to fc2_bias that are not marked optional must be there.
+// Inputs up to fc2_bias that are not marked optional must be there. All have
+// X's element type, but the router's may be float32 where that is float16 or
+// bfloat16: which experts are chosen should not depend on rounding.
 const (
 	InputX           = iota // […, d] tokens
 	InputGateWeight         // [d, T] router

@@ -25,16 +25,9 @@ func inferFMoE(c *Inference) error {
 	if err := fmoeInputs(c); err != nil {
 		return err
 	}
-	slots := make([]int, moe.InputCount)
-	for i := range slots {
-		slots[i] = i
-	}
-	t, err := c.sameType(slots...)
+	t, err := fmoeType(c)
 	if err != nil {
 		return err
-	}
-	if t != onnx.Undefined && (!t.IsFloat() || t.Bits() < 16) {
-		return fmt.Errorf("cannot compute experts of type %s", t)
 	}
 
 	// The letters of the operator's definition, as far as they are known.
@@ -92,6 +85,32 @@ func fmoeInputs(c *Inference) error {
 		return fmt.Errorf("has noise_weight, which the gates %q do not take", moe.Gates)
 	}
 	return nil
+}
+
+// fmoeType returns the type of tokens and experts. The router has it too, or
+// is float32 where they are narrower.
+func fmoeType(c *Inference) (onnx.DataType, error) {
+	var experts []int
+	for slot := range moe.InputCount {
+		if slot != moe.InputGateWeight && slot != moe.InputGateBias {
+			experts = append(experts, slot)
+		}
+	}
+	t, err := c.sameType(experts...)
+	switch {
+	case err != nil:
+		return t, err
+	case t != onnx.Undefined && (!t.IsFloat() || t.Bits() < 16):
+		return t, fmt.Errorf("cannot compute experts of type %s", t)
+	}
+	router, err := c.sameType(moe.InputGateWeight, moe.InputGateBias)
+	if err != nil {
+		return t, err
+	}
+	if t == onnx.Undefined || router == onnx.Undefined || router == t || router == onnx.Float32 && t.Bits() == 16 {
+		return t, nil
+	}
+	return t, fmt.Errorf("its router has type %s, its experts %s; it must be the same type, or float32 for experts of float16 or bfloat16", router, t)
 }
 
 // unifyInput checks the shape of an input against dimensions, and sets those

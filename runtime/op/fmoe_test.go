@@ -23,6 +23,16 @@ var fmoeShapes = map[int][]Dim{
 	moe.InputFC3Bias:    {8, 16},
 }
 
+// halfExperts are the types of a layer in float16 with a router of others.
+func halfExperts(gateWeight, gateBias onnx.DataType) map[int]onnx.DataType {
+	types := map[int]onnx.DataType{}
+	for slot := range fmoeShapes {
+		types[slot] = onnx.Float16
+	}
+	types[moe.InputGateWeight], types[moe.InputGateBias] = gateWeight, gateBias
+	return types
+}
+
 func inferFMoEShapes(topK int, shapes map[int][]Dim, types map[int]onnx.DataType) ([]Fact, error) {
 	config := moe.Config{TopK: topK, Gate: moe.GateNaive, Activation: moe.GELU, Normalize: true}
 	n := &onnx.Node{Domain: moe.Domain, OpType: moe.OpType, Attributes: config.Encode(), Outputs: []string{"y", "loss", "count"},
@@ -83,6 +93,11 @@ func TestInferFMoE(t *testing.T) {
 		{name: "no fc2", topK: 2, shapes: with(moe.InputFC2Weight, nil), fails: "lacks its input 5, fc2_weight"},
 		{name: "noise", topK: 2, shapes: with(moe.InputNoiseWeight, []Dim{4, 8}), fails: "noise_weight"},
 		{name: "mixed types", topK: 2, shapes: fmoeShapes, types: map[int]onnx.DataType{moe.InputFC1Weight: onnx.Float16}, fails: "float16"},
+		{name: "router in float32 of experts in float16", topK: 2, shapes: fmoeShapes, types: halfExperts(onnx.Float32, onnx.Float32), want: "[?,10,4] [8]"},
+		{name: "router in float64 of experts in float16", topK: 2, shapes: fmoeShapes, types: halfExperts(onnx.Float64, onnx.Float64), fails: "router has type float64, its experts float16"},
+		{name: "router in two types", topK: 2, shapes: fmoeShapes, types: halfExperts(onnx.Float16, onnx.Float32), fails: "input 2 has elements of type float32"},
+		{name: "router in float16 of experts in float32", topK: 2, shapes: fmoeShapes,
+			types: map[int]onnx.DataType{moe.InputGateWeight: onnx.Float16, moe.InputGateBias: onnx.Float16}, fails: "router has type float16"},
 		{name: "integers", topK: 2, shapes: with(moe.InputGateWeight, nil), fails: "gate_weight"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -99,7 +114,11 @@ func TestInferFMoE(t *testing.T) {
 			if got := FormatDims(out[moe.OutputY].Shape) + " " + FormatDims(out[moe.OutputExpertCount].Shape); got != c.want {
 				t.Errorf("shapes %s, want %s", got, c.want)
 			}
-			if out[moe.OutputExpertCount].Type != onnx.Int64 || out[moe.OutputAuxLoss].Type != onnx.Float32 || len(out[moe.OutputAuxLoss].Shape) != 0 {
+			want := onnx.Float32
+			if x, ok := c.types[moe.InputX]; ok {
+				want = x
+			}
+			if out[moe.OutputExpertCount].Type != onnx.Int64 || out[moe.OutputAuxLoss].Type != want || len(out[moe.OutputAuxLoss].Shape) != 0 {
 				t.Errorf("outputs are %v", out)
 			}
 		})
