@@ -250,6 +250,7 @@ func (s *scope) joinsResidual(value string) bool {
 						return true
 					}
 				}
+				next = n.Output(0) // only a bias
 			case n.Domain == contrib && (n.OpType == "SkipLayerNormalization" || n.OpType == "SkipSimplifiedLayerNormalization" || n.OpType == "SkipGroupNorm"):
 				return use.Input < 2
 			case use.Input == 0 && (isNorm[n.OpType] || n.OpType == "Clip"):

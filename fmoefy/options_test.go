@@ -1,0 +1,112 @@
+package fmoefy
+
+import (
+	"math"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestWrongOptions(t *testing.T) {
+	for _, c := range []struct {
+		options Options
+		message string
+	}{
+		{Options{}, "the number of experts is missing"},
+		{Options{NumExperts: -1}, "must be at least 1"},
+		{Options{NumExperts: 1 << 40}, "more than 65536 experts"},
+		{Options{ExpertsPerWorker: 1 << 15, Workers: 1 << 15}, "more than 65536 experts"},
+		{Options{NumExperts: 8, ExpertsPerWorker: 2, Workers: 2}, "8 experts in all are not 2 for each of 2 workers"},
+		{Options{NumExperts: 8, Workers: 3}, "8 experts cannot be divided among 3 workers"},
+		{Options{NumExperts: 4, TopK: 5}, "top-k is 5, must be 1 to the number of experts, 4"},
+		{Options{NumExperts: 4, TopK: -1}, "top-k is -1"},
+		{Options{NumExperts: 4, Init: "zeros"}, `expert init "zeros" is not known`},
+		{Options{NumExperts: 4, Gate: "gshard2"}, `gate "gshard2" is not known`},
+		{Options{NumExperts: 4, GateInit: "ones"}, `gate init "ones" is not known`},
+		{Options{NumExperts: 4, Target: "tpu"}, `target "tpu" is not known`},
+		{Options{NumExperts: 4, EveryN: -2}, "every-n is -2"},
+		{Options{NumExperts: 4, Hidden: 64}, "needs expert init random"},
+		{Options{NumExperts: 4, Hidden: -64, Init: Random}, "hidden width -64"},
+		{Options{NumExperts: 4, NoiseScale: 0.1}, "needs expert init noise"},
+		{Options{NumExperts: 4, NoiseScale: -0.1, Init: Noise}, "must be positive"},
+		{Options{NumExperts: 4, RandomStd: 0.1}, "needs expert init random"},
+		{Options{NumExperts: 4, RandomStd: math.NaN(), Init: Random}, "must be positive"},
+		{Options{NumExperts: 4, GateStd: 0.1, GateInit: GateZeros}, "needs gate init normal"},
+		{Options{NumExperts: 4, GateStd: math.Inf(1)}, "must be positive"},
+		{Options{NumExperts: 4, Include: []string{"[a"}}, `pattern "[a" of block names is malformed`},
+		{Options{NumExperts: 4, Exclude: []string{""}}, `pattern "" of block names is malformed`},
+	} {
+		err := c.options.Check()
+		if err == nil || !strings.Contains(err.Error(), c.message) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%+v: %v, want one line with %q", c.options, err, c.message)
+		}
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	for _, c := range []struct {
+		options Options
+		experts int
+		perWork int
+		topK    int
+	}{
+		{Options{NumExperts: 8}, 8, 8, 2},
+		{Options{NumExperts: 1}, 1, 1, 1},
+		{Options{NumExperts: 8, Workers: 4}, 8, 2, 2},
+		{Options{ExpertsPerWorker: 4}, 4, 4, 2},
+		{Options{ExpertsPerWorker: 4, Workers: 16, TopK: 1}, 64, 4, 1},
+	} {
+		o, err := c.options.complete()
+		if err != nil || o.NumExperts != c.experts || o.ExpertsPerWorker != c.perWork || o.TopK != c.topK || o.Init != Copy {
+			t.Errorf("%+v: %+v %v", c.options, o, err)
+		}
+	}
+}
+
+func TestChoose(t *testing.T) {
+	main, branch := &scope{path: "main"}, &scope{path: "main/If.then_branch"}
+	blocks := []Block{
+		{Name: "encoder.layers.0.mlp", scope: main},
+		{Name: "encoder.layers.1.mlp", scope: main},
+		{Name: "encoder.pooler", scope: main, Refused: "wrong shape"},
+		{Name: "encoder.head", scope: main, Refused: "a head", Doubtful: true},
+		{Name: "decoder.layers.0.mlp", scope: branch},
+		{Name: "decoder.layers.1.mlp", scope: branch},
+	}
+	for i := range blocks {
+		blocks[i].Index = i
+	}
+	for _, c := range []struct {
+		include, exclude []string
+		every            int
+		want             []int
+	}{
+		{nil, nil, 1, []int{0, 1, 4, 5}},
+		{nil, nil, 2, []int{1, 5}},
+		{[]string{"0-4"}, nil, 1, []int{0, 1, 4}},
+		{[]string{"decoder.*"}, nil, 1, []int{4, 5}},
+		{[]string{"*.layers.1.*", "0"}, nil, 1, []int{0, 1, 5}},
+		{nil, []string{"encoder*"}, 1, []int{4, 5}},
+		{nil, []string{"1", "4"}, 1, []int{0, 5}},
+		{[]string{"*"}, nil, 1, []int{0, 1, 4, 5}},
+		{[]string{"encoder.head"}, nil, 1, []int{3}},
+		{[]string{"3"}, []string{"encoder.*"}, 1, nil},
+	} {
+		reasons, err := Options{Include: c.include, Exclude: c.exclude, EveryN: c.every}.choose(blocks)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []int
+		for i, r := range reasons {
+			if r == "" {
+				got = append(got, i)
+			}
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("include %q, exclude %q, every %d: %v, want %v", c.include, c.exclude, c.every, got, c.want)
+		}
+	}
+	if _, err := (Options{Include: []string{"vision.*"}, EveryN: 1}).choose(blocks); err == nil || !strings.Contains(err.Error(), `"vision.*" selects none of the 6 blocks`) {
+		t.Errorf("a pattern that selects nothing: %v", err)
+	}
+}
