@@ -92,6 +92,7 @@ func TestListingIsComplete(t *testing.T) {
 		families[f.Family] = true
 		listed = append(listed, filepath.Join(f.Name, "model.onnx"))
 	}
+	slices.Sort(folders)
 	slices.Sort(listed)
 	if !slices.Equal(folders, listed) {
 		t.Errorf("folders %q, listed %q", folders, listed)
