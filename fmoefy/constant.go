@@ -158,7 +158,12 @@ func (c *constant) as(t onnx.DataType) *constant {
 // key identifies the content: two constants of the same tensor seen the same
 // way have equal keys.
 func (c *constant) key() string {
-	return fmt.Sprintf("%p %v %v %v %d %g", c.tensor, c.casts, c.dims, c.strides, c.offset, c.scale)
+	return fmt.Sprintf("%p", c.tensor) + c.view()
+}
+
+// view is the part of key that says how the tensor is seen.
+func (c *constant) view() string {
+	return fmt.Sprintf(" %v %v %v %d %g", c.casts, c.dims, c.strides, c.offset, c.scale)
 }
 
 // bytes returns the elements, row-major and little-endian. They alias the

@@ -55,6 +55,10 @@ type Options struct {
 	// EveryN takes the n-th, 2n-th … of the selected blocks of each graph.
 	EveryN int
 
+	// SeparateShared gives blocks of one graph that share their weights, as
+	// the layers of an ALBERT do, experts of their own instead of one set.
+	SeparateShared bool
+
 	Init Init // default Copy
 
 	// NoiseScale is the standard deviation of Noise in units of that of the

@@ -45,8 +45,7 @@ type BlockReport struct {
 	ParametersAfter  int64 `json:"parameters_after,omitempty"`
 	ParametersActive int64 `json:"parameters_active,omitempty"`
 
-	// SharesWith is the name of the block, in another graph, whose experts
-	// this one uses.
+	// SharesWith is the name of the block before whose experts this one uses.
 	SharesWith string `json:"shares_with,omitempty"`
 }
 

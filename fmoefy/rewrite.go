@@ -18,9 +18,10 @@ import (
 // weights: a model that was read from a file must stay open until then.
 // Experts have the element type that the block computes in, the router too but
 // not less than float32. Blocks
-// in branches of an If, or in other subgraphs, that share all their weights
-// share one set of experts, which is held by the outermost graph. Initializers
-// that are also inputs of the graph stay.
+// that share all their weights share one set of experts, unless SeparateShared
+// is set; blocks in branches of an If, or in other subgraphs, do so always. The
+// outermost graph holds it. Initializers that are also inputs of the graph
+// stay.
 //
 // Calls of model-local functions are replaced by the functions' bodies.
 func Rewrite(m *onnx.Model, o Options) (Report, error) {
@@ -47,7 +48,7 @@ func Rewrite(m *onnx.Model, o Options) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	r := &rewriter{model: w, options: o, opset: opset, names: onnx.NewIndex(w.Graph), layers: layers(blocks), sets: map[string]*expertSet{}}
+	r := &rewriter{model: w, options: o, opset: opset, names: onnx.NewIndex(w.Graph), layers: layers(blocks), sets: map[string]*expertSet{}, digests: map[*onnx.Tensor]string{}}
 	for i := range blocks {
 		if reasons[i] == "" {
 			r.replace(&blocks[i])
@@ -84,6 +85,7 @@ type rewriter struct {
 	names   *onnx.Index // of the outermost graph, which knows all names
 	layers  map[*scope]int
 	sets    map[string]*expertSet
+	digests map[*onnx.Tensor]string // what identity found
 
 	replaced []replacement
 }
@@ -144,8 +146,7 @@ func (r *rewriter) cast(b *Block, from, to string, t onnx.DataType) *onnx.Node {
 }
 
 // expertsOf returns the initializers that stand for a block's weights, which
-// it adds to the outermost graph unless a block in another graph has the same
-// weights.
+// it adds to the outermost graph unless a block before it shares them.
 func (r *rewriter) expertsOf(b *Block) *expertSet {
 	key := r.sharingKey(b)
 	if set := r.sets[key]; set != nil {
@@ -231,27 +232,6 @@ func (r *rewriter) randomDims(b *Block, dense *constant) []int64 {
 		dims[1] = hidden
 	}
 	return dims
-}
-
-// sharingKey identifies the experts of a block. Blocks in the same graph have
-// experts of their own even if they share weights, so that they can become
-// different.
-func (r *rewriter) sharingKey(b *Block) string {
-	key := fmt.Sprint(b.Kind, b.Activation, b.ElementType)
-	for i, l := range b.matrices() {
-		key += "|" + l.weight.key()
-		if bias := b.biases()[i]; bias != nil {
-			key += "|" + bias.key()
-		}
-	}
-	occurrence := 0
-	for _, other := range r.replaced {
-		if other.block.scope == b.scope && other.block.weightKey == key {
-			occurrence++
-		}
-	}
-	b.weightKey = key
-	return fmt.Sprintf("%s|%d", key, occurrence)
 }
 
 // finish puts the FMoE nodes in the place of their blocks and removes what

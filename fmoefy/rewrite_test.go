@@ -261,22 +261,6 @@ func TestBranches(t *testing.T) {
 	}
 }
 
-// TestLayersDoNotShare: layers of one graph become different in training, even
-// if they start from the same weights, as ALBERT's do.
-func TestLayersDoNotShare(t *testing.T) {
-	b := newBuilder(17)
-	x := b.tokens()
-	w1, w2 := b.weight(dModel, dHidden), b.weight(dHidden, dModel)
-	for range 2 {
-		x = b.op("Add", x, b.op("MatMul", b.op("Relu", b.op("MatMul", x, w1)), w2))
-	}
-	b.output(x)
-	rewritten := upcycle(t, b.model, 2, 1e-5)
-	if n := len(rewritten.Graph.Initializers); n != 6 {
-		t.Errorf("%d initializers, want 6", n)
-	}
-}
-
 // TestVariants: a model whose experts need several bodies has one function and
 // overloads of it.
 func TestVariants(t *testing.T) {

@@ -51,6 +51,8 @@ Examples:
 		flags.StringSliceVar(&o.Exclude, "exclude", nil, "do not replace these `blocks`")
 		flags.IntVar(&o.EveryN, "every", 0, "replace every n-th of the selected blocks (default 1)")
 
+		flags.BoolVar(&o.SeparateShared, "separate-shared", false, "give blocks that share weights, as ALBERT's do, experts of their own")
+
 		flags.StringVar(&c.init, "init", string(fmoefy.Copy), "how experts start: copy, noise (a copy with noise) or random")
 		flags.Float64Var(&o.NoiseScale, "noise-scale", 0, "noise of --init noise, relative to each tensor's standard deviation (default 0.01)")
 		flags.Float64Var(&o.RandomStd, "random-std", 0, "standard deviation of --init random (default 0.02)")
