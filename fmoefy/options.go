@@ -30,10 +30,6 @@ const (
 	GateZeros  GateInit = "zeros"  // every token goes to the first experts until the router has learned
 )
 
-// Portable is the only target so far: FMoE nodes with a model-local function
-// as their body.
-const Portable = "portable"
-
 // Options say how Rewrite builds mixtures of experts. Zero values stand for
 // the defaults.
 type Options struct {
@@ -84,8 +80,11 @@ type Options struct {
 	// Seed makes the random numbers. Equal seeds give equal bytes.
 	Seed uint64
 
-	Target string // default Portable
-	DryRun bool   // report only
+	// Target and AllowGELUApproximation are those of ExportOptions.
+	Target                 Target
+	AllowGELUApproximation bool
+
+	DryRun bool // report only
 }
 
 // Check reports what is wrong with the options, whatever the model. The error
@@ -112,8 +111,6 @@ func (o Options) complete() (Options, error) {
 		return o, fmt.Errorf("gate %q is not known; there are %s", o.Gate, strings.Join(moe.Gates, ", "))
 	case !slices.Contains([]GateInit{GateNormal, GateZeros}, o.GateInit):
 		return o, fmt.Errorf("gate init %q is not known; there are normal and zeros", o.GateInit)
-	case o.Target != Portable:
-		return o, fmt.Errorf("target %q is not known; there is portable", o.Target)
 	case o.EveryN < 1:
 		return o, fmt.Errorf("every-n is %d, must be at least 1", o.EveryN)
 	case o.Hidden < 0 || o.Hidden > math.MaxInt32:
@@ -126,6 +123,9 @@ func (o Options) complete() (Options, error) {
 		return o, fmt.Errorf("a standard deviation of experts needs expert init random, not %s", o.Init)
 	case o.GateStd != 0 && o.GateInit != GateNormal:
 		return o, fmt.Errorf("a standard deviation of the gate needs gate init normal, not %s", o.GateInit)
+	}
+	if err := o.export().Check(); err != nil {
+		return o, err
 	}
 	setDefault(&o.NoiseScale, 0.01)
 	setDefault(&o.RandomStd, 0.02)
@@ -142,6 +142,9 @@ func (o Options) complete() (Options, error) {
 	}
 	return o, nil
 }
+
+// export returns the options of what follows the rewriting.
+func (o Options) export() ExportOptions { return ExportOptions{o.Target, o.AllowGELUApproximation} }
 
 func setDefault[T comparable](at *T, value T) {
 	var zero T

@@ -12,6 +12,7 @@ type Report struct {
 	TopK             int    `json:"top_k"`
 	Gate             string `json:"gate"`
 	Init             Init   `json:"init"`
+	Target           Target `json:"target"`
 	Seed             uint64 `json:"seed"`
 
 	// Parameters of the model, in floating-point initializers: before, after,
@@ -64,7 +65,7 @@ func (b *Block) Describe() BlockReport {
 func (r *rewriter) report(blocks []Block, reasons []string) Report {
 	o := r.options
 	report := Report{NumExperts: o.NumExperts, ExpertsPerWorker: o.ExpertsPerWorker, Workers: o.Workers,
-		TopK: o.TopK, Gate: o.Gate, Init: o.Init, Seed: o.Seed, Equal: o.Init == Copy && !o.SoftmaxOverAll}
+		TopK: o.TopK, Gate: o.Gate, Init: o.Init, Seed: o.Seed, Target: o.Target, Equal: o.Init == Copy && !o.SoftmaxOverAll}
 	for i := range blocks {
 		d := blocks[i].Describe()
 		d.Replaced, d.Reason = reasons[i] == "", reasons[i]
@@ -72,6 +73,9 @@ func (r *rewriter) report(blocks []Block, reasons []string) Report {
 	}
 	owner := map[*expertSet]string{}
 	for _, p := range r.replaced {
+		if p.block.Activation == moe.GELU && o.Target == ONNXRuntime {
+			report.Equal = false // an approximation takes its place
+		}
 		d := &report.Blocks[p.block.Index]
 		d.ParametersAfter = p.set.parameters
 		d.ParametersActive = p.set.parameters - p.set.idle(o)

@@ -10,9 +10,10 @@ import (
 	"github.com/fmoe-go/fmoe/runtime/moe"
 )
 
-// Rewrite replaces MLP blocks of m by FMoE nodes and reports what it did. The
-// result passes onnx.Check. m changes only if everything succeeded; with
-// DryRun it never does.
+// Rewrite replaces MLP blocks of m by FMoE nodes, or by what the options'
+// target has in their place, and reports what it did. The result passes
+// onnx.Check. m changes only if everything succeeded; with DryRun it never
+// does.
 //
 // Expert weights are made when the model is written or run, from the dense
 // weights: a model that was read from a file must stay open until then.
@@ -34,7 +35,7 @@ func Rewrite(m *onnx.Model, o Options) (Report, error) {
 	}
 	opset, ok := m.OpsetVersion("")
 	if !ok || opset < minOpset {
-		return Report{}, fmt.Errorf("the model is written in operator set %d, FMoE needs at least %d: convert it with onnx.version_converter first", opset, minOpset)
+		return Report{}, errOpset(opset)
 	}
 	before := parameters(m)
 	w := m.Clone()
@@ -58,6 +59,11 @@ func Rewrite(m *onnx.Model, o Options) (Report, error) {
 		return Report{}, errNothingToDo(blocks, reasons)
 	}
 	r.finish()
+	if o.Target != Portable {
+		if _, err := export(w, o.export()); err != nil {
+			return Report{}, err
+		}
+	}
 	if err := onnx.Check(w); err != nil {
 		return Report{}, fmt.Errorf("the rewritten model is not valid, which is an error in fmoefy: %w", err)
 	}

@@ -29,7 +29,8 @@ Examples:
   fmoefy dense.onnx -o moe.onnx --num-experts 8 --top-k 2
   fmoefy dense.onnx -o moe.onnx --experts-per-worker 4 --workers 2 --every 2
   fmoefy dense.onnx -o moe.onnx --num-experts 64 --init noise --noise-scale 0.05 --seed 7
-  fmoefy dense.onnx -o moe.onnx --num-experts 64 --init random --hidden 256`,
+  fmoefy dense.onnx -o moe.onnx --num-experts 64 --init random --hidden 256
+  fmoefy dense.onnx -o moe.onnx --num-experts 8 --target onnxruntime`,
 	Flags: func(flags *pflag.FlagSet) cli.Action {
 		c := &rewriteFlags{flags: flags}
 		o := &c.options
@@ -59,6 +60,8 @@ Examples:
 		flags.IntVar(&o.Hidden, "hidden", 0, "hidden width of experts, where it is not the MLP's; needs --init random")
 		flags.Uint64Var(&o.Seed, "seed", 0, "seed of routers, noise and random experts (default 0)")
 
+		flags.StringVar((*string)(&o.Target), "target", string(fmoefy.Portable), "what mixtures are written as: portable (FMoE), onnxruntime (com.microsoft::MoE) or standard (ONNX's operators)")
+		flags.BoolVar(&o.AllowGELUApproximation, "allow-gelu-approximation", false, "let --target onnxruntime compute GELU by its approximation, the only one that it has")
 		flags.StringVar(&c.external, "external", "auto", "weights in a file of their own: auto (from 1 GiB), always or never")
 		return func(ctx context.Context, out io.Writer, args []string) error {
 			if c.list {
