@@ -91,6 +91,11 @@ func inferenceOf(n *op.Node, c *device.Call) *op.Inference {
 			facts[i] = op.Fact{Type: t.Type, Shape: op.Dims(t.Shape...)}
 		}
 	}
+	for _, i := range n.Operator.Parameters {
+		if t := at(c.In, i); t != nil {
+			facts[i].Value = t
+		}
+	}
 	return &op.Inference{Node: n, Inputs: facts, Symbols: &op.Symbols{}}
 }
 

@@ -180,9 +180,7 @@ func newGroupQueryAttention(d *Device, n *op.Node, _ []*tensor.Tensor) (device.K
 }
 
 func bindGroupQueryAttention[T simd.Float](d *Device, c *device.Call, n *op.Node) (func() error, error) {
-	known := inferenceOf(n, c)
-	known.Inputs[6].Value = c.In[6]
-	shape, err := op.GroupQueryDims(known)
+	shape, err := op.GroupQueryDims(inferenceOf(n, c))
 	if err != nil {
 		return nil, err
 	}

@@ -63,7 +63,7 @@ func newMaxPool(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error
 
 // bindMaxPool compares tap by tap; the first of equal elements is the chosen
 // one.
-func bindMaxPool[T real](d *Device, c *device.Call, n *op.Node) (func() error, error) {
+func bindMaxPool[T realNumber](d *Device, c *device.Call, n *op.Node) (func() error, error) {
 	values, indices := c.Out[0], at(c.Out, 1)
 	if values == nil {
 		values = tensor.New(c.In[0].Type, indices.Shape...)

@@ -126,7 +126,7 @@ func newReduceLayout(shape []int, axes []int) reduceLayout {
 	return l
 }
 
-type real interface {
+type realNumber interface {
 	float32 | float64 | int8 | int16 | int32 | int64 | uint8 | uint16 | uint32 | uint64
 }
 
@@ -140,7 +140,7 @@ type reducer[T, A any] struct {
 	finish func(acc A, count int) T // count elements were taken in
 }
 
-func bindReduce[T real, A accumulator](d *Device, c *device.Call, n *op.Node, l reduceLayout) (func() error, error) {
+func bindReduce[T realNumber, A accumulator](d *Device, c *device.Call, n *op.Node, l reduceLayout) (func() error, error) {
 	if n.OpType == "ReduceLogSumExp" {
 		return runReduce(d, c, l, logSumExp[T]()), nil
 	}
@@ -157,7 +157,7 @@ func bindReduce[T real, A accumulator](d *Device, c *device.Call, n *op.Node, l 
 // columnBlock is the number of accumulators that are kept side by side.
 const columnBlock = 64
 
-func runReduce[T real, A any](d *Device, c *device.Call, l reduceLayout, r reducer[T, A]) func() error {
+func runReduce[T realNumber, A any](d *Device, c *device.Call, l reduceLayout, r reducer[T, A]) func() error {
 	if r.rows == nil {
 		r.rows = func(acc []A, x []T) {
 			for j := range acc {
@@ -201,7 +201,7 @@ func runReduce[T real, A any](d *Device, c *device.Call, l reduceLayout, r reduc
 	}
 }
 
-func newReducer[T real, A accumulator](opType string) (reducer[T, A], error) {
+func newReducer[T realNumber, A accumulator](opType string) (reducer[T, A], error) {
 	same := func(acc A, _ int) T { return T(acc) }
 	switch opType {
 	case "ReduceSum":
@@ -236,7 +236,7 @@ func newReducer[T real, A accumulator](opType string) (reducer[T, A], error) {
 }
 
 // sumLine adds in four lanes, which the processor can overlap.
-func sumLine[T real, A accumulator](acc A, x []T) A {
+func sumLine[T realNumber, A accumulator](acc A, x []T) A {
 	var a, b, c, d A
 	for ; len(x) >= 4; x = x[4:] {
 		a += A(x[0])
@@ -250,14 +250,14 @@ func sumLine[T real, A accumulator](acc A, x []T) A {
 	return acc + ((a + b) + (c + d))
 }
 
-func sumRows[T real, A accumulator](acc []A, x []T) {
+func sumRows[T realNumber, A accumulator](acc []A, x []T) {
 	x = x[:len(acc)]
 	for j := range acc {
 		acc[j] += A(x[j])
 	}
 }
 
-func squareLine[T real, A accumulator](acc A, x []T) A {
+func squareLine[T realNumber, A accumulator](acc A, x []T) A {
 	var a, b, c, d A
 	for ; len(x) >= 4; x = x[4:] {
 		a += A(x[0]) * A(x[0])
@@ -271,14 +271,14 @@ func squareLine[T real, A accumulator](acc A, x []T) A {
 	return acc + ((a + b) + (c + d))
 }
 
-func squareRows[T real, A accumulator](acc []A, x []T) {
+func squareRows[T realNumber, A accumulator](acc []A, x []T) {
 	x = x[:len(acc)]
 	for j := range acc {
 		acc[j] += A(x[j]) * A(x[j])
 	}
 }
 
-func absoluteLine[T real, A accumulator](acc A, x []T) A {
+func absoluteLine[T realNumber, A accumulator](acc A, x []T) A {
 	for _, v := range x {
 		if v < 0 {
 			acc -= A(v)
@@ -289,21 +289,21 @@ func absoluteLine[T real, A accumulator](acc A, x []T) A {
 	return acc
 }
 
-func productLine[T real, A accumulator](acc A, x []T) A {
+func productLine[T realNumber, A accumulator](acc A, x []T) A {
 	for _, v := range x {
 		acc *= A(v)
 	}
 	return acc
 }
 
-func maxLine[T real, A accumulator](acc A, x []T) A {
+func maxLine[T realNumber, A accumulator](acc A, x []T) A {
 	for _, v := range x {
 		acc = max(acc, A(v))
 	}
 	return acc
 }
 
-func minLine[T real, A accumulator](acc A, x []T) A {
+func minLine[T realNumber, A accumulator](acc A, x []T) A {
 	for _, v := range x {
 		acc = min(acc, A(v))
 	}
@@ -314,7 +314,7 @@ func minLine[T real, A accumulator](acc A, x []T) A {
 // exponent so that it neither overflows nor vanishes.
 type exponentials struct{ top, sum float64 }
 
-func logSumExp[T real]() reducer[T, exponentials] {
+func logSumExp[T realNumber]() reducer[T, exponentials] {
 	return reducer[T, exponentials]{
 		start: exponentials{top: math.Inf(-1)},
 		line: func(acc exponentials, x []T) exponentials {
@@ -336,7 +336,7 @@ func logSumExp[T real]() reducer[T, exponentials] {
 }
 
 // lowest returns the smallest value of a type, −∞ where there is one.
-func lowest[T real]() T {
+func lowest[T realNumber]() T {
 	switch any(*new(T)).(type) {
 	case float32, float64:
 		return T(math.Inf(-1))
@@ -357,7 +357,7 @@ func lowest[T real]() T {
 }
 
 // highest returns the largest value of a type, +∞ where there is one.
-func highest[T real]() T {
+func highest[T realNumber]() T {
 	switch any(*new(T)).(type) {
 	case float32, float64:
 		return T(math.Inf(1))

@@ -1,0 +1,68 @@
+package cpu
+
+import (
+	"math"
+
+	"github.com/fmoe-go/fmoe/internal/simd"
+	"github.com/fmoe-go/fmoe/runtime/device"
+	"github.com/fmoe-go/fmoe/runtime/op"
+	"github.com/fmoe-go/fmoe/runtime/tensor"
+)
+
+func init() {
+	register("", "Det", newSignal(bindDet[float32], bindDet[float64]))
+}
+
+// bindDet eliminates below the largest element of each column.
+func bindDet[T simd.Float](d *Device, c *device.Call, _ *op.Node) (func() error, error) {
+	n := c.In[0].Shape[c.In[0].Rank()-1]
+	spares := newSpares(d, func() *[]float64 {
+		m := make([]float64, n*n)
+		return &m
+	})
+	body := func(lo, hi int) {
+		work := spares.take()
+		defer spares.give(work)
+		m := *work
+		for i := lo; i < hi; i++ {
+			for j, v := range tensor.Of[T](c.In[0])[i*n*n:][:n*n] {
+				m[j] = float64(v)
+			}
+			tensor.Of[T](c.Out[0])[i] = T(determinant(m, n))
+		}
+	}
+	return func() error {
+		d.pool.run(c.Out[0].Len(), max(1, 4096/max(n*n*n, 1)), body)
+		return nil
+	}, nil
+}
+
+// determinant destroys m, a matrix of n × n.
+func determinant(m []float64, n int) float64 {
+	product := 1.0
+	for k := range n {
+		pivot := k
+		for i := k + 1; i < n; i++ {
+			if math.Abs(m[i*n+k]) > math.Abs(m[pivot*n+k]) {
+				pivot = i
+			}
+		}
+		if pivot != k {
+			product = -product
+			for j := range n {
+				m[k*n+j], m[pivot*n+j] = m[pivot*n+j], m[k*n+j]
+			}
+		}
+		product *= m[k*n+k]
+		if m[k*n+k] == 0 {
+			return 0
+		}
+		for i := k + 1; i < n; i++ {
+			factor := m[i*n+k] / m[k*n+k]
+			for j := k; j < n; j++ {
+				m[i*n+j] -= factor * m[k*n+j]
+			}
+		}
+	}
+	return product
+}
