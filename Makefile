@@ -14,7 +14,7 @@ SAMPLES = $(patsubst models/%/model.onnx,%,$(wildcard models/*/model.onnx))
 SHARED  = $(wildcard ../shared/models/*.onnx)
 REWRITE = --num-experts 8 --top-k 2
 
-.PHONY: help build test race lint fuzz demo verify zoo compare benchmark clean
+.PHONY: help build test race lint fuzz demo verify conformance zoo compare benchmark clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 15
@@ -39,7 +39,7 @@ $(GOLANGCI_LINT):
 
 FUZZTIME = 30s
 fuzz: ## fuzz the ONNX decoder for FUZZTIME
-	$(GO) test ./onnx -run '^$$' -fuzz '^FuzzDecode$$' -fuzztime $(FUZZTIME)
+	$(GO) test ./onnx -run '^$$' -fuzz '^FuzzDecode$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 10x
 
 GPT = models/gpt-megatron
 demo: build ## rewrite a trained GPT into 8 experts, run both on text, let it write
@@ -70,6 +70,9 @@ verify: build ## check every sample, and compare it with its rewriting
 		bin/fmoefy $$file -o build/verify/shared.onnx $(REWRITE) > build/verify/shared.txt; \
 		bin/moerun compare $$file build/verify/shared.onnx; \
 	done
+
+conformance: ## run ONNX's operator cases and write docs/operators.md
+	$(GO) run ./internal/tools/conformance
 
 zoo: ## measure the model zoo and write the table of docs/zoo.md
 	$(GO) test ./models/zoo -run '^TestDocument$$' -count=1 -update
