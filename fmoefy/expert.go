@@ -52,7 +52,7 @@ func (s *copies) WriteTo(w io.Writer) (int64, error) {
 
 // chunk is the number of elements that are converted at a time, a multiple of
 // 4.
-const chunk = 1 << 16
+const chunk = 1 << 18
 
 func (s *copies) writeExpert(w io.Writer, elements []byte, std float64, expert int) (int64, error) {
 	if std == 0 {
@@ -60,8 +60,7 @@ func (s *copies) writeExpert(w io.Writer, elements []byte, std float64, expert i
 		return int64(n), err
 	}
 	t := s.dense.elementType()
-	// Experts begin at multiples of chunk in the stream of random numbers.
-	stride := (s.dense.elements() + chunk - 1) / chunk * chunk
+	stride := (s.dense.elements() + 3) / 4 * 4 // between experts, in the stream of random numbers
 	noise := make([]float64, chunk)
 	written := int64(0)
 	for start := int64(0); len(elements) > 0; start += chunk {

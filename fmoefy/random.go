@@ -4,6 +4,7 @@ import (
 	"hash/fnv"
 	"math"
 	"math/bits"
+	"sync"
 )
 
 // normals is a stream of normally distributed numbers in which each number
@@ -19,8 +20,19 @@ func newNormals(seed uint64, name string) normals {
 	return normals{seed, h.Sum64()}
 }
 
-// fill writes the numbers from place first on, a multiple of 4.
+// fill writes the numbers from place first on, a multiple of 4, on all
+// processors.
 func (g normals) fill(dst []float64, first uint64) {
+	const share = 1 << 14
+	var all sync.WaitGroup
+	for start := 0; start < len(dst); start += share {
+		part := dst[start:min(start+share, len(dst))]
+		all.Go(func() { g.fillSerially(part, first+uint64(start)) })
+	}
+	all.Wait()
+}
+
+func (g normals) fillSerially(dst []float64, first uint64) {
 	key := [2]uint32{uint32(g.seed), uint32(g.seed >> 32)}
 	for i := 0; i < len(dst); i += 4 {
 		at := (first + uint64(i)) / 4
