@@ -22,7 +22,7 @@ func Find(m *onnx.Model) []Block {
 			m = inlined
 		}
 	}
-	return find(m)
+	return find(m, nil)
 }
 
 // hasCalls reports whether the model has functions other than FMoE's.
@@ -36,9 +36,12 @@ func inline(m *onnx.Model) error {
 	return m.Inline(func(n *onnx.Node) bool { return n.Domain == moe.Domain })
 }
 
-func find(m *onnx.Model) []Block {
+// find lists the blocks, those with quantised weights among them where it is
+// given a dequantizer.
+func find(m *onnx.Model, q *dequantizer) []Block {
 	var blocks []Block
 	for _, s := range scopes(m) {
+		s.dequantizer = q
 		r := &reader{scope: s, done: map[string]*expression{}}
 		first := len(blocks)
 		for _, n := range s.graph.Nodes {

@@ -59,7 +59,7 @@ func (s *scope) product(n *onnx.Node) *linear {
 	}
 	l := &linear{node: n, input: n.Input(0), output: n.Output(0), names: []string{n.Input(1)}}
 	if quantizedProducts[n.OpType] {
-		l.problem = errQuantized
+		l.problem = s.dequantizeProduct(l)
 		return l
 	}
 	l.rank2 = n.OpType == "Gemm" || n.OpType == "FusedGemm"

@@ -51,6 +51,11 @@ type Options struct {
 	// EveryN takes the n-th, 2n-th … of the selected blocks of each graph.
 	EveryN int
 
+	// Dequantize replaces blocks with quantised weights too: their experts have
+	// the floating-point numbers that those stand for. Otherwise such blocks
+	// are refused.
+	Dequantize bool
+
 	// SeparateShared gives blocks of one graph that share their weights, as
 	// the layers of an ALBERT do, experts of their own instead of one set.
 	SeparateShared bool

@@ -1,15 +1,12 @@
 package fmoefy
 
 import (
-	"errors"
 	"fmt"
 	"math"
 
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
-
-var errQuantized = errors.New("its weights are quantised; start from the model before quantisation")
 
 // maxDepth bounds how far values are followed through a graph.
 const maxDepth = 64
@@ -28,8 +25,8 @@ func (s *scope) resolve(value string, depth int) (*constant, error) {
 		return newConstant(d.tensor), nil
 	case d.node == nil || depth == 0:
 		return nil, fmt.Errorf("%q is not a constant", value)
-	case d.node.OpType == "DequantizeLinear":
-		return nil, errQuantized
+	case d.node.Is("DequantizeLinear"):
+		return d.scope.dequantize(d.node, depth)
 	case onnx.CanonicalDomain(d.node.Domain) != "":
 		return nil, fmt.Errorf("%q is computed by %s", value, nodeName(d.node))
 	case d.node.OpType == "Constant":

@@ -44,7 +44,11 @@ func Rewrite(m *onnx.Model, o Options) (Report, error) {
 			return Report{}, err
 		}
 	}
-	blocks := find(w)
+	var q *dequantizer
+	if o.Dequantize {
+		q = &dequantizer{map[string]*onnx.Tensor{}}
+	}
+	blocks := find(w, q)
 	reasons, err := o.choose(blocks)
 	if err != nil {
 		return Report{}, err

@@ -15,6 +15,8 @@ type scope struct {
 	path   string // where the graph is, such as "main/If_3.then_branch"
 	index  *onnx.Index
 
+	dequantizer *dequantizer // of the whole model; nil where quantised weights are refused
+
 	declared map[string]*onnx.Type // types stated by inputs, outputs and value_info
 	shapes   map[string][]dim      // what shapeOf found
 	roots    map[string]string     // what shapeRoot found

@@ -130,7 +130,7 @@ func (s *scope) outputShape(n *onnx.Node, value string) []dim {
 		if c, err := constantNode(n); err == nil {
 			return numbers(c.dims)
 		}
-	case "MatMul", "Gemm", "FusedMatMul", "FusedGemm":
+	case "MatMul", "Gemm", "FusedMatMul", "FusedGemm", "MatMulNBits":
 		l := s.product(n)
 		if l == nil || l.weight == nil {
 			return nil

@@ -52,6 +52,7 @@ Examples:
 		flags.StringSliceVar(&o.Exclude, "exclude", nil, "do not replace these `blocks`")
 		flags.IntVar(&o.EveryN, "every", 0, "replace every n-th of the selected blocks (default 1)")
 
+		flags.BoolVar(&o.Dequantize, "dequantize", false, "replace blocks with quantised weights too, by experts in floating point")
 		flags.BoolVar(&o.SeparateShared, "separate-shared", false, "give blocks that share weights, as ALBERT's do, experts of their own")
 
 		flags.StringVar(&c.init, "init", string(fmoefy.Copy), "how experts start: copy, noise (a copy with noise) or random")
