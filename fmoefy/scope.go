@@ -114,7 +114,7 @@ func (s *scope) keepsElements(n *onnx.Node) (input string, ok bool) {
 	switch n.OpType {
 	case "Identity":
 	case "Cast":
-		if !onnx.DataType(n.Int("to", 0)).IsFloat() {
+		if !computable(onnx.DataType(n.Int("to", 0))) {
 			return "", false
 		}
 	case "Dropout":
