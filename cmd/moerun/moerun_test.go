@@ -56,6 +56,7 @@ func TestWrongUse(t *testing.T) {
 		{[]string{"run", gpt, "again"}, `unexpected argument "again"`},
 		{[]string{"run", gpt}, "no value for input input_ids int64[batch,sequence]: give --data DIR"},
 		{[]string{"run", gpt, "--random", "--threads=-1"}, "--threads"},
+		{[]string{"run", gpt, "--random", "--max-memory", "much"}, "not a size"},
 		{[]string{"run", gpt, "--random", "--dim", "length=3"}, "the model has batch, sequence"},
 		{[]string{"run", gpt, "--data", gptData, "--seed", "2"}, "--seed is for random inputs"},
 		{[]string{"run", gpt, "--random", "--check"}, "--check needs --data"},

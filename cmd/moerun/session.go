@@ -32,7 +32,6 @@ func (f *runtimeFlags) options() (runtime.Options, error) {
 // session is a model that is ready to run.
 type session struct {
 	*runtime.Session
-	path  string
 	model *onnx.Model
 }
 
@@ -49,7 +48,7 @@ func openSession(path string, f runtimeFlags) (*session, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), m.Close())
 	}
-	return &session{Session: s, path: path, model: m}, nil
+	return &session{Session: s, model: m}, nil
 }
 
 func (s *session) Close() error { return errors.Join(s.Session.Close(), s.model.Close()) }
