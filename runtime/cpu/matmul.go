@@ -88,21 +88,22 @@ func bindMatMul[T simd.Number](k *matMul, c *device.Call) func() error {
 // result of shape out.
 func newMatrixProduct[T simd.Number](n *op.Node, a, b, out []int) *product[T] {
 	batch := slices.Clone(out)
-	// Vectors are matrices with a dimension that the result lacks.
+	// Vectors are matrices with a dimension that the result lacks, and are
+	// not transposed.
+	left, right := []int{0, 1}, []int{0, 1}
 	if len(b) == 1 {
 		b = []int{b[0], 1}
 	} else {
 		batch = batch[:len(batch)-1]
+		right = op.MatMulOrder(n, 1, len(b))
 	}
 	if len(a) == 1 {
 		a = []int{1, a[0]}
 	} else {
 		batch = batch[:len(batch)-1]
+		left = op.MatMulOrder(n, 0, len(a))
 	}
-	return &product[T]{
-		a: newStack(a, op.MatMulOrder(n, 0, len(a)), batch),
-		b: newStack(b, op.MatMulOrder(n, 1, len(b)), batch),
-	}
+	return &product[T]{a: newStack(a, left, batch), b: newStack(b, right, batch)}
 }
 
 // scale multiplies by a factor that need not be an integer when T is.

@@ -100,8 +100,10 @@ func bindMaxPool[T realNumber](d *Device, c *device.Call, n *op.Node) (func() er
 			})
 		}
 		for i, element := range chosen {
-			element = max(element, 0) // a window may lie in the padding
-			if columnMajor {
+			switch {
+			case element < 0: // the window lies in the padding
+				element = 0
+			case columnMajor:
 				element = s.columnMajor(element)
 			}
 			chosen[i] = int64(channel*s.size) + element

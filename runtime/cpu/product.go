@@ -64,7 +64,8 @@ func nested(outer []int, length, step int) []int {
 
 // matrix returns the operand of product i of a batch.
 func matrix[T simd.Number](s *stack, data []T, i int) simd.Matrix[T] {
-	return simd.Matrix[T]{Data: data[s.at[s.of[i]]:], Rows: s.rows, Cols: s.cols,
+	start := min(s.at[s.of[i]], len(data)) // matrices may have no elements
+	return simd.Matrix[T]{Data: data[start:], Rows: s.rows, Cols: s.cols,
 		RowStride: s.rowStride, ColStride: s.colStride}
 }
 

@@ -170,7 +170,10 @@ func inferReverseSequence(c *Inference) error {
 	if shape != nil && len(shape) < 2 {
 		return errors.New("input has no batch and time axes")
 	}
-	if lengths := c.Shape(1); shape != nil && len(lengths) == 1 {
+	if err := c.wantRank(1, 1); err != nil {
+		return err
+	}
+	if lengths := c.Shape(1); shape != nil && lengths != nil {
 		if _, err := Unify(shape[batch], lengths[0]); err != nil {
 			return fmt.Errorf("sequence lengths do not fit the batch: %w", err)
 		}

@@ -145,7 +145,11 @@ func Resolve(n *onnx.Node, opset int64) (*Node, error) {
 	if !o.Outputs.check(len(n.Outputs)) {
 		return nil, fmt.Errorf("has %d outputs, needs %s", len(n.Outputs), o.Outputs)
 	}
-	for i := range o.Inputs.Min {
+	required := o.Inputs.Min
+	if required > 0 && o.Inputs.Max < 0 {
+		required = len(n.Inputs) // a list has no gaps
+	}
+	for i := range required {
 		if n.Inputs[i] == "" {
 			return nil, fmt.Errorf("lacks its input %d", i)
 		}

@@ -69,6 +69,11 @@ func inferPad(c *Inference) error {
 	if err := c.wantForm(11, 1, "pads", "value"); err != nil {
 		return err
 	}
+	if n.Since < 11 { // the value is a float
+		if _, err := c.typeAmong(floatTypes, 0); err != nil {
+			return err
+		}
+	}
 	switch {
 	case n.Since >= 11 && !c.Has(1):
 		return errors.New("lacks its input pads")

@@ -119,7 +119,7 @@ func ResizeAxes(n *Node, shape []Dim, value func(input int) *tensor.Tensor) ([]R
 		if f.roi != nil {
 			r.RoiStart, r.RoiEnd = float64(f.roi[i]), float64(f.roi[i+len(f.axes)])
 		}
-		if f.sizes != nil {
+		if len(f.sizes) > 0 {
 			err = r.toSize(f.sizes[i], shape[axis])
 		} else {
 			err = r.toScale(f.scales[i], shape[axis], f.roi != nil)

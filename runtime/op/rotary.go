@@ -47,10 +47,13 @@ func RotaryDims(c *Inference) (*RotaryShape, error) {
 	x, table := c.Shape(0), c.Shape(cos)
 	if len(x) == 3 && heads <= 0 && onnx.CanonicalDomain(n.Domain) != "" && rotated == 0 {
 		// ONNX Runtime takes the size of a head from the tables.
-		if len(table) == 0 || !x[2].Known() || !table[len(table)-1].Known() {
+		if err := c.wantRank(cos, 2); err != nil {
+			return nil, err
+		}
+		if table == nil || !x[2].Known() || !table[1].Known() {
 			return s, nil
 		}
-		if size := 2 * table[len(table)-1]; size > 0 {
+		if size := 2 * table[1]; size > 0 {
 			heads = int64(x[2] / size)
 		}
 	}

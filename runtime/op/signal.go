@@ -209,6 +209,8 @@ func STFTDims(c *Inference) (*STFTShape, error) {
 	}
 	half := c.Node.Int("onesided", 1) != 0
 	switch {
+	case s.Frame == 0:
+		return nil, fmt.Errorf("frames have no elements")
 	case half && s.Parts == 2:
 		return nil, fmt.Errorf("onesided needs a real signal; it is of complex numbers")
 	case half && s.Frame.Known():
