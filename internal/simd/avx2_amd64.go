@@ -23,3 +23,8 @@ func float32Axpy(alpha float32, x *float32, y *float32, n int)
 //
 //go:noescape
 func float32Dot(x *float32, y *float32, n int) float32
+
+// float32Exp is [Exp] for n elements, a multiple of 8.
+//
+//go:noescape
+func float32Exp(x *float32, n int)

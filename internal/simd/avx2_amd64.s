@@ -1593,3 +1593,206 @@ done:
 	MOVSS        X0, ret+24(FP)
 	VZEROUPPER
 	RET
+
+DATA expConstants<>+0(SB)/4, $(89.0)
+DATA expConstants<>+4(SB)/4, $(89.0)
+DATA expConstants<>+8(SB)/4, $(89.0)
+DATA expConstants<>+12(SB)/4, $(89.0)
+DATA expConstants<>+16(SB)/4, $(89.0)
+DATA expConstants<>+20(SB)/4, $(89.0)
+DATA expConstants<>+24(SB)/4, $(89.0)
+DATA expConstants<>+28(SB)/4, $(89.0)
+DATA expConstants<>+32(SB)/4, $(-104.0)
+DATA expConstants<>+36(SB)/4, $(-104.0)
+DATA expConstants<>+40(SB)/4, $(-104.0)
+DATA expConstants<>+44(SB)/4, $(-104.0)
+DATA expConstants<>+48(SB)/4, $(-104.0)
+DATA expConstants<>+52(SB)/4, $(-104.0)
+DATA expConstants<>+56(SB)/4, $(-104.0)
+DATA expConstants<>+60(SB)/4, $(-104.0)
+DATA expConstants<>+64(SB)/4, $(1.442695)
+DATA expConstants<>+68(SB)/4, $(1.442695)
+DATA expConstants<>+72(SB)/4, $(1.442695)
+DATA expConstants<>+76(SB)/4, $(1.442695)
+DATA expConstants<>+80(SB)/4, $(1.442695)
+DATA expConstants<>+84(SB)/4, $(1.442695)
+DATA expConstants<>+88(SB)/4, $(1.442695)
+DATA expConstants<>+92(SB)/4, $(1.442695)
+DATA expConstants<>+96(SB)/4, $(0.6933594)
+DATA expConstants<>+100(SB)/4, $(0.6933594)
+DATA expConstants<>+104(SB)/4, $(0.6933594)
+DATA expConstants<>+108(SB)/4, $(0.6933594)
+DATA expConstants<>+112(SB)/4, $(0.6933594)
+DATA expConstants<>+116(SB)/4, $(0.6933594)
+DATA expConstants<>+120(SB)/4, $(0.6933594)
+DATA expConstants<>+124(SB)/4, $(0.6933594)
+DATA expConstants<>+128(SB)/4, $(-0.00021219444)
+DATA expConstants<>+132(SB)/4, $(-0.00021219444)
+DATA expConstants<>+136(SB)/4, $(-0.00021219444)
+DATA expConstants<>+140(SB)/4, $(-0.00021219444)
+DATA expConstants<>+144(SB)/4, $(-0.00021219444)
+DATA expConstants<>+148(SB)/4, $(-0.00021219444)
+DATA expConstants<>+152(SB)/4, $(-0.00021219444)
+DATA expConstants<>+156(SB)/4, $(-0.00021219444)
+DATA expConstants<>+160(SB)/4, $(1.0)
+DATA expConstants<>+164(SB)/4, $(1.0)
+DATA expConstants<>+168(SB)/4, $(1.0)
+DATA expConstants<>+172(SB)/4, $(1.0)
+DATA expConstants<>+176(SB)/4, $(1.0)
+DATA expConstants<>+180(SB)/4, $(1.0)
+DATA expConstants<>+184(SB)/4, $(1.0)
+DATA expConstants<>+188(SB)/4, $(1.0)
+DATA expConstants<>+192(SB)/4, $0x0000007f
+DATA expConstants<>+196(SB)/4, $0x0000007f
+DATA expConstants<>+200(SB)/4, $0x0000007f
+DATA expConstants<>+204(SB)/4, $0x0000007f
+DATA expConstants<>+208(SB)/4, $0x0000007f
+DATA expConstants<>+212(SB)/4, $0x0000007f
+DATA expConstants<>+216(SB)/4, $0x0000007f
+DATA expConstants<>+220(SB)/4, $0x0000007f
+DATA expConstants<>+224(SB)/4, $(0.0013950602)
+DATA expConstants<>+228(SB)/4, $(0.0013950602)
+DATA expConstants<>+232(SB)/4, $(0.0013950602)
+DATA expConstants<>+236(SB)/4, $(0.0013950602)
+DATA expConstants<>+240(SB)/4, $(0.0013950602)
+DATA expConstants<>+244(SB)/4, $(0.0013950602)
+DATA expConstants<>+248(SB)/4, $(0.0013950602)
+DATA expConstants<>+252(SB)/4, $(0.0013950602)
+DATA expConstants<>+256(SB)/4, $(0.008368953)
+DATA expConstants<>+260(SB)/4, $(0.008368953)
+DATA expConstants<>+264(SB)/4, $(0.008368953)
+DATA expConstants<>+268(SB)/4, $(0.008368953)
+DATA expConstants<>+272(SB)/4, $(0.008368953)
+DATA expConstants<>+276(SB)/4, $(0.008368953)
+DATA expConstants<>+280(SB)/4, $(0.008368953)
+DATA expConstants<>+284(SB)/4, $(0.008368953)
+DATA expConstants<>+288(SB)/4, $(0.041666206)
+DATA expConstants<>+292(SB)/4, $(0.041666206)
+DATA expConstants<>+296(SB)/4, $(0.041666206)
+DATA expConstants<>+300(SB)/4, $(0.041666206)
+DATA expConstants<>+304(SB)/4, $(0.041666206)
+DATA expConstants<>+308(SB)/4, $(0.041666206)
+DATA expConstants<>+312(SB)/4, $(0.041666206)
+DATA expConstants<>+316(SB)/4, $(0.041666206)
+DATA expConstants<>+320(SB)/4, $(0.16666518)
+DATA expConstants<>+324(SB)/4, $(0.16666518)
+DATA expConstants<>+328(SB)/4, $(0.16666518)
+DATA expConstants<>+332(SB)/4, $(0.16666518)
+DATA expConstants<>+336(SB)/4, $(0.16666518)
+DATA expConstants<>+340(SB)/4, $(0.16666518)
+DATA expConstants<>+344(SB)/4, $(0.16666518)
+DATA expConstants<>+348(SB)/4, $(0.16666518)
+DATA expConstants<>+352(SB)/4, $(0.5)
+DATA expConstants<>+356(SB)/4, $(0.5)
+DATA expConstants<>+360(SB)/4, $(0.5)
+DATA expConstants<>+364(SB)/4, $(0.5)
+DATA expConstants<>+368(SB)/4, $(0.5)
+DATA expConstants<>+372(SB)/4, $(0.5)
+DATA expConstants<>+376(SB)/4, $(0.5)
+DATA expConstants<>+380(SB)/4, $(0.5)
+GLOBL expConstants<>(SB), RODATA|NOPTR, $384
+
+// func float32Exp(x *float32, n int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·float32Exp(SB), NOSPLIT, $0-16
+	MOVQ x+0(FP), AX
+	MOVQ n+8(FP), CX
+
+many:
+	CMPQ         CX, $0x00000010
+	JL           one
+	VMOVUPS      (AX), Y0
+	VMOVUPS      expConstants<>+0(SB), Y1
+	VMINPS       Y0, Y1, Y0
+	VMOVUPS      expConstants<>+32(SB), Y1
+	VMAXPS       Y0, Y1, Y0
+	VMULPS       expConstants<>+64(SB), Y0, Y1
+	VROUNDPS     $0x08, Y1, Y1
+	VFNMADD231PS expConstants<>+96(SB), Y1, Y0
+	VFNMADD231PS expConstants<>+128(SB), Y1, Y0
+	VMOVUPS      expConstants<>+224(SB), Y2
+	VFMADD213PS  expConstants<>+256(SB), Y0, Y2
+	VFMADD213PS  expConstants<>+288(SB), Y0, Y2
+	VFMADD213PS  expConstants<>+320(SB), Y0, Y2
+	VFMADD213PS  expConstants<>+352(SB), Y0, Y2
+	VMULPS       Y0, Y0, Y3
+	VFMADD213PS  Y0, Y3, Y2
+	VADDPS       expConstants<>+160(SB), Y2, Y0
+	VCVTPS2DQ    Y1, Y1
+	VPSRAD       $0x01, Y1, Y2
+	VPSUBD       Y2, Y1, Y1
+	VPADDD       expConstants<>+192(SB), Y2, Y2
+	VPSLLD       $0x17, Y2, Y2
+	VMULPS       Y2, Y0, Y0
+	VPADDD       expConstants<>+192(SB), Y1, Y1
+	VPSLLD       $0x17, Y1, Y1
+	VMULPS       Y1, Y0, Y0
+	VMOVUPS      Y0, (AX)
+	VMOVUPS      32(AX), Y0
+	VMOVUPS      expConstants<>+0(SB), Y1
+	VMINPS       Y0, Y1, Y0
+	VMOVUPS      expConstants<>+32(SB), Y1
+	VMAXPS       Y0, Y1, Y0
+	VMULPS       expConstants<>+64(SB), Y0, Y1
+	VROUNDPS     $0x08, Y1, Y1
+	VFNMADD231PS expConstants<>+96(SB), Y1, Y0
+	VFNMADD231PS expConstants<>+128(SB), Y1, Y0
+	VMOVUPS      expConstants<>+224(SB), Y2
+	VFMADD213PS  expConstants<>+256(SB), Y0, Y2
+	VFMADD213PS  expConstants<>+288(SB), Y0, Y2
+	VFMADD213PS  expConstants<>+320(SB), Y0, Y2
+	VFMADD213PS  expConstants<>+352(SB), Y0, Y2
+	VMULPS       Y0, Y0, Y3
+	VFMADD213PS  Y0, Y3, Y2
+	VADDPS       expConstants<>+160(SB), Y2, Y0
+	VCVTPS2DQ    Y1, Y1
+	VPSRAD       $0x01, Y1, Y2
+	VPSUBD       Y2, Y1, Y1
+	VPADDD       expConstants<>+192(SB), Y2, Y2
+	VPSLLD       $0x17, Y2, Y2
+	VMULPS       Y2, Y0, Y0
+	VPADDD       expConstants<>+192(SB), Y1, Y1
+	VPSLLD       $0x17, Y1, Y1
+	VMULPS       Y1, Y0, Y0
+	VMOVUPS      Y0, 32(AX)
+	ADDQ         $0x00000040, AX
+	SUBQ         $0x00000010, CX
+	JMP          many
+
+one:
+	TESTQ        CX, CX
+	JE           done
+	VMOVUPS      (AX), Y0
+	VMOVUPS      expConstants<>+0(SB), Y1
+	VMINPS       Y0, Y1, Y0
+	VMOVUPS      expConstants<>+32(SB), Y1
+	VMAXPS       Y0, Y1, Y0
+	VMULPS       expConstants<>+64(SB), Y0, Y1
+	VROUNDPS     $0x08, Y1, Y1
+	VFNMADD231PS expConstants<>+96(SB), Y1, Y0
+	VFNMADD231PS expConstants<>+128(SB), Y1, Y0
+	VMOVUPS      expConstants<>+224(SB), Y2
+	VFMADD213PS  expConstants<>+256(SB), Y0, Y2
+	VFMADD213PS  expConstants<>+288(SB), Y0, Y2
+	VFMADD213PS  expConstants<>+320(SB), Y0, Y2
+	VFMADD213PS  expConstants<>+352(SB), Y0, Y2
+	VMULPS       Y0, Y0, Y3
+	VFMADD213PS  Y0, Y3, Y2
+	VADDPS       expConstants<>+160(SB), Y2, Y0
+	VCVTPS2DQ    Y1, Y1
+	VPSRAD       $0x01, Y1, Y2
+	VPSUBD       Y2, Y1, Y1
+	VPADDD       expConstants<>+192(SB), Y2, Y2
+	VPSLLD       $0x17, Y2, Y2
+	VMULPS       Y2, Y0, Y0
+	VPADDD       expConstants<>+192(SB), Y1, Y1
+	VPSLLD       $0x17, Y1, Y1
+	VMULPS       Y1, Y0, Y0
+	VMOVUPS      Y0, (AX)
+	ADDQ         $0x00000020, AX
+	SUBQ         $0x00000008, CX
+	JMP          one
+
+done:
+	VZEROUPPER
+	RET

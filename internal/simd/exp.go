@@ -4,6 +4,9 @@ import "math"
 
 // Exp replaces x by e^x, with a relative error below 2e-7.
 func Exp(x []float32) {
+	if expAVX2(x) {
+		return
+	}
 	for i, v := range x {
 		x[i] = exp(v)
 	}

@@ -62,4 +62,24 @@ func dotAVX2[T Number](x, y []T) (T, int) {
 	return 0, 0
 }
 
+// expAVX2 is Exp where it can be; it reports whether it could. The last
+// elements fill up a register too, so that what becomes of an element does not
+// depend on its place.
+func expAVX2(x []float32) bool {
+	if !avx2 {
+		return false
+	}
+	n := len(x) &^ 7
+	if n > 0 {
+		float32Exp(&x[0], n)
+	}
+	if n < len(x) {
+		var last [8]float32
+		copy(last[:], x[n:])
+		float32Exp(&last[0], len(last))
+		copy(x[n:], last[:])
+	}
+	return true
+}
+
 func pointer[To, T Number](x []T) *To { return (*To)(unsafe.Pointer(unsafe.SliceData(x))) }

@@ -4,6 +4,7 @@ package simd
 
 import (
 	"fmt"
+	"math"
 	"testing"
 )
 
@@ -88,5 +89,30 @@ func TestAVX2Vectors(t *testing.T) {
 			wide[i] = float64(v)
 		}
 		near(t, "Axpy", y, wide, n)
+	}
+}
+
+// TestAVX2Exp: both kernels are as accurate as Exp says, and what becomes of
+// an element does not depend on its neighbours.
+func TestAVX2Exp(t *testing.T) {
+	needAVX2(t)
+	for n := range 40 {
+		x := random[float32](n)
+		for i := range x {
+			x[i] *= 40
+		}
+		together, portable := append([]float32{}, x...), append([]float32{}, x...)
+		Exp(together)
+		portably(func() { Exp(portable) })
+		for i, v := range x {
+			alone := []float32{v}
+			Exp(alone)
+			if alone[0] != together[i] {
+				t.Fatalf("e^%g is %g alone and %g as element %d of %d", v, alone[0], together[i], i, n)
+			}
+			if d := math.Abs(float64(portable[i] - together[i])); d > 4e-7*float64(together[i]) {
+				t.Fatalf("e^%g is %g, portably %g", v, together[i], portable[i])
+			}
+		}
 	}
 }

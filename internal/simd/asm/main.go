@@ -13,6 +13,7 @@ func main() {
 	tile(float64s)
 	axpy()
 	dot()
+	expKernel()
 	Generate()
 }
 
