@@ -46,7 +46,7 @@ demo: build ## rewrite a trained GPT into 8 experts, run both on text, let it wr
 	@mkdir -p build/demo
 	@echo "== fmoefy: $(GPT) with 8 experts, 2 for each token"
 	@bin/fmoefy $(GPT)/model.onnx -o build/demo/moe.onnx $(REWRITE)
-	@echo; echo "== moerun perplexity: a book that the model has not seen, dense and mixture of experts"
+	@echo; echo "== moerun perplexity: the last tenth of the book, which the model has not seen, dense and mixture of experts"
 	@bin/moerun perplexity $(GPT)/model.onnx --text $(GPT)/heldout.txt --max-tokens 8193
 	@bin/moerun perplexity build/demo/moe.onnx --text $(GPT)/heldout.txt --max-tokens 8193
 	@echo; echo "== moerun generate: the mixture of experts writes"
