@@ -48,9 +48,9 @@ func fmoeOrder(slot int) []int {
 func (k *fmoe) Bind(c *device.Call) (func() error, error) {
 	switch t := c.In[moe.InputX].Type; t {
 	case onnx.Float32:
-		return bindFMoE(k, c, expertActivations[k.config.Activation].float32)
+		return bindFMoE(k, c, expertFunctions[float32]{activate: expertActivations[k.config.Activation].float32}, nil)
 	case onnx.Float64:
-		return bindFMoE(k, c, expertActivations[k.config.Activation].float64)
+		return bindFMoE(k, c, expertFunctions[float64]{activate: expertActivations[k.config.Activation].float64}, nil)
 	default:
 		return nil, device.UnsupportedType(t)
 	}
@@ -64,12 +64,13 @@ var fmoeLimit = 1 << 26
 // and k choices. A run goes through its phases one after the other, each
 // parallel in itself.
 type fmoeRun[T simd.Float] struct {
+	expertFunctions[T]
 	device          *Device
 	call            *device.Call
 	tokens, k, d, h int
 	gate            moe.Gate[T]
 	experts         int
-	activate        func([]T)
+	given           *tensor.Tensor // logits [N, T], or nil
 	fc1, fc2, fc3   *projection[T] // fc3 is nil where experts are not gated
 	round           int            // tokens computed at a time
 
@@ -86,11 +87,20 @@ type fmoeRun[T simd.Float] struct {
 	first          int // token with which the round in progress begins
 }
 
-func bindFMoE[T simd.Float](k *fmoe, c *device.Call, activate func([]T)) (func() error, error) {
-	if activate == nil {
+// expertFunctions are what is applied to the hidden values of experts, in
+// place.
+type expertFunctions[T simd.Float] struct {
+	activate func([]T) // to fc1's
+	factor   func([]T) // to fc3's, by which those are multiplied; nil for nothing
+}
+
+// bindFMoE binds the kernel. logits, where it is not nil, has the router's
+// result, so that there is no router in the call.
+func bindFMoE[T simd.Float](k *fmoe, c *device.Call, f expertFunctions[T], logits *tensor.Tensor) (func() error, error) {
+	if f.activate == nil {
 		return nil, fmt.Errorf("activation %q is %w on the CPU", k.config.Activation, device.ErrUnsupported)
 	}
-	r := &fmoeRun[T]{device: k.device, call: c, k: k.config.TopK, activate: activate,
+	r := &fmoeRun[T]{device: k.device, call: c, k: k.config.TopK, expertFunctions: f, given: logits,
 		fc1: newProjection[T](k, c, moe.InputFC1Weight),
 		fc2: newProjection[T](k, c, moe.InputFC2Weight),
 		fc3: newProjection[T](k, c, moe.InputFC3Weight),
@@ -119,7 +129,10 @@ func bindFMoE[T simd.Float](k *fmoe, c *device.Call, activate func([]T)) (func()
 	}
 	routing := r.tokens * (r.experts + r.k)
 	r.space = newWorkspace[T](k.device, c.Scratch, routing+rows*(r.h+r.d), work)
-	r.router = r.bindRouter(k, routing)
+	r.router = func() error { return nil }
+	if logits == nil {
+		r.router = r.bindRouter(k, routing)
+	}
 
 	choose, project, projectBack, combine := r.choose, r.project, r.projectBack, r.combine
 	pool := k.device.pool
@@ -183,6 +196,9 @@ func (r *fmoeRun[T]) open() {
 	}
 	r.logits, r.scores = part(r.tokens*r.experts), part(r.tokens*r.k)
 	r.hidden, r.result = part(r.round*r.k*r.h), part(r.round*r.k*r.d)
+	if r.given != nil {
+		r.logits = tensor.Of[T](r.given)
+	}
 	r.x, r.y = tensor.Of[T](r.call.In[moe.InputX]), nil
 	if out := r.call.Out[moe.OutputY]; out != nil {
 		r.y = tensor.Of[T](out)
@@ -214,6 +230,9 @@ func (r *fmoeRun[T]) project(lo, hi int) {
 		at := rows * cols
 		factor, work := work[:at], work[at:]
 		r.fc3.apply(factor, cols, in, expert, col, cols, work)
+		if r.factor != nil {
+			r.factor(factor)
+		}
 		for i := range rows {
 			line := out[i*r.h:][:cols]
 			for j, x := range factor[i*cols:][:cols] {

@@ -207,6 +207,78 @@ def transposed_convolutions():
             case(f"convtranspose_shape_{auto_pad}", "ConvTranspose", [x, w], domain="", auto_pad=auto_pad, strides=[2, 3], output_shape=[8, 9])
 
 
+def mixtures():
+    N, D, H, E = 12, 8, 10, 4
+
+    def moe(name, x, fc1, fc2, biases=(None, None), constant=False, **attributes):
+        inputs = [x, floats(int(np.prod(x.shape[:-1])), E).astype(x.dtype), fc1, biases[0], fc2, biases[1]]
+        weights = ("in2", "in3", "in4", "in5") if constant else ()
+        case("moe_" + name, "MoE", inputs, constant=weights, **{"k": 2, "normalize_routing_weights": 1} | attributes)
+
+    x, fc1, fc2, biases = floats(N, D), floats(E, H, D), floats(E, D, H), (floats(E, H), floats(E, D))
+    fused, fused_bias = floats(E, 2 * H, D), (floats(E, 2 * H), floats(E, D))
+    for activation in ("relu", "gelu", "silu", "identity"):
+        moe(activation, x, fc1, fc2, biases, activation_type=activation)
+    moe("swiglu", x, fused, fc2, fused_bias, activation_type="swiglu", swiglu_fusion=1)
+    moe("swiglu_limit", 3 * x, fused, fc2, fused_bias, activation_type="swiglu", swiglu_fusion=1, activation_alpha=1.702, activation_beta=1.0, swiglu_limit=7.0)
+    moe("swiglu_constant", x, fused, fc2, fused_bias, constant=True, activation_type="swiglu", swiglu_fusion=1)
+    moe("batch", floats(2, 3, D), fc1, fc2, k=1)
+    moe("softmax_over_all", x, fc1, fc2, biases, constant=True, k=3, normalize_routing_weights=0)
+    moe("square", x, floats(E, D, D), floats(E, D, D), activation_type="silu")
+    moe("square_swiglu", x, floats(E, 2 * D, D), floats(E, D, D), activation_type="swiglu", swiglu_fusion=1)
+    moe("one_expert_each", x, fc1, fc2, k=1, normalize_routing_weights=0)
+
+
+def packed(rows, columns, bits):
+    """Random integers, packed along the columns."""
+    return rng.integers(0, 256, (*rows, columns * bits // 8)).astype(np.uint8)
+
+
+def quantised_mixtures():
+    N, D, H, E = 4, 32, 64, 2
+    x, logits = floats(N, D), floats(N, E)
+    for bits in (4, 8):
+        scale = 0.3 / 2**bits
+        for block in (0, 16):
+            for zeros in (False, True):
+                def layer(rows, columns):
+                    blocks = (columns // block,) if block else ()
+                    zero = None
+                    if zeros:
+                        zero = packed((E, rows), columns // block, bits) if block else packed((E,), rows, bits)
+                    return packed((E, rows), columns, bits), (1 + rng.random((E, rows, *blocks))).astype(np.float32) * np.float32(scale), zero
+                activation, rows = ("swiglu", 2 * H) if zeros else ("silu", H)
+                (w1, s1, z1), (w2, s2, z2) = layer(rows, D), layer(D, H)
+                inputs = [x, logits, w1, s1, floats(E, rows), w2, s2, floats(E, D), None, None, None, z1, z2][: 13 if zeros else 8]
+                extra = dict(expert_weight_bits=bits) | ({"block_size": block} if block else {}) | ({"swiglu_fusion": 1} if zeros else {})
+                # For constant weights of 8 bits in blocks ONNX Runtime rounds the tokens to 8 bits, too.
+                weights = [f"in{i}" for i in (2, 3, 5, 6, 11, 12)] if not (bits == 8 and block) else ()
+                case(f"qmoe_{bits}{'_blocks' if block else ''}{'_zeros' if zeros else ''}", "QMoE", inputs, constant=weights, k=2,
+                     activation_type=activation, normalize_routing_weights=1, **extra)
+    case("qmoe_not_normalized", "QMoE", inputs, k=2, activation_type="swiglu", normalize_routing_weights=0, **extra)
+
+
+def quantised_products():
+    K, N = 40, 6
+    for bits in (4, 8):
+        for block in (16, 32):
+            blocks = -(-K // block)
+            w = rng.integers(0, 256, (N, blocks, block * bits // 8)).astype(np.uint8)
+            scales = floats(N, blocks) / 2**bits
+            name = f"matmulnbits_{bits}_{block}"
+            attributes = dict(K=K, N=N, bits=bits, block_size=block)
+            weights = ("in1", "in2", "in3", "in4")
+            zeros = rng.integers(0, 256, (N, -(-blocks * bits // 8))).astype(np.uint8)
+            case(name, "MatMulNBits", [floats(2, 3, K), w, scales], constant=weights, **attributes)
+            case(name + "_zeros", "MatMulNBits", [floats(4, K), w, scales, zeros], constant=weights, **attributes)
+            if bits == 4:  # ONNX Runtime's CPU kernel has no others
+                case(name + "_float_zeros", "MatMulNBits", [floats(4, K), w, scales, floats(N, blocks) + 8], constant=weights, **attributes)
+            case(name + "_bias", "MatMulNBits", [floats(4, K), w, scales, None, None, floats(N)], constant=weights, **attributes)
+    groups = rng.integers(0, 2, 64).astype(np.int32)
+    case("matmulnbits_groups", "MatMulNBits", [floats(4, K), packed((N, 2), 32, 4), floats(N, 2), None, groups],
+         K=K, N=N, bits=4, block_size=32)
+
+
 activations()
 products()
 recurrent()
@@ -216,4 +288,7 @@ rotary()
 multihead()
 projected()
 groupquery()
+mixtures()
+quantised_mixtures()
+quantised_products()
 archive.close()
