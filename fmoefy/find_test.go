@@ -263,6 +263,11 @@ var forms = []struct {
 		h := b.op("Dropout", b.op("Relu", b.linear(x, dModel, dHidden)), b.scalar(0.1))
 		return b.op("Dropout", b.linear(h, dHidden, dModel), b.scalar(0.1))
 	}},
+	{"dropout of nothing, in training", func(b *builder, x string) string {
+		training := b.initializer("training", tensor.Scalar(true))
+		h := b.op("Dropout", b.op("Relu", b.linear(x, dModel, dHidden)), b.scalar(0), training)
+		return b.op("Dropout", b.linear(h, dHidden, dModel), b.scalar(0), training)
+	}},
 	{"fused products of ONNX Runtime", func(b *builder, x string) string {
 		h := b.contrib("FusedMatMul", x, b.weight(dHidden, dModel), intAttribute("transB", 1), floatAttribute("alpha", 2))
 		return b.contrib("FusedMatMul", b.op("Relu", h), b.weight(dHidden, dModel))

@@ -118,14 +118,8 @@ func (s *scope) keepsElements(n *onnx.Node) (input string, ok bool) {
 			return "", false
 		}
 	case "Dropout":
-		if training := n.Input(2); training != "" {
-			c, err := s.constant(training)
-			if err != nil {
-				return "", false
-			}
-			if b, err := c.bytes(); err != nil || len(b) != 1 || b[0] != 0 {
-				return "", false
-			}
+		if s.drops(n) {
+			return "", false
 		}
 	default:
 		if !changesShape(n) {
@@ -133,6 +127,21 @@ func (s *scope) keepsElements(n *onnx.Node) (input string, ok bool) {
 		}
 	}
 	return n.Input(0), true
+}
+
+// drops reports whether a Dropout may drop elements: in training mode, unless
+// its ratio is 0.
+func (s *scope) drops(n *onnx.Node) bool {
+	if n.Input(2) == "" {
+		return false
+	}
+	if c, err := s.constant(n.Input(2)); err == nil {
+		if b, err := c.bytes(); err == nil && len(b) == 1 && b[0] == 0 {
+			return false
+		}
+	}
+	ratio, ok := s.scalar(n.Input(1))
+	return !ok || ratio != 0
 }
 
 // changesShape reports whether n gives its input's elements another shape.
