@@ -48,6 +48,13 @@ def make(cls, config, **changes):
     return build
 
 
+def make_megatron(gated):
+    def build():
+        from megatron_gpt import MegatronGPT
+        return randomize(MegatronGPT(gated), seed=29)
+    return build
+
+
 def randomize(model, seed):
     """Draws weights that keep activations near unit variance, and norms and biases unlike their usual 1 and 0.
 
@@ -79,6 +86,10 @@ def random(*shape):
 def tokens(batch, sequence, axis="sequence"):
     generator = torch.Generator().manual_seed(batch * 1000 + sequence)
     return Input(torch.randint(5, VOCABULARY, (batch, sequence), generator=generator), {0: "batch", 1: axis})
+
+
+def text(batch, sequence):
+    return {"input_ids": tokens(batch, sequence)}
 
 
 def padded(batch, sequence):
@@ -211,4 +222,6 @@ FAMILIES = {family.name: family for family in [
     Family("clip", make(hf.CLIPModel, clip_config), pictures_and_texts,
            {"logits_per_image": {0: "batch", 1: "texts"}, "text_embeds": {0: "texts"}, "image_embeds": {0: "batch"}},
            [blocks("plain", "quick_gelu"), blocks("plain", "quick_gelu", LAYERS, 40, 72)], "projections"),
+    Family("megatron-gpt", make_megatron(gated=False), text, LOGITS, mlp_gelu),
+    Family("megatron-gpt-swiglu", make_megatron(gated=True), text, LOGITS, [blocks("gated-fused", "silu")]),
 ]}

@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -17,6 +18,7 @@ import (
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime"
 	"github.com/fmoe-go/fmoe/runtime/dataset"
+	"github.com/fmoe-go/fmoe/runtime/moe"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
 
@@ -116,6 +118,21 @@ func TestZoo(t *testing.T) {
 				t.Error(problem)
 			}
 		})
+	}
+}
+
+// A block that was not found is missed, also where another was found instead;
+// one that cannot be replaced is not found.
+func TestCountReportsMissedAndFalse(t *testing.T) {
+	m := &measurement{file: file{Blocks: []blocks{{Kind: "plain", Activation: "gelu", DModel: 32, DHidden: 64, Count: 2}}}}
+	found := fmoefy.Block{Kind: fmoefy.Plain, Activation: moe.GELU, DModel: 32, DHidden: 64}
+	wider, refused := found, found
+	wider.DHidden, refused.Refused = 65, "a reason"
+	m.count([]fmoefy.Block{found, wider, refused})
+	want := measurement{file: m.file, Expected: 2, Found: 2, Left: 1,
+		Missed: []string{"plain gelu 32→64"}, False: []string{"plain gelu 32→65"}}
+	if !reflect.DeepEqual(*m, want) {
+		t.Errorf("measured %+v, want %+v", *m, want)
 	}
 }
 
