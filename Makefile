@@ -38,8 +38,10 @@ $(GOLANGCI_LINT):
 	@mv build/tools/golangci-lint $@
 
 FUZZTIME = 30s
-fuzz: ## fuzz the ONNX decoder for FUZZTIME
-	$(GO) test ./onnx -run '^$$' -fuzz '^FuzzDecode$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 10x
+fuzz: ## fuzz the decoder, the rewriter and the runtime for FUZZTIME each
+	GO=$(GO) internal/tools/fuzz.sh ./onnx FuzzDecode $(FUZZTIME)
+	GO=$(GO) internal/tools/fuzz.sh ./fmoefy FuzzRewrite $(FUZZTIME)
+	GO=$(GO) internal/tools/fuzz.sh ./runtime FuzzRun $(FUZZTIME)
 
 GPT = models/gpt-megatron
 demo: build ## rewrite a trained GPT into 8 experts, run both on text, let it write

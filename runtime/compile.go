@@ -224,11 +224,17 @@ func (c *compiler) node(n *onnx.Node, s *scope) error {
 	var outputs []op.Fact
 	err = guard(n, func() (err error) {
 		if outputs, err = op.Infer(resolved, facts, &c.symbols); err != nil {
-			if s.outer != nil { // a branch that is never taken may be inconsistent
-				outputs = make([]op.Fact, len(n.Outputs))
-				return nil
+			if s.outer == nil {
+				return err
 			}
-			return err
+			// A branch that is never taken may be inconsistent, and what a
+			// body declares may be wrong: binding tells.
+			outputs = make([]op.Fact, len(n.Outputs))
+			if err := c.kernel(made, facts); err != nil {
+				made.control = nil
+				made.kernel = device.KernelFunc(func(*device.Call) (func() error, error) { return nil, err })
+			}
+			return nil
 		}
 		if err := c.host.fold(resolved, nil, facts, outputs, compileFoldLimit(facts)); err != nil {
 			return err

@@ -1,0 +1,103 @@
+package fmoefy_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/fmoe-go/fmoe/fmoefy"
+	"github.com/fmoe-go/fmoe/onnx"
+)
+
+// FuzzRewrite gives fmoefy any model that decodes: one that the checker accepts
+// is rewritten into one that it accepts too, or refused with an error that is
+// not fmoefy's own, and nothing panics.
+func FuzzRewrite(f *testing.F) {
+	for _, m := range fuzzSeeds() {
+		data, err := onnx.Encode(m)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for mode := range uint8(8) {
+			f.Add(data, mode)
+		}
+	}
+	for _, pattern := range []string{"../models/zoo/*/model.onnx", "../models/*/model.onnx"} {
+		files, _ := filepath.Glob(pattern)
+		for _, path := range files {
+			if data, err := os.ReadFile(path); err == nil && len(data) < 60_000 {
+				f.Add(data, uint8(0))
+			}
+		}
+	}
+	f.Fuzz(func(t *testing.T, data []byte, mode uint8) {
+		m, err := onnx.Decode(data)
+		if err != nil {
+			return
+		}
+		accepted := onnx.Check(m) == nil
+		blocks := fmoefy.Find(m)
+		o := fmoefy.Options{NumExperts: 2, SeparateShared: mode&1 != 0, Dequantize: mode&2 != 0}
+		if mode&4 != 0 {
+			o.Init = fmoefy.Noise
+		}
+		report, err := fmoefy.Rewrite(m, o)
+		switch {
+		case err != nil && strings.Contains(err.Error(), "error in fmoefy"):
+			t.Fatal(err)
+		case err != nil:
+			return
+		case !accepted:
+			t.Fatal("a model that the checker refuses was rewritten")
+		case len(report.Blocks) < len(blocks):
+			t.Errorf("Find lists %d blocks, the report %d", len(blocks), len(report.Blocks))
+		}
+		if err := onnx.Check(m); err != nil {
+			t.Fatalf("the rewritten model: %v", err)
+		}
+		if size := initializerBytes(m); size > 1<<24 {
+			return // too large to write in a test
+		}
+		// Writing computes the experts; it may find a weight without data.
+		_, _ = onnx.Encode(m)
+	})
+}
+
+func initializerBytes(m *onnx.Model) (total int64) {
+	for _, w := range m.Graph.Initializers {
+		if n, err := w.ByteSize(); err == nil {
+			total += min(n, 1<<30)
+		}
+	}
+	return total
+}
+
+// fuzzSeeds are small models of the forms that Rewrite tells apart.
+func fuzzSeeds() []*onnx.Model {
+	models := []*onnx.Model{layers(newBuilder(17), 2), repeated()}
+	for _, c := range forms {
+		b := newBuilder(17)
+		x := b.tokens()
+		models = append(models, b.residual(x, c.write(b, x)))
+	}
+	for _, c := range gatedForms {
+		b := newBuilder(18)
+		x := b.tokens()
+		fused := b.op("Add", b.op("MatMul", x, b.weight(dModel, 2*dHidden)), b.weight(2*dHidden))
+		models = append(models, b.residual(x, b.op("MatMul", c.write(b, fused), b.weight(dHidden, dModel))))
+	}
+	for _, c := range quantizedWeights {
+		b := newBuilder(c.opset)
+		b.kind = c.kind
+		x := b.tokens()
+		h := b.op("Relu", b.op("MatMul", x, c.write(b, dModel, dHidden)))
+		models = append(models, b.residual(x, b.op("MatMul", h, c.write(b, dHidden, dModel))))
+	}
+	for _, c := range refusals {
+		b := newBuilder(17)
+		x := b.tokens()
+		models = append(models, b.residual(x, c.write(b, x)))
+	}
+	return models
+}
