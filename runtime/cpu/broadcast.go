@@ -151,7 +151,7 @@ func (o *operand[T]) at(lo, n int) []T {
 		} else if run >= 16 {
 			copy(into, o.data[from:])
 		} else {
-			for i, v := range o.data[from : from+run] {
+			for i, v := range o.data[from : from+run] { //nolint:staticcheck // a call of copy would take longer
 				into[i] = v
 			}
 		}

@@ -11,11 +11,10 @@ func init() { register("com.microsoft", "MatMulNBits", newMatMulNBits) }
 
 // matMulNBits is the kernel of MatMulNBits: a product with B in float32.
 type matMulNBits struct {
-	device   *Device
-	weight   op.PackedWeight
-	constant []*tensor.Tensor
-	b        *tensor.Tensor // B, where it is constant
-	product  *matMul
+	device  *Device
+	weight  op.PackedWeight
+	b       *tensor.Tensor // B, where it is constant
+	product *matMul
 }
 
 func newMatMulNBits(d *Device, n *op.Node, constants []*tensor.Tensor) (device.Kernel, error) {

@@ -96,7 +96,7 @@ func bindTopK[T number](d *Device, n *op.Node, c *device.Call) (func() error, er
 	largest := n.Int("largest", 1) != 0
 	body := func(lo, hi int) {
 		x := tensor.Of[T](c.In[0])
-		chosen := places(c, 0)
+		var chosen []int64
 		if indices != nil {
 			chosen = tensor.Of[int64](indices)
 		} else {

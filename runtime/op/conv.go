@@ -108,7 +108,7 @@ func inferConvInteger(c *Inference) error {
 func (c *Inference) wantScales(channels Dim, inputs ...int) error {
 	for _, i := range inputs {
 		shape := c.Shape(i)
-		if shape == nil || len(shape) == 0 || len(shape) == 1 && shape[0] == 1 {
+		if len(shape) == 0 || len(shape) == 1 && shape[0] == 1 {
 			continue
 		}
 		if err := c.wantShape(i, channels); err != nil {

@@ -376,7 +376,7 @@ func TestInferResize(t *testing.T) {
 		{name: "sizes", op: "Resize", in: []Fact{shaped(1, B), absent, absent, int64s(3, 4)}, want: "[3,4]"},
 		{name: "version 10", op: "Resize", opset: 10, in: []Fact{shaped(10), floats(0.66)}, want: "[6]"},
 		{name: "aspect ratio", op: "Resize", attrs: append(policy, axes(2, 3)), in: []Fact{shaped(B, 3, 10, 20), absent, absent, int64s(7, 8)}, want: "[B,3,4,8]"},
-		{name: "unknown", op: "Resize", in: []Fact{shaped(1, B), absent, Fact{Type: onnx.Float32, Shape: []Dim{2}}}, want: "[?,?]"},
+		{name: "unknown", op: "Resize", in: []Fact{shaped(1, B), absent, {Type: onnx.Float32, Shape: []Dim{2}}}, want: "[?,?]"},
 		{name: "neither", op: "Resize", in: []Fact{shaped(1, B)}, fails: "either scales or sizes"},
 		{name: "both", op: "Resize", in: []Fact{shaped(1), absent, floats(1), int64s(1)}, fails: "either scales or sizes"},
 		{name: "negative", op: "Resize", in: []Fact{shaped(1), absent, floats(-1)}, fails: "scaled by -1"},
