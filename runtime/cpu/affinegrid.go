@@ -8,7 +8,7 @@ import (
 )
 
 func init() {
-	register("", "AffineGrid", newSignal(bindAffineGrid[float32], bindAffineGrid[float64]))
+	register("", "AffineGrid", floatKernel(bindAffineGrid[float32], bindAffineGrid[float64], 0))
 }
 
 // bindAffineGrid maps the places of an output, from −1 to 1 along each axis,

@@ -11,18 +11,7 @@ import (
 )
 
 func init() {
-	register("", "Attention", newAttention)
-}
-
-func newAttention(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error) {
-	return device.KernelFunc(func(c *device.Call) (func() error, error) {
-		if err := sameFloats(c.In[0], c.In[1], c.In[2], at(c.In, 4), at(c.In, 5)); err != nil {
-			return nil, err
-		}
-		return byFloat(c.In[0],
-			func() (func() error, error) { return bindAttention[float32](d, c, n) },
-			func() (func() error, error) { return bindAttention[float64](d, c, n) })
-	}), nil
+	register("", "Attention", floatKernel(bindAttention[float32], bindAttention[float64], 0, 1, 2, 4, 5))
 }
 
 func bindAttention[T simd.Float](d *Device, c *device.Call, n *op.Node) (func() error, error) {

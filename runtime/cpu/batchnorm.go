@@ -10,29 +10,12 @@ import (
 )
 
 func init() {
-	register("", "BatchNormalization", newNormalization(bindBatchNormalization[float32], bindBatchNormalization[float64]))
-	register("", "InstanceNormalization", newNormalization(bindGroupNormalization[float32], bindGroupNormalization[float64]))
-	register("", "GroupNormalization", newNormalization(bindGroupNormalization[float32], bindGroupNormalization[float64]))
-	register("", "MeanVarianceNormalization", newNormalization(bindMeanVariance[float32], bindMeanVariance[float64]))
-	register("", "LpNormalization", newNormalization(bindLpNormalization[float32], bindLpNormalization[float64]))
-	register("", "LRN", newNormalization(bindLRN[float32], bindLRN[float64]))
-}
-
-// A floatBinder binds a kernel for one floating-point type.
-type floatBinder func(d *Device, c *device.Call, n *op.Node) (func() error, error)
-
-// newNormalization makes a kernel whose inputs are all float32 or all float64.
-func newNormalization(f32, f64 floatBinder) constructor {
-	return func(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error) {
-		return device.KernelFunc(func(c *device.Call) (func() error, error) {
-			if err := sameFloats(c.In...); err != nil {
-				return nil, err
-			}
-			return byFloat(c.In[0],
-				func() (func() error, error) { return f32(d, c, n) },
-				func() (func() error, error) { return f64(d, c, n) })
-		}), nil
-	}
+	register("", "BatchNormalization", floatKernel(bindBatchNormalization[float32], bindBatchNormalization[float64], 0, 1, 2, 3, 4))
+	register("", "InstanceNormalization", floatKernel(bindGroupNormalization[float32], bindGroupNormalization[float64], 0))
+	register("", "GroupNormalization", floatKernel(bindGroupNormalization[float32], bindGroupNormalization[float64], 0))
+	register("", "MeanVarianceNormalization", floatKernel(bindMeanVariance[float32], bindMeanVariance[float64], 0))
+	register("", "LpNormalization", floatKernel(bindLpNormalization[float32], bindLpNormalization[float64], 0))
+	register("", "LRN", floatKernel(bindLRN[float32], bindLRN[float64], 0))
 }
 
 // channelSplit returns the batch, the channels and the elements of one channel

@@ -11,8 +11,8 @@ import (
 )
 
 func init() {
-	register("", "Conv", newNormalization(bindConv[float32], bindConv[float64]))
-	register("", "ConvTranspose", newNormalization(bindConvTranspose[float32], bindConvTranspose[float64]))
+	register("", "Conv", floatKernel(bindConv[float32], bindConv[float64], 0))
+	register("", "ConvTranspose", floatKernel(bindConvTranspose[float32], bindConvTranspose[float64], 0))
 	register("", "ConvInteger", newConvInteger)
 	register("", "QLinearConv", newQLinearConv)
 }

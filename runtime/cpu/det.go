@@ -10,7 +10,7 @@ import (
 )
 
 func init() {
-	register("", "Det", newSignal(bindDet[float32], bindDet[float64]))
+	register("", "Det", floatKernel(bindDet[float32], bindDet[float64], 0))
 }
 
 // bindDet eliminates below the largest element of each column.

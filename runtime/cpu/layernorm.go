@@ -5,20 +5,21 @@ import (
 	"math"
 
 	"github.com/fmoe-go/fmoe/internal/simd"
-	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/device"
 	"github.com/fmoe-go/fmoe/runtime/op"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
 
 func init() {
+	plain := floatKernel(bindLayerNormalization[float32], bindLayerNormalization[float64], 0, 1, 2)
 	for _, name := range []string{"LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"} {
-		register("", name, newLayerNormalization)
+		register("", name, plain)
 	}
-	register("com.microsoft", "SimplifiedLayerNormalization", newLayerNormalization)
-	register("com.microsoft", "SkipLayerNormalization", newSkipLayerNormalization)
-	register("com.microsoft", "SkipSimplifiedLayerNormalization", newSkipLayerNormalization)
-	register("com.microsoft", "EmbedLayerNormalization", newEmbedLayerNormalization)
+	register("com.microsoft", "SimplifiedLayerNormalization", plain)
+	skip := floatKernel(bindSkipLayerNormalization[float32], bindSkipLayerNormalization[float64], 0)
+	register("com.microsoft", "SkipLayerNormalization", skip)
+	register("com.microsoft", "SkipSimplifiedLayerNormalization", skip)
+	register("com.microsoft", "EmbedLayerNormalization", floatKernel(bindEmbedLayerNormalization[float32], bindEmbedLayerNormalization[float64], 2))
 }
 
 // normalization is what the members of the family have in common: lines of
@@ -95,17 +96,6 @@ func moments[T simd.Float](x []T) (mean, variance float64) {
 	return mean, (a + b) / n
 }
 
-// setFloat stores an element of a float32 or float64 tensor, if there is one.
-func setFloat(t *tensor.Tensor, i int, v float64) {
-	switch {
-	case t == nil:
-	case t.Type == onnx.Float64:
-		tensor.Of[float64](t)[i] = v
-	default:
-		tensor.Of[float32](t)[i] = float32(v)
-	}
-}
-
 // lineOperand is a tensor that broadcasts to one which is walked line by
 // line.
 type lineOperand struct {
@@ -176,57 +166,6 @@ func combineLine[T simd.Float](y []T, o *lineOperand, line int, f func(y, x []T)
 	}
 }
 
-// byFloat binds the float32 or the float64 version of a kernel, as the tensor
-// t tells.
-func byFloat(t *tensor.Tensor, f32, f64 func() (func() error, error)) (func() error, error) {
-	switch t.Type {
-	case onnx.Float32:
-		return f32()
-	case onnx.Float64:
-		return f64()
-	}
-	return nil, device.UnsupportedType(t.Type)
-}
-
-// sameFloats fails unless all tensors that are there have the type of the
-// first.
-func sameFloats(list ...*tensor.Tensor) error {
-	for _, t := range list {
-		if t != nil && t.Type != list[0].Type {
-			return fmt.Errorf("mixing %s and %s is %w", list[0].Type, t.Type, device.ErrUnsupported)
-		}
-	}
-	return nil
-}
-
-// wanted returns output i or, where nobody wants that, a tensor of its type and
-// shape to compute into.
-func wanted(c *device.Call, i int, t onnx.DataType, shape ...int) *tensor.Tensor {
-	if out := at(c.Out, i); out != nil {
-		return out
-	}
-	return tensor.New(t, shape...)
-}
-
-// at returns element i of a list, nil beyond its end.
-func at(list []*tensor.Tensor, i int) *tensor.Tensor {
-	if i < len(list) {
-		return list[i]
-	}
-	return nil
-}
-
-func newLayerNormalization(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error) {
-	return device.KernelFunc(func(c *device.Call) (func() error, error) {
-		if err := sameFloats(c.In...); err != nil {
-			return nil, err
-		}
-		return byFloat(c.In[0],
-			func() (func() error, error) { return bindLayerNormalization[float32](d, c, n) },
-			func() (func() error, error) { return bindLayerNormalization[float64](d, c, n) })
-	}), nil
-}
-
 func bindLayerNormalization[T simd.Float](d *Device, c *device.Call, n *op.Node) (func() error, error) {
 	shape := c.In[0].Shape
 	axis, err := op.Axis(n.Int("axis", -1), len(shape))
@@ -272,17 +211,6 @@ func (z *normalization[T]) over(d *Device, line func(i int, y []T) []T, out *ten
 	}
 }
 
-func newSkipLayerNormalization(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error) {
-	return device.KernelFunc(func(c *device.Call) (func() error, error) {
-		if err := sameFloats(c.In...); err != nil {
-			return nil, err
-		}
-		return byFloat(c.In[0],
-			func() (func() error, error) { return bindSkipLayerNormalization[float32](d, c, n) },
-			func() (func() error, error) { return bindSkipLayerNormalization[float64](d, c, n) })
-	}), nil
-}
-
 func bindSkipLayerNormalization[T simd.Float](d *Device, c *device.Call, n *op.Node) (func() error, error) {
 	shape := c.In[0].Shape
 	axis := len(shape) - 1
@@ -314,14 +242,6 @@ func bindSkipLayerNormalization[T simd.Float](d *Device, c *device.Call, n *op.N
 		combineLine(y, inputBias, line, addTo[T])
 		return y
 	}, wanted(c, 0, c.In[0].Type, shape...)), nil
-}
-
-func newEmbedLayerNormalization(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error) {
-	return device.KernelFunc(func(c *device.Call) (func() error, error) {
-		return byFloat(c.In[2],
-			func() (func() error, error) { return bindEmbedLayerNormalization[float32](d, c, n) },
-			func() (func() error, error) { return bindEmbedLayerNormalization[float64](d, c, n) })
-	}), nil
 }
 
 func bindEmbedLayerNormalization[T simd.Float](d *Device, c *device.Call, n *op.Node) (func() error, error) {

@@ -10,8 +10,8 @@ import (
 )
 
 func init() {
-	register("", "LinearAttention", newNormalization(bindLinearAttention[float32], bindLinearAttention[float64]))
-	register("", "CausalConvWithState", newNormalization(bindCausalConv[float32], bindCausalConv[float64]))
+	register("", "LinearAttention", floatKernel(bindLinearAttention[float32], bindLinearAttention[float64], 0, 3))
+	register("", "CausalConvWithState", floatKernel(bindCausalConv[float32], bindCausalConv[float64], 0))
 }
 
 // bindLinearAttention runs the recurrence token by token, in parallel over

@@ -11,23 +11,13 @@ import (
 )
 
 func init() {
-	register("", "SoftmaxCrossEntropyLoss", newLoss)
-	register("", "NegativeLogLikelihoodLoss", newLoss)
-}
-
-func newLoss(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error) {
-	return device.KernelFunc(func(c *device.Call) (func() error, error) {
-		if err := sameFloats(c.In[0], at(c.In, 2)); err != nil {
-			return nil, err
-		}
-		return byFloat(c.In[0],
-			func() (func() error, error) { return bindLoss[float32](d, c, n), nil },
-			func() (func() error, error) { return bindLoss[float64](d, c, n), nil })
-	}), nil
+	loss := floatKernel(bindLoss[float32], bindLoss[float64], 0)
+	register("", "SoftmaxCrossEntropyLoss", loss)
+	register("", "NegativeLogLikelihoodLoss", loss)
 }
 
 // bindLoss picks, for every sample, the logarithm of its label's probability.
-func bindLoss[T simd.Float](d *Device, c *device.Call, n *op.Node) func() error {
+func bindLoss[T simd.Float](d *Device, c *device.Call, n *op.Node) (func() error, error) {
 	outer, classes, inner := splitAt(c.In[0].Shape, 1)
 	logs, prepare := c.In[0], func() error { return nil }
 	if n.OpType == "SoftmaxCrossEntropyLoss" {
@@ -76,7 +66,7 @@ func bindLoss[T simd.Float](d *Device, c *device.Call, n *op.Node) func() error 
 			y[0] = T(sum)
 		}
 		return nil
-	}
+	}, nil
 }
 
 func labelAt(t *tensor.Tensor, i int) int64 {

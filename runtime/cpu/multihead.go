@@ -4,14 +4,15 @@ import (
 	"fmt"
 
 	"github.com/fmoe-go/fmoe/internal/simd"
+	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/device"
 	"github.com/fmoe-go/fmoe/runtime/op"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
 
 func init() {
-	register("com.microsoft", "MultiHeadAttention", newMultiHeadAttention)
-	register("com.microsoft", "GroupQueryAttention", newGroupQueryAttention)
+	register("com.microsoft", "MultiHeadAttention", floatKernel(bindMultiHeadAttention[float32], bindMultiHeadAttention[float64], 0))
+	register("com.microsoft", "GroupQueryAttention", floatKernel(bindGroupQueryAttention[float32], bindGroupQueryAttention[float64], 0))
 	register("com.microsoft", "Attention", newProjectedAttention)
 }
 
@@ -110,14 +111,6 @@ func (a *attend[T]) setCausal(n *op.Node, past int) {
 	a.visible = func(_, i int) (from, to int) { return window(past+i, -1, right, a.keys) }
 }
 
-func newMultiHeadAttention(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error) {
-	return device.KernelFunc(func(c *device.Call) (func() error, error) {
-		return byFloat(c.In[0],
-			func() (func() error, error) { return bindMultiHeadAttention[float32](d, c, n) },
-			func() (func() error, error) { return bindMultiHeadAttention[float64](d, c, n) })
-	}), nil
-}
-
 func bindMultiHeadAttention[T simd.Float](d *Device, c *device.Call, n *op.Node) (func() error, error) {
 	shape, err := op.MultiHeadDims(inferenceOf(n, c))
 	if err != nil {
@@ -169,14 +162,6 @@ func bindMultiHeadAttention[T simd.Float](d *Device, c *device.Call, n *op.Node)
 		values.fill()
 		return attend()
 	}, nil
-}
-
-func newGroupQueryAttention(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error) {
-	return device.KernelFunc(func(c *device.Call) (func() error, error) {
-		return byFloat(c.In[0],
-			func() (func() error, error) { return bindGroupQueryAttention[float32](d, c, n) },
-			func() (func() error, error) { return bindGroupQueryAttention[float64](d, c, n) })
-	}), nil
 }
 
 func bindGroupQueryAttention[T simd.Float](d *Device, c *device.Call, n *op.Node) (func() error, error) {
@@ -332,9 +317,14 @@ func newProjectedAttention(d *Device, n *op.Node, constants []*tensor.Tensor) (d
 }
 
 func (k *projectedAttention) Bind(c *device.Call) (func() error, error) {
-	return byFloat(c.In[0],
-		func() (func() error, error) { return bindProjectedAttention[float32](k, c) },
-		func() (func() error, error) { return bindProjectedAttention[float64](k, c) })
+	switch t := c.In[0].Type; t {
+	case onnx.Float32:
+		return bindProjectedAttention[float32](k, c)
+	case onnx.Float64:
+		return bindProjectedAttention[float64](k, c)
+	default:
+		return nil, device.UnsupportedType(t)
+	}
 }
 
 func bindProjectedAttention[T simd.Float](k *projectedAttention, c *device.Call) (func() error, error) {

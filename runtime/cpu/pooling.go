@@ -13,12 +13,12 @@ import (
 
 func init() {
 	register("", "MaxPool", newMaxPool)
-	register("", "AveragePool", newNormalization(bindAveragePool[float32], bindAveragePool[float64]))
-	register("", "LpPool", newNormalization(bindLpPool[float32], bindLpPool[float64]))
-	register("", "GlobalMaxPool", newNormalization(bindGlobalPool[float32], bindGlobalPool[float64]))
-	register("", "GlobalAveragePool", newNormalization(bindGlobalPool[float32], bindGlobalPool[float64]))
-	register("", "GlobalLpPool", newNormalization(bindGlobalPool[float32], bindGlobalPool[float64]))
-	register("", "MaxUnpool", newMaxUnpool)
+	register("", "AveragePool", floatKernel(bindAveragePool[float32], bindAveragePool[float64], 0))
+	register("", "LpPool", floatKernel(bindLpPool[float32], bindLpPool[float64], 0))
+	register("", "GlobalMaxPool", floatKernel(bindGlobalPool[float32], bindGlobalPool[float64], 0))
+	register("", "GlobalAveragePool", floatKernel(bindGlobalPool[float32], bindGlobalPool[float64], 0))
+	register("", "GlobalLpPool", floatKernel(bindGlobalPool[float32], bindGlobalPool[float64], 0))
+	register("", "MaxUnpool", floatKernel(bindMaxUnpool[float32], bindMaxUnpool[float64], 0))
 }
 
 // poolChannels calls body for every channel of every image, in parallel.
@@ -239,17 +239,9 @@ func bindGlobalPool[T simd.Float](d *Device, c *device.Call, n *op.Node) (func()
 	return runReduce(d, c, layout, r), nil
 }
 
-func newMaxUnpool(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error) {
-	return device.KernelFunc(func(c *device.Call) (func() error, error) {
-		return byFloat(c.In[0],
-			func() (func() error, error) { return bindMaxUnpool[float32](c, n) },
-			func() (func() error, error) { return bindMaxUnpool[float64](c, n) })
-	}), nil
-}
-
 // bindMaxUnpool scatters. The indices count elements of the shape that the
 // attributes give, which output_shape may enlarge.
-func bindMaxUnpool[T simd.Float](c *device.Call, n *op.Node) (func() error, error) {
+func bindMaxUnpool[T simd.Float](_ *Device, c *device.Call, n *op.Node) (func() error, error) {
 	image, err := op.MaxUnpoolShape(n, c.In[0].Shape[2:])
 	if err != nil {
 		return nil, err

@@ -12,17 +12,9 @@ import (
 )
 
 func init() {
-	register("", "RNN", newRecurrent)
-	register("", "GRU", newRecurrent)
-	register("", "LSTM", newRecurrent)
-}
-
-func newRecurrent(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error) {
-	return device.KernelFunc(func(c *device.Call) (func() error, error) {
-		return byFloat(c.In[0],
-			func() (func() error, error) { return bindRecurrent[float32](d, c, n) },
-			func() (func() error, error) { return bindRecurrent[float64](d, c, n) })
-	}), nil
+	for _, name := range []string{"RNN", "GRU", "LSTM"} {
+		register("", name, floatKernel(bindRecurrent[float32], bindRecurrent[float64], 0))
+	}
 }
 
 // recurrentActivations makes the activations of recurrent layers from alpha

@@ -10,20 +10,9 @@ import (
 )
 
 func init() {
-	register("", "RotaryEmbedding", newRotaryEmbedding)
-	register("com.microsoft", "RotaryEmbedding", newRotaryEmbedding)
-}
-
-func newRotaryEmbedding(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error) {
-	cos, sin, _ := op.RotaryInputs(n)
-	return device.KernelFunc(func(c *device.Call) (func() error, error) {
-		if err := sameFloats(c.In[0], c.In[cos], c.In[sin]); err != nil {
-			return nil, err
-		}
-		return byFloat(c.In[0],
-			func() (func() error, error) { return bindRotaryEmbedding[float32](d, c, n) },
-			func() (func() error, error) { return bindRotaryEmbedding[float64](d, c, n) })
-	}), nil
+	for _, domain := range []string{"", "com.microsoft"} {
+		register(domain, "RotaryEmbedding", floatKernel(bindRotaryEmbedding[float32], bindRotaryEmbedding[float64], 0))
+	}
 }
 
 func bindRotaryEmbedding[T simd.Float](d *Device, c *device.Call, n *op.Node) (func() error, error) {

@@ -15,8 +15,8 @@ func init() {
 	register("", "HannWindow", newWindow(0.5, 0.5, 0))
 	register("", "HammingWindow", newWindow(25.0/46, 21.0/46, 0))
 	register("", "BlackmanWindow", newWindow(0.42, 0.5, 0.08))
-	register("", "DFT", newSignal(bindDFT[float32], bindDFT[float64]))
-	register("", "STFT", newSignal(bindSTFT[float32], bindSTFT[float64]))
+	register("", "DFT", floatKernel(bindDFT[float32], bindDFT[float64], 0))
+	register("", "STFT", floatKernel(bindSTFT[float32], bindSTFT[float64], 0))
 	register("", "MelWeightMatrix", newMelWeightMatrix)
 }
 
@@ -44,17 +44,6 @@ func newWindow(a, b, c float64) constructor {
 				}
 				return nil
 			}, nil
-		}), nil
-	}
-}
-
-// newSignal makes a kernel whose input 0 is float32 or float64.
-func newSignal(f32, f64 floatBinder) constructor {
-	return func(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error) {
-		return device.KernelFunc(func(c *device.Call) (func() error, error) {
-			return byFloat(c.In[0],
-				func() (func() error, error) { return f32(d, c, n) },
-				func() (func() error, error) { return f64(d, c, n) })
 		}), nil
 	}
 }
@@ -228,11 +217,6 @@ func bindSTFT[T simd.Float](d *Device, c *device.Call, n *op.Node) (func() error
 	if err != nil {
 		return nil, err
 	}
-	if window := at(c.In, 2); window != nil {
-		if err := sameFloats(c.In[0], window); err != nil {
-			return nil, err
-		}
-	}
 	length, parts, step, frame := int(s.Length), int(s.Parts), int(s.Step), int(s.Frame)
 	frames, bins := int(s.Frames), int(s.Bins)
 	f, buffers := newFourier[T](frame), newFourierBuffers[T](d, frame)
@@ -310,12 +294,4 @@ func newMelWeightMatrix(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kerne
 			return nil
 		}, nil
 	}), nil
-}
-
-// floatAt returns the only element of a float32 or float64 tensor.
-func floatAt(t *tensor.Tensor) float64 {
-	if t.Type == onnx.Float64 {
-		return tensor.Of[float64](t)[0]
-	}
-	return float64(tensor.Of[float32](t)[0])
 }
