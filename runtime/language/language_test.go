@@ -101,6 +101,27 @@ func TestGenerateGreedily(t *testing.T) {
 	}
 }
 
+// What ONNX Runtime 1.32 gives for the trained sample.
+func TestTrainedModelEqualsONNXRuntime(t *testing.T) {
+	dir := filepath.Join("..", "..", "models", "gpt-megatron")
+	m, err := Open(filepath.Join(dir, "model.onnx"), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	text, err := os.ReadFile(filepath.Join(dir, "heldout.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := m.Perplexity(t.Context(), m.Tokenizer.Encode(string(text[:2001])), 0)
+	if want := 1.20174274; err != nil || math.Abs(p.LogLoss-want) > 1e-5 {
+		t.Errorf("log loss %v, %v, want %v", p.LogLoss, err, want)
+	}
+	if got, want := generate(t, m, "The Rays of Light", 40, Sampling{}), " which passed by the Refraction of the\nP"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 // Real exports with caches of keys and values generate what those of the same
 // model without caches do, beyond the model's context too.
 func TestGenerateWithRealCaches(t *testing.T) {
