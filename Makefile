@@ -52,7 +52,7 @@ demo: build ## rewrite a trained GPT into 8 experts, run both on text, let it wr
 	@bin/moerun perplexity $(GPT)/model.onnx --text $(GPT)/heldout.txt --max-tokens 8193
 	@bin/moerun perplexity build/demo/moe.onnx --text $(GPT)/heldout.txt --max-tokens 8193
 	@echo; echo "== moerun generate: the mixture of experts writes"
-	@bin/moerun generate build/demo/moe.onnx --prompt 'The Rays of Light' --max-tokens 200 --temperature 0.5 --top-p 0.95
+	@bin/moerun generate build/demo/moe.onnx --prompt 'The Rays of Light' --max-tokens 200 --temperature 0.6 --top-p 0.95 --seed 4
 
 verify: build ## check every sample, and compare it with its rewriting
 	@mkdir -p build/verify
