@@ -44,7 +44,7 @@ func newResize(d *Device, n *op.Node, constants []*tensor.Tensor) (device.Kernel
 		}
 		background := tensor.New(c.Out[0].Type, 1)
 		if r.extrapolation != 0 {
-			if !background.Type.IsFloat() {
+			if !background.Type.IsFloat() || background.Type.Bits() < 16 {
 				return nil, fmt.Errorf("extrapolation_value with %w", device.UnsupportedType(background.Type))
 			}
 			tensor.ConvertFloat(background, tensor.FromSlice([]float32{float32(r.extrapolation)}))

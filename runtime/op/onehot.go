@@ -49,7 +49,7 @@ func oneHotDepth(v *tensor.Tensor) (Dim, error) {
 	if v.Len() != 1 {
 		return 0, fmt.Errorf("depth has %d elements, needs one", v.Len())
 	}
-	if v.Type.IsFloat() {
+	if v.Type.IsFloat() && v.Type.Bits() >= 16 {
 		wide := tensor.New(onnx.Float64, v.Shape...)
 		tensor.ConvertFloat(wide, v)
 		depth := tensor.Of[float64](wide)[0]

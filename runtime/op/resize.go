@@ -94,7 +94,7 @@ func newResizeForm(n *Node, rank int, value func(input int) *tensor.Tensor) (f r
 
 // reals returns the elements of a float tensor.
 func reals(t *tensor.Tensor) ([]float32, error) {
-	if !t.Type.IsFloat() {
+	if !t.Type.IsFloat() || t.Type.Bits() < 16 {
 		return nil, fmt.Errorf("elements are of type %s, need to be float32", t.Type)
 	}
 	wide := tensor.New(onnx.Float32, t.Shape...)
