@@ -78,8 +78,12 @@ func table(t *testing.T) string {
 		for _, problem := range m.problems() {
 			t.Errorf("%s: %s", f.Name, problem)
 		}
-		fmt.Fprintf(&rows, "%s %d | %d | %d | %d | %.1e | %.1e |\n", f.columns(),
-			m.Found, len(m.Missed), len(m.False), m.Left, m.FromReference, m.FromOriginal)
+		rewritten := "–"
+		if m.Found > 0 {
+			rewritten = fmt.Sprintf("%.1e", m.FromOriginal)
+		}
+		fmt.Fprintf(&rows, "%s %d | %d | %d | %d | %.1e | %s |\n", f.columns(),
+			m.Found, len(m.Missed), len(m.False), m.Left, m.FromReference, rewritten)
 		families[f.Family] = true
 		files, blocks, found = files+1, blocks+m.Expected, found+m.Found
 		missed, wrong = missed+len(m.Missed), wrong+len(m.False)

@@ -44,6 +44,7 @@ def make(cls, config, **changes):
     def build():
         settings = config(**changes)
         settings._attn_implementation = "eager"
+        settings._experts_implementation = "eager"  # a loop over the experts
         return randomize(cls(settings), seed=zlib.crc32(cls.__name__.encode()))
     return build
 
@@ -144,6 +145,8 @@ BART = dict(vocab_size=VOCABULARY, d_model=WIDTH, encoder_layers=1, decoder_laye
 PICTURE = dict(hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS, intermediate_size=HIDDEN,
                image_size=32, patch_size=8)
 
+EXPERTS = "a mixture already: its experts"
+
 mlp_gelu = [blocks("plain", "gelu")]
 mlp_tanh = [blocks("plain", "gelu_tanh")]
 mlp_relu = [blocks("plain", "relu")]
@@ -222,6 +225,19 @@ FAMILIES = {family.name: family for family in [
     Family("clip", make(hf.CLIPModel, clip_config), pictures_and_texts,
            {"logits_per_image": {0: "batch", 1: "texts"}, "text_embeds": {0: "texts"}, "image_embeds": {0: "batch"}},
            [blocks("plain", "quick_gelu"), blocks("plain", "quick_gelu", LAYERS, 40, 72)], "projections"),
+    Family("nemotron", make(hf.NemotronForCausalLM, hf.NemotronConfig, **GROUPED), padded, LOGITS, [blocks("plain", "relu2")]),
+    Family("modernbert", make(hf.ModernBertForMaskedLM, hf.ModernBertConfig, **DECODER, cls_token_id=1, sep_token_id=2),
+           padded, LOGITS, [blocks("gated-fused", "gelu")], "masked-language-model head: dense, GELU, norm, dense"),
+    Family("mobilebert", make(hf.MobileBertModel, hf.MobileBertConfig, **ENCODER, intra_bottleneck_size=16,
+                              embedding_size=16, num_feedforward_networks=4),
+           padded, STATES, [blocks("plain", "relu", 4 * LAYERS, 16)], "bottlenecks around every layer"),
+    Family("mixtral", make(hf.MixtralForCausalLM, hf.MixtralConfig, **GROUPED, num_local_experts=4, num_experts_per_tok=2),
+           padded, LOGITS, [], EXPERTS),
+    Family("qwen3-moe", make(hf.Qwen3MoeForCausalLM, hf.Qwen3MoeConfig, **GROUPED, head_dim=8, num_experts=4,
+                             num_experts_per_tok=2, moe_intermediate_size=48),
+           padded, LOGITS, [], EXPERTS),
+    Family("olmoe", make(hf.OlmoeForCausalLM, hf.OlmoeConfig, **GROUPED, num_experts=4, num_experts_per_tok=2),
+           padded, LOGITS, [], EXPERTS),
     Family("megatron-gpt", make_megatron(gated=False), text, LOGITS, mlp_gelu),
     Family("megatron-gpt-swiglu", make_megatron(gated=True), text, LOGITS, [blocks("gated-fused", "silu")]),
 ]}

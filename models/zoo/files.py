@@ -54,6 +54,8 @@ class File:
         model = FAMILIES[self.family].build().to(self.dtype)
         if self.attention != "eager":
             model.set_attn_implementation(self.attention)
+        if self.exporter == DYNAMO and hasattr(model, "config"):
+            model.config._experts_implementation = "batched_mm"  # it cannot export the loop
         return model
 
     def write(self, model, path, cached_layers, inputs):
@@ -163,9 +165,12 @@ class Training(File):
 
 
 OLDER = ["roberta", "t5-v1.0", "opt", "bart", "gpt-neox"]  # exported by TorchScript at opset 14
+ONE_EXPORTER = {"megatron-gpt-swiglu": [DYNAMO],  # TorchScript has no RMS norm
+                "nemotron": [DYNAMO], "modernbert": [TORCHSCRIPT], "mobilebert": [DYNAMO],
+                "qwen3-moe": [TORCHSCRIPT], "olmoe": [TORCHSCRIPT]}
 FILES = [File(name, exporter, 14 if exporter == TORCHSCRIPT and name in OLDER else None)
          for name in FAMILIES for exporter in (TORCHSCRIPT, DYNAMO)
-         if (name, exporter) != ("megatron-gpt-swiglu", TORCHSCRIPT)]  # it has no RMS norm
+         if exporter in ONE_EXPORTER.get(name, (TORCHSCRIPT, DYNAMO))]
 KEPT = "key/value cache"
 FILES += [File(name, TORCHSCRIPT, cache=True, variant=KEPT)
           for name in ("gpt2", "llama", "gpt-neox", "opt", "gpt-j", "bloom", "falcon")]
