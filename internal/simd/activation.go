@@ -4,6 +4,10 @@ import "math"
 
 // ReLU replaces x by max(x, 0). NaN stays NaN.
 func ReLU(x []float32) {
+	if avx2 {
+		float32ReLU(x)
+		return
+	}
 	for i, v := range x {
 		x[i] = max(v, 0)
 	}
@@ -11,6 +15,10 @@ func ReLU(x []float32) {
 
 // ReLUSquared replaces x by max(x, 0)².
 func ReLUSquared(x []float32) {
+	if avx2 {
+		float32ReLUSquared(x)
+		return
+	}
 	for i, v := range x {
 		v = max(v, 0)
 		x[i] = v * v
@@ -21,6 +29,10 @@ func ReLUSquared(x []float32) {
 // (Hendrycks and Gimpel 2016), with a relative error below 3e-7 for x > −1 and
 // 2e-5 down to where the result is 1e-35.
 func GELU(x []float32) {
+	if avx2 {
+		float32GELU(x)
+		return
+	}
 	for i, v := range x {
 		x[i] = gelu(v)
 	}
@@ -38,6 +50,10 @@ func gelu(x float32) float32 {
 // GELUTanh replaces x by x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³))), the
 // approximation of [GELU] that is called "tanh" or "gelu_new".
 func GELUTanh(x []float32) {
+	if avx2 {
+		float32GELUTanh(x)
+		return
+	}
 	const (
 		linear = 2 * math.Sqrt2 / math.SqrtPi
 		cubic  = 0.044715 * linear
@@ -56,6 +72,10 @@ func QuickGELU(x []float32) { Swish(x, 1.702) }
 
 // Swish replaces x by x·sigmoid(α·x).
 func Swish(x []float32, alpha float32) {
+	if avx2 {
+		float32Swish(x, alpha)
+		return
+	}
 	for i, v := range x {
 		x[i] = v / (1 + exp(-alpha*v))
 	}
@@ -65,6 +85,10 @@ func Swish(x []float32, alpha float32) {
 // length; out may be gate or linear (Shazeer 2020).
 func SwiGLU(out, gate, linear []float32, alpha float32) {
 	gate, linear = gate[:len(out)], linear[:len(out)]
+	if avx2 {
+		float32SwiGLU(out, gate, linear, alpha)
+		return
+	}
 	for i, v := range gate {
 		out[i] = v / (1 + exp(-alpha*v)) * linear[i]
 	}
@@ -72,6 +96,10 @@ func SwiGLU(out, gate, linear []float32, alpha float32) {
 
 // Mish replaces x by x·tanh(ln(1 + e^x)) (Misra 2019).
 func Mish(x []float32) {
+	if avx2 {
+		float32Mish(x)
+		return
+	}
 	for i, v := range x {
 		if v > 20 { // tanh(ln(1 + e^x)) rounds to 1
 			continue

@@ -4,6 +4,10 @@ package simd
 // but must not overlap them otherwise.
 func Add(out, a, b []float32) {
 	a, b = a[:len(out)], b[:len(out)]
+	if avx2 {
+		float32Add(out, a, b)
+		return
+	}
 	for i := range out {
 		out[i] = a[i] + b[i]
 	}
@@ -12,6 +16,10 @@ func Add(out, a, b []float32) {
 // Sub writes a − b to out, under the conditions of [Add].
 func Sub(out, a, b []float32) {
 	a, b = a[:len(out)], b[:len(out)]
+	if avx2 {
+		float32Sub(out, a, b)
+		return
+	}
 	for i := range out {
 		out[i] = a[i] - b[i]
 	}
@@ -20,6 +28,10 @@ func Sub(out, a, b []float32) {
 // Mul writes a · b to out, under the conditions of [Add].
 func Mul(out, a, b []float32) {
 	a, b = a[:len(out)], b[:len(out)]
+	if avx2 {
+		float32Mul(out, a, b)
+		return
+	}
 	for i := range out {
 		out[i] = a[i] * b[i]
 	}
@@ -28,7 +40,22 @@ func Mul(out, a, b []float32) {
 // Div writes a / b to out, under the conditions of [Add].
 func Div(out, a, b []float32) {
 	a, b = a[:len(out)], b[:len(out)]
+	if avx2 {
+		float32Div(out, a, b)
+		return
+	}
 	for i := range out {
 		out[i] = a[i] / b[i]
+	}
+}
+
+// Scale multiplies x by factor.
+func Scale(x []float32, factor float32) {
+	if avx2 {
+		float32Scale(x, factor)
+		return
+	}
+	for i := range x {
+		x[i] *= factor
 	}
 }

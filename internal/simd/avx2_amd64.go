@@ -14,17 +14,142 @@ func float32Tile(rows int, depth int, a *float32, b *float32, c *float32, stride
 //go:noescape
 func float64Tile(rows int, depth int, a *float64, b *float64, c *float64, stride int, add bool)
 
-// float32Axpy is [Axpy] for n elements, a multiple of 8.
+// float32Add is [Add].
 //
 //go:noescape
-func float32Axpy(alpha float32, x *float32, y *float32, n int)
+func float32Add(out []float32, a []float32, b []float32)
 
-// float32Dot is [Dot] for n elements, a multiple of 8, as 32 interleaved sums.
+// float32Sub is [Sub].
 //
 //go:noescape
-func float32Dot(x *float32, y *float32, n int) float32
+func float32Sub(out []float32, a []float32, b []float32)
 
-// float32Exp is [Exp] for n elements, a multiple of 8.
+// float32Mul is [Mul].
 //
 //go:noescape
-func float32Exp(x *float32, n int)
+func float32Mul(out []float32, a []float32, b []float32)
+
+// float32Div is [Div].
+//
+//go:noescape
+func float32Div(out []float32, a []float32, b []float32)
+
+// float32Scale is [Scale].
+//
+//go:noescape
+func float32Scale(x []float32, factor float32)
+
+// float32Axpy is [Axpy].
+//
+//go:noescape
+func float32Axpy(alpha float32, x []float32, y []float32)
+
+// float32Exp is [Exp].
+//
+//go:noescape
+func float32Exp(x []float32)
+
+// float32Sigmoid is [Sigmoid].
+//
+//go:noescape
+func float32Sigmoid(x []float32)
+
+// float32Tanh is [Tanh].
+//
+//go:noescape
+func float32Tanh(x []float32)
+
+// float32Erf is [Erf].
+//
+//go:noescape
+func float32Erf(x []float32)
+
+// float32ReLU is [ReLU].
+//
+//go:noescape
+func float32ReLU(x []float32)
+
+// float32ReLUSquared is [ReLUSquared].
+//
+//go:noescape
+func float32ReLUSquared(x []float32)
+
+// float32GELU is [GELU].
+//
+//go:noescape
+func float32GELU(x []float32)
+
+// float32GELUTanh is [GELUTanh].
+//
+//go:noescape
+func float32GELUTanh(x []float32)
+
+// float32Mish is [Mish].
+//
+//go:noescape
+func float32Mish(x []float32)
+
+// float32Swish is [Swish].
+//
+//go:noescape
+func float32Swish(x []float32, alpha float32)
+
+// float32SwiGLU is [SwiGLU].
+//
+//go:noescape
+func float32SwiGLU(out []float32, gate []float32, linear []float32, alpha float32)
+
+// float32Dot is [Dot], as 32 interleaved sums.
+//
+//go:noescape
+func float32Dot(x []float32, y []float32) float32
+
+// float32Sum is [Sum], as 32 interleaved sums.
+//
+//go:noescape
+func float32Sum(x []float32) float32
+
+// float32Max is [Max].
+//
+//go:noescape
+func float32Max(x []float32) float32
+
+// float32WideSum is [wideSum], as 16 interleaved sums.
+//
+//go:noescape
+func float32WideSum(x []float32) float64
+
+// float32Deviation is [deviation], as 16 interleaved sums.
+//
+//go:noescape
+func float32Deviation(x []float32, mean float64) float64
+
+// float32ExpSum is [ExpSum], as 16 interleaved sums.
+//
+//go:noescape
+func float32ExpSum(out []float32, x []float32, shift float32) float64
+
+// float32Normalize is [Normalize]. Scale and bias may be empty, and bias without scale.
+//
+//go:noescape
+func float32Normalize(out []float32, x []float32, scale []float32, bias []float32, mean float32, factor float32)
+
+// float16ToFloat32 is the conversion of as many elements as src has, but for the last few beyond a multiple of 8.
+//
+//go:noescape
+func float16ToFloat32(dst []float32, src []uint16)
+
+// float32ToFloat16 is the conversion of as many elements as src has, but for the last few beyond a multiple of 8.
+//
+//go:noescape
+func float32ToFloat16(dst []uint16, src []float32)
+
+// bfloat16ToFloat32 is the conversion of as many elements as src has, but for the last few beyond a multiple of 8.
+//
+//go:noescape
+func bfloat16ToFloat32(dst []float32, src []uint16)
+
+// float32ToBFloat16 is the conversion of as many elements as src has, but for the last few beyond a multiple of 8.
+//
+//go:noescape
+func float32ToBFloat16(dst []uint16, src []float32)

@@ -1502,87 +1502,1828 @@ store6:
 	VZEROUPPER
 	RET
 
-// func float32Axpy(alpha float32, x *float32, y *float32, n int)
-// Requires: AVX, FMA3
-TEXT ·float32Axpy(SB), NOSPLIT, $0-32
-	VBROADCASTSS alpha+0(FP), Y0
-	MOVQ         x+8(FP), AX
-	MOVQ         y+16(FP), CX
-	MOVQ         n+24(FP), DX
+// func float32Add(out []float32, a []float32, b []float32)
+// Requires: AVX
+TEXT ·float32Add(SB), NOSPLIT, $0-72
+	MOVQ a_len+32(FP), AX
+	XORQ CX, CX
+	MOVQ a_base+24(FP), DX
+	MOVQ b_base+48(FP), BX
+	MOVQ out_base+0(FP), SI
 
-many:
-	CMPQ        DX, $0x00000020
-	JL          one
-	VMOVUPS     (CX), Y1
-	VFMADD231PS (AX), Y0, Y1
-	VMOVUPS     Y1, (CX)
-	VMOVUPS     32(CX), Y1
-	VFMADD231PS 32(AX), Y0, Y1
-	VMOVUPS     Y1, 32(CX)
-	VMOVUPS     64(CX), Y1
-	VFMADD231PS 64(AX), Y0, Y1
-	VMOVUPS     Y1, 64(CX)
-	VMOVUPS     96(CX), Y1
-	VFMADD231PS 96(AX), Y0, Y1
-	VMOVUPS     Y1, 96(CX)
-	ADDQ        $0x00000080, AX
-	ADDQ        $0x00000080, CX
-	SUBQ        $0x00000020, DX
-	JMP         many
+loop1_many:
+	CMPQ    AX, $0x00000020
+	JL      loop1_one
+	VMOVUPS (DX)(CX*4), Y0
+	VMOVUPS (BX)(CX*4), Y1
+	VADDPS  Y1, Y0, Y0
+	VMOVUPS Y0, (SI)(CX*4)
+	VMOVUPS 32(DX)(CX*4), Y0
+	VMOVUPS 32(BX)(CX*4), Y1
+	VADDPS  Y1, Y0, Y0
+	VMOVUPS Y0, 32(SI)(CX*4)
+	VMOVUPS 64(DX)(CX*4), Y0
+	VMOVUPS 64(BX)(CX*4), Y1
+	VADDPS  Y1, Y0, Y0
+	VMOVUPS Y0, 64(SI)(CX*4)
+	VMOVUPS 96(DX)(CX*4), Y0
+	VMOVUPS 96(BX)(CX*4), Y1
+	VADDPS  Y1, Y0, Y0
+	VMOVUPS Y0, 96(SI)(CX*4)
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000020, AX
+	JMP     loop1_many
 
-one:
-	TESTQ       DX, DX
-	JE          done
-	VMOVUPS     (CX), Y1
-	VFMADD231PS (AX), Y0, Y1
-	VMOVUPS     Y1, (CX)
-	ADDQ        $0x00000020, AX
-	ADDQ        $0x00000020, CX
-	SUBQ        $0x00000008, DX
-	JMP         one
+loop1_one:
+	CMPQ    AX, $0x00000008
+	JL      loop1_rest
+	VMOVUPS (DX)(CX*4), Y0
+	VMOVUPS (BX)(CX*4), Y1
+	VADDPS  Y1, Y0, Y0
+	VMOVUPS Y0, (SI)(CX*4)
+	ADDQ    $0x00000008, CX
+	SUBQ    $0x00000008, AX
+	JMP     loop1_one
 
-done:
+loop1_rest:
+	TESTQ      AX, AX
+	JE         loop1_done
+	LEAQ       masks<>+32(SB), DI
+	NEGQ       AX
+	VMOVUPS    (DI)(AX*4), Y0
+	VMASKMOVPS (DX)(CX*4), Y0, Y1
+	VMASKMOVPS (BX)(CX*4), Y0, Y2
+	VADDPS     Y2, Y1, Y1
+	VMASKMOVPS Y1, Y0, (SI)(CX*4)
+
+loop1_done:
 	VZEROUPPER
 	RET
 
-// func float32Dot(x *float32, y *float32, n int) float32
+DATA masks<>+0(SB)/4, $0xffffffff
+DATA masks<>+4(SB)/4, $0xffffffff
+DATA masks<>+8(SB)/4, $0xffffffff
+DATA masks<>+12(SB)/4, $0xffffffff
+DATA masks<>+16(SB)/4, $0xffffffff
+DATA masks<>+20(SB)/4, $0xffffffff
+DATA masks<>+24(SB)/4, $0xffffffff
+DATA masks<>+28(SB)/4, $0xffffffff
+DATA masks<>+32(SB)/4, $0x00000000
+DATA masks<>+36(SB)/4, $0x00000000
+DATA masks<>+40(SB)/4, $0x00000000
+DATA masks<>+44(SB)/4, $0x00000000
+DATA masks<>+48(SB)/4, $0x00000000
+DATA masks<>+52(SB)/4, $0x00000000
+DATA masks<>+56(SB)/4, $0x00000000
+DATA masks<>+60(SB)/4, $0x00000000
+GLOBL masks<>(SB), RODATA|NOPTR, $64
+
+// func float32Sub(out []float32, a []float32, b []float32)
+// Requires: AVX
+TEXT ·float32Sub(SB), NOSPLIT, $0-72
+	MOVQ a_len+32(FP), AX
+	XORQ CX, CX
+	MOVQ a_base+24(FP), DX
+	MOVQ b_base+48(FP), BX
+	MOVQ out_base+0(FP), SI
+
+loop2_many:
+	CMPQ    AX, $0x00000020
+	JL      loop2_one
+	VMOVUPS (DX)(CX*4), Y0
+	VMOVUPS (BX)(CX*4), Y1
+	VSUBPS  Y1, Y0, Y0
+	VMOVUPS Y0, (SI)(CX*4)
+	VMOVUPS 32(DX)(CX*4), Y0
+	VMOVUPS 32(BX)(CX*4), Y1
+	VSUBPS  Y1, Y0, Y0
+	VMOVUPS Y0, 32(SI)(CX*4)
+	VMOVUPS 64(DX)(CX*4), Y0
+	VMOVUPS 64(BX)(CX*4), Y1
+	VSUBPS  Y1, Y0, Y0
+	VMOVUPS Y0, 64(SI)(CX*4)
+	VMOVUPS 96(DX)(CX*4), Y0
+	VMOVUPS 96(BX)(CX*4), Y1
+	VSUBPS  Y1, Y0, Y0
+	VMOVUPS Y0, 96(SI)(CX*4)
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000020, AX
+	JMP     loop2_many
+
+loop2_one:
+	CMPQ    AX, $0x00000008
+	JL      loop2_rest
+	VMOVUPS (DX)(CX*4), Y0
+	VMOVUPS (BX)(CX*4), Y1
+	VSUBPS  Y1, Y0, Y0
+	VMOVUPS Y0, (SI)(CX*4)
+	ADDQ    $0x00000008, CX
+	SUBQ    $0x00000008, AX
+	JMP     loop2_one
+
+loop2_rest:
+	TESTQ      AX, AX
+	JE         loop2_done
+	LEAQ       masks<>+32(SB), DI
+	NEGQ       AX
+	VMOVUPS    (DI)(AX*4), Y0
+	VMASKMOVPS (DX)(CX*4), Y0, Y1
+	VMASKMOVPS (BX)(CX*4), Y0, Y2
+	VSUBPS     Y2, Y1, Y1
+	VMASKMOVPS Y1, Y0, (SI)(CX*4)
+
+loop2_done:
+	VZEROUPPER
+	RET
+
+// func float32Mul(out []float32, a []float32, b []float32)
+// Requires: AVX
+TEXT ·float32Mul(SB), NOSPLIT, $0-72
+	MOVQ a_len+32(FP), AX
+	XORQ CX, CX
+	MOVQ a_base+24(FP), DX
+	MOVQ b_base+48(FP), BX
+	MOVQ out_base+0(FP), SI
+
+loop3_many:
+	CMPQ    AX, $0x00000020
+	JL      loop3_one
+	VMOVUPS (DX)(CX*4), Y0
+	VMOVUPS (BX)(CX*4), Y1
+	VMULPS  Y1, Y0, Y0
+	VMOVUPS Y0, (SI)(CX*4)
+	VMOVUPS 32(DX)(CX*4), Y0
+	VMOVUPS 32(BX)(CX*4), Y1
+	VMULPS  Y1, Y0, Y0
+	VMOVUPS Y0, 32(SI)(CX*4)
+	VMOVUPS 64(DX)(CX*4), Y0
+	VMOVUPS 64(BX)(CX*4), Y1
+	VMULPS  Y1, Y0, Y0
+	VMOVUPS Y0, 64(SI)(CX*4)
+	VMOVUPS 96(DX)(CX*4), Y0
+	VMOVUPS 96(BX)(CX*4), Y1
+	VMULPS  Y1, Y0, Y0
+	VMOVUPS Y0, 96(SI)(CX*4)
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000020, AX
+	JMP     loop3_many
+
+loop3_one:
+	CMPQ    AX, $0x00000008
+	JL      loop3_rest
+	VMOVUPS (DX)(CX*4), Y0
+	VMOVUPS (BX)(CX*4), Y1
+	VMULPS  Y1, Y0, Y0
+	VMOVUPS Y0, (SI)(CX*4)
+	ADDQ    $0x00000008, CX
+	SUBQ    $0x00000008, AX
+	JMP     loop3_one
+
+loop3_rest:
+	TESTQ      AX, AX
+	JE         loop3_done
+	LEAQ       masks<>+32(SB), DI
+	NEGQ       AX
+	VMOVUPS    (DI)(AX*4), Y0
+	VMASKMOVPS (DX)(CX*4), Y0, Y1
+	VMASKMOVPS (BX)(CX*4), Y0, Y2
+	VMULPS     Y2, Y1, Y1
+	VMASKMOVPS Y1, Y0, (SI)(CX*4)
+
+loop3_done:
+	VZEROUPPER
+	RET
+
+// func float32Div(out []float32, a []float32, b []float32)
+// Requires: AVX
+TEXT ·float32Div(SB), NOSPLIT, $0-72
+	MOVQ a_len+32(FP), AX
+	XORQ CX, CX
+	MOVQ a_base+24(FP), DX
+	MOVQ b_base+48(FP), BX
+	MOVQ out_base+0(FP), SI
+
+loop4_many:
+	CMPQ    AX, $0x00000020
+	JL      loop4_one
+	VMOVUPS (DX)(CX*4), Y0
+	VMOVUPS (BX)(CX*4), Y1
+	VDIVPS  Y1, Y0, Y0
+	VMOVUPS Y0, (SI)(CX*4)
+	VMOVUPS 32(DX)(CX*4), Y0
+	VMOVUPS 32(BX)(CX*4), Y1
+	VDIVPS  Y1, Y0, Y0
+	VMOVUPS Y0, 32(SI)(CX*4)
+	VMOVUPS 64(DX)(CX*4), Y0
+	VMOVUPS 64(BX)(CX*4), Y1
+	VDIVPS  Y1, Y0, Y0
+	VMOVUPS Y0, 64(SI)(CX*4)
+	VMOVUPS 96(DX)(CX*4), Y0
+	VMOVUPS 96(BX)(CX*4), Y1
+	VDIVPS  Y1, Y0, Y0
+	VMOVUPS Y0, 96(SI)(CX*4)
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000020, AX
+	JMP     loop4_many
+
+loop4_one:
+	CMPQ    AX, $0x00000008
+	JL      loop4_rest
+	VMOVUPS (DX)(CX*4), Y0
+	VMOVUPS (BX)(CX*4), Y1
+	VDIVPS  Y1, Y0, Y0
+	VMOVUPS Y0, (SI)(CX*4)
+	ADDQ    $0x00000008, CX
+	SUBQ    $0x00000008, AX
+	JMP     loop4_one
+
+loop4_rest:
+	TESTQ      AX, AX
+	JE         loop4_done
+	LEAQ       masks<>+32(SB), DI
+	NEGQ       AX
+	VMOVUPS    (DI)(AX*4), Y0
+	VMASKMOVPS (DX)(CX*4), Y0, Y1
+	VMASKMOVPS (BX)(CX*4), Y0, Y2
+	VDIVPS     Y2, Y1, Y1
+	VMASKMOVPS Y1, Y0, (SI)(CX*4)
+
+loop4_done:
+	VZEROUPPER
+	RET
+
+// func float32Scale(x []float32, factor float32)
+// Requires: AVX
+TEXT ·float32Scale(SB), NOSPLIT, $0-28
+	VBROADCASTSS factor+24(FP), Y0
+	MOVQ         x_len+8(FP), AX
+	XORQ         CX, CX
+	MOVQ         x_base+0(FP), DX
+
+loop5_many:
+	CMPQ    AX, $0x00000020
+	JL      loop5_one
+	VMOVUPS (DX)(CX*4), Y1
+	VMULPS  Y0, Y1, Y1
+	VMOVUPS Y1, (DX)(CX*4)
+	VMOVUPS 32(DX)(CX*4), Y1
+	VMULPS  Y0, Y1, Y1
+	VMOVUPS Y1, 32(DX)(CX*4)
+	VMOVUPS 64(DX)(CX*4), Y1
+	VMULPS  Y0, Y1, Y1
+	VMOVUPS Y1, 64(DX)(CX*4)
+	VMOVUPS 96(DX)(CX*4), Y1
+	VMULPS  Y0, Y1, Y1
+	VMOVUPS Y1, 96(DX)(CX*4)
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000020, AX
+	JMP     loop5_many
+
+loop5_one:
+	CMPQ    AX, $0x00000008
+	JL      loop5_rest
+	VMOVUPS (DX)(CX*4), Y1
+	VMULPS  Y0, Y1, Y1
+	VMOVUPS Y1, (DX)(CX*4)
+	ADDQ    $0x00000008, CX
+	SUBQ    $0x00000008, AX
+	JMP     loop5_one
+
+loop5_rest:
+	TESTQ      AX, AX
+	JE         loop5_done
+	LEAQ       masks<>+32(SB), BX
+	NEGQ       AX
+	VMOVUPS    (BX)(AX*4), Y1
+	VMASKMOVPS (DX)(CX*4), Y1, Y2
+	VMULPS     Y0, Y2, Y0
+	VMASKMOVPS Y0, Y1, (DX)(CX*4)
+
+loop5_done:
+	VZEROUPPER
+	RET
+
+// func float32Axpy(alpha float32, x []float32, y []float32)
+// Requires: AVX, FMA3
+TEXT ·float32Axpy(SB), NOSPLIT, $0-56
+	VBROADCASTSS alpha+0(FP), Y0
+	MOVQ         x_len+16(FP), AX
+	XORQ         CX, CX
+	MOVQ         x_base+8(FP), DX
+	MOVQ         y_base+32(FP), BX
+
+loop6_many:
+	CMPQ        AX, $0x00000020
+	JL          loop6_one
+	VMOVUPS     (DX)(CX*4), Y1
+	VMOVUPS     (BX)(CX*4), Y2
+	VFMADD231PS Y1, Y0, Y2
+	VMOVUPS     Y2, (BX)(CX*4)
+	VMOVUPS     32(DX)(CX*4), Y1
+	VMOVUPS     32(BX)(CX*4), Y2
+	VFMADD231PS Y1, Y0, Y2
+	VMOVUPS     Y2, 32(BX)(CX*4)
+	VMOVUPS     64(DX)(CX*4), Y1
+	VMOVUPS     64(BX)(CX*4), Y2
+	VFMADD231PS Y1, Y0, Y2
+	VMOVUPS     Y2, 64(BX)(CX*4)
+	VMOVUPS     96(DX)(CX*4), Y1
+	VMOVUPS     96(BX)(CX*4), Y2
+	VFMADD231PS Y1, Y0, Y2
+	VMOVUPS     Y2, 96(BX)(CX*4)
+	ADDQ        $0x00000020, CX
+	SUBQ        $0x00000020, AX
+	JMP         loop6_many
+
+loop6_one:
+	CMPQ        AX, $0x00000008
+	JL          loop6_rest
+	VMOVUPS     (DX)(CX*4), Y1
+	VMOVUPS     (BX)(CX*4), Y2
+	VFMADD231PS Y1, Y0, Y2
+	VMOVUPS     Y2, (BX)(CX*4)
+	ADDQ        $0x00000008, CX
+	SUBQ        $0x00000008, AX
+	JMP         loop6_one
+
+loop6_rest:
+	TESTQ       AX, AX
+	JE          loop6_done
+	LEAQ        masks<>+32(SB), SI
+	NEGQ        AX
+	VMOVUPS     (SI)(AX*4), Y1
+	VMASKMOVPS  (DX)(CX*4), Y1, Y2
+	VMASKMOVPS  (BX)(CX*4), Y1, Y3
+	VFMADD231PS Y2, Y0, Y3
+	VMASKMOVPS  Y3, Y1, (BX)(CX*4)
+
+loop6_done:
+	VZEROUPPER
+	RET
+
+// func float32Exp(x []float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·float32Exp(SB), NOSPLIT, $0-24
+	MOVQ x_len+8(FP), AX
+	XORQ CX, CX
+	MOVQ x_base+0(FP), DX
+
+loop7_one:
+	CMPQ         AX, $0x00000008
+	JL           loop7_rest
+	VMOVUPS      (DX)(CX*4), Y0
+	VMOVUPS      lanesc2d00000<>+0(SB), Y1
+	VMAXPS       Y0, Y1, Y0
+	VMOVUPS      lanes42b20000<>+0(SB), Y1
+	VMINPS       Y0, Y1, Y0
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y1
+	VFMADD213PS  lanes4b400000<>+0(SB), Y0, Y1
+	VSUBPS       lanes4b400000<>+0(SB), Y1, Y2
+	VMOVUPS      lanes3f318000<>+0(SB), Y3
+	VFNMADD213PS Y0, Y2, Y3
+	VMOVUPS      lanesb95e8083<>+0(SB), Y0
+	VFNMADD213PS Y3, Y2, Y0
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y2
+	VFMADD213PS  lanes3c091def<>+0(SB), Y0, Y2
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y0, Y2
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y0, Y2
+	VFMADD213PS  lanes3f000000<>+0(SB), Y0, Y2
+	VMULPS       Y0, Y0, Y3
+	VFMADD213PS  Y0, Y3, Y2
+	VPSUBD       lanes4b400000<>+0(SB), Y1, Y1
+	VPSRAD       $0x01, Y1, Y0
+	VPSUBD       Y0, Y1, Y1
+	VPSLLD       $0x17, Y0, Y0
+	VPADDD       lanes3f800000<>+0(SB), Y0, Y0
+	VFMADD213PS  Y0, Y0, Y2
+	VPSLLD       $0x17, Y1, Y0
+	VPADDD       lanes3f800000<>+0(SB), Y0, Y0
+	VMULPS       Y0, Y2, Y0
+	VMOVUPS      Y0, (DX)(CX*4)
+	ADDQ         $0x00000008, CX
+	SUBQ         $0x00000008, AX
+	JMP          loop7_one
+
+loop7_rest:
+	TESTQ        AX, AX
+	JE           loop7_done
+	LEAQ         masks<>+32(SB), BX
+	NEGQ         AX
+	VMOVUPS      (BX)(AX*4), Y0
+	VMASKMOVPS   (DX)(CX*4), Y0, Y1
+	VMOVUPS      lanesc2d00000<>+0(SB), Y2
+	VMAXPS       Y1, Y2, Y1
+	VMOVUPS      lanes42b20000<>+0(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y2
+	VFMADD213PS  lanes4b400000<>+0(SB), Y1, Y2
+	VSUBPS       lanes4b400000<>+0(SB), Y2, Y3
+	VMOVUPS      lanes3f318000<>+0(SB), Y4
+	VFNMADD213PS Y1, Y3, Y4
+	VMOVUPS      lanesb95e8083<>+0(SB), Y1
+	VFNMADD213PS Y4, Y3, Y1
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y3
+	VFMADD213PS  lanes3c091def<>+0(SB), Y1, Y3
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y1, Y3
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y1, Y3
+	VFMADD213PS  lanes3f000000<>+0(SB), Y1, Y3
+	VMULPS       Y1, Y1, Y4
+	VFMADD213PS  Y1, Y4, Y3
+	VPSUBD       lanes4b400000<>+0(SB), Y2, Y2
+	VPSRAD       $0x01, Y2, Y1
+	VPSUBD       Y1, Y2, Y2
+	VPSLLD       $0x17, Y1, Y1
+	VPADDD       lanes3f800000<>+0(SB), Y1, Y1
+	VFMADD213PS  Y1, Y1, Y3
+	VPSLLD       $0x17, Y2, Y1
+	VPADDD       lanes3f800000<>+0(SB), Y1, Y1
+	VMULPS       Y1, Y3, Y1
+	VMASKMOVPS   Y1, Y0, (DX)(CX*4)
+
+loop7_done:
+	VZEROUPPER
+	RET
+
+DATA lanesc2d00000<>+0(SB)/4, $0xc2d00000
+DATA lanesc2d00000<>+4(SB)/4, $0xc2d00000
+DATA lanesc2d00000<>+8(SB)/4, $0xc2d00000
+DATA lanesc2d00000<>+12(SB)/4, $0xc2d00000
+DATA lanesc2d00000<>+16(SB)/4, $0xc2d00000
+DATA lanesc2d00000<>+20(SB)/4, $0xc2d00000
+DATA lanesc2d00000<>+24(SB)/4, $0xc2d00000
+DATA lanesc2d00000<>+28(SB)/4, $0xc2d00000
+GLOBL lanesc2d00000<>(SB), RODATA|NOPTR, $32
+
+DATA lanes42b20000<>+0(SB)/4, $0x42b20000
+DATA lanes42b20000<>+4(SB)/4, $0x42b20000
+DATA lanes42b20000<>+8(SB)/4, $0x42b20000
+DATA lanes42b20000<>+12(SB)/4, $0x42b20000
+DATA lanes42b20000<>+16(SB)/4, $0x42b20000
+DATA lanes42b20000<>+20(SB)/4, $0x42b20000
+DATA lanes42b20000<>+24(SB)/4, $0x42b20000
+DATA lanes42b20000<>+28(SB)/4, $0x42b20000
+GLOBL lanes42b20000<>(SB), RODATA|NOPTR, $32
+
+DATA lanes3fb8aa3b<>+0(SB)/4, $0x3fb8aa3b
+DATA lanes3fb8aa3b<>+4(SB)/4, $0x3fb8aa3b
+DATA lanes3fb8aa3b<>+8(SB)/4, $0x3fb8aa3b
+DATA lanes3fb8aa3b<>+12(SB)/4, $0x3fb8aa3b
+DATA lanes3fb8aa3b<>+16(SB)/4, $0x3fb8aa3b
+DATA lanes3fb8aa3b<>+20(SB)/4, $0x3fb8aa3b
+DATA lanes3fb8aa3b<>+24(SB)/4, $0x3fb8aa3b
+DATA lanes3fb8aa3b<>+28(SB)/4, $0x3fb8aa3b
+GLOBL lanes3fb8aa3b<>(SB), RODATA|NOPTR, $32
+
+DATA lanes4b400000<>+0(SB)/4, $0x4b400000
+DATA lanes4b400000<>+4(SB)/4, $0x4b400000
+DATA lanes4b400000<>+8(SB)/4, $0x4b400000
+DATA lanes4b400000<>+12(SB)/4, $0x4b400000
+DATA lanes4b400000<>+16(SB)/4, $0x4b400000
+DATA lanes4b400000<>+20(SB)/4, $0x4b400000
+DATA lanes4b400000<>+24(SB)/4, $0x4b400000
+DATA lanes4b400000<>+28(SB)/4, $0x4b400000
+GLOBL lanes4b400000<>(SB), RODATA|NOPTR, $32
+
+DATA lanes3f318000<>+0(SB)/4, $0x3f318000
+DATA lanes3f318000<>+4(SB)/4, $0x3f318000
+DATA lanes3f318000<>+8(SB)/4, $0x3f318000
+DATA lanes3f318000<>+12(SB)/4, $0x3f318000
+DATA lanes3f318000<>+16(SB)/4, $0x3f318000
+DATA lanes3f318000<>+20(SB)/4, $0x3f318000
+DATA lanes3f318000<>+24(SB)/4, $0x3f318000
+DATA lanes3f318000<>+28(SB)/4, $0x3f318000
+GLOBL lanes3f318000<>(SB), RODATA|NOPTR, $32
+
+DATA lanesb95e8083<>+0(SB)/4, $0xb95e8083
+DATA lanesb95e8083<>+4(SB)/4, $0xb95e8083
+DATA lanesb95e8083<>+8(SB)/4, $0xb95e8083
+DATA lanesb95e8083<>+12(SB)/4, $0xb95e8083
+DATA lanesb95e8083<>+16(SB)/4, $0xb95e8083
+DATA lanesb95e8083<>+20(SB)/4, $0xb95e8083
+DATA lanesb95e8083<>+24(SB)/4, $0xb95e8083
+DATA lanesb95e8083<>+28(SB)/4, $0xb95e8083
+GLOBL lanesb95e8083<>(SB), RODATA|NOPTR, $32
+
+DATA lanes3ab6da74<>+0(SB)/4, $0x3ab6da74
+DATA lanes3ab6da74<>+4(SB)/4, $0x3ab6da74
+DATA lanes3ab6da74<>+8(SB)/4, $0x3ab6da74
+DATA lanes3ab6da74<>+12(SB)/4, $0x3ab6da74
+DATA lanes3ab6da74<>+16(SB)/4, $0x3ab6da74
+DATA lanes3ab6da74<>+20(SB)/4, $0x3ab6da74
+DATA lanes3ab6da74<>+24(SB)/4, $0x3ab6da74
+DATA lanes3ab6da74<>+28(SB)/4, $0x3ab6da74
+GLOBL lanes3ab6da74<>(SB), RODATA|NOPTR, $32
+
+DATA lanes3c091def<>+0(SB)/4, $0x3c091def
+DATA lanes3c091def<>+4(SB)/4, $0x3c091def
+DATA lanes3c091def<>+8(SB)/4, $0x3c091def
+DATA lanes3c091def<>+12(SB)/4, $0x3c091def
+DATA lanes3c091def<>+16(SB)/4, $0x3c091def
+DATA lanes3c091def<>+20(SB)/4, $0x3c091def
+DATA lanes3c091def<>+24(SB)/4, $0x3c091def
+DATA lanes3c091def<>+28(SB)/4, $0x3c091def
+GLOBL lanes3c091def<>(SB), RODATA|NOPTR, $32
+
+DATA lanes3d2aaa2f<>+0(SB)/4, $0x3d2aaa2f
+DATA lanes3d2aaa2f<>+4(SB)/4, $0x3d2aaa2f
+DATA lanes3d2aaa2f<>+8(SB)/4, $0x3d2aaa2f
+DATA lanes3d2aaa2f<>+12(SB)/4, $0x3d2aaa2f
+DATA lanes3d2aaa2f<>+16(SB)/4, $0x3d2aaa2f
+DATA lanes3d2aaa2f<>+20(SB)/4, $0x3d2aaa2f
+DATA lanes3d2aaa2f<>+24(SB)/4, $0x3d2aaa2f
+DATA lanes3d2aaa2f<>+28(SB)/4, $0x3d2aaa2f
+GLOBL lanes3d2aaa2f<>(SB), RODATA|NOPTR, $32
+
+DATA lanes3e2aaa47<>+0(SB)/4, $0x3e2aaa47
+DATA lanes3e2aaa47<>+4(SB)/4, $0x3e2aaa47
+DATA lanes3e2aaa47<>+8(SB)/4, $0x3e2aaa47
+DATA lanes3e2aaa47<>+12(SB)/4, $0x3e2aaa47
+DATA lanes3e2aaa47<>+16(SB)/4, $0x3e2aaa47
+DATA lanes3e2aaa47<>+20(SB)/4, $0x3e2aaa47
+DATA lanes3e2aaa47<>+24(SB)/4, $0x3e2aaa47
+DATA lanes3e2aaa47<>+28(SB)/4, $0x3e2aaa47
+GLOBL lanes3e2aaa47<>(SB), RODATA|NOPTR, $32
+
+DATA lanes3f000000<>+0(SB)/4, $0x3f000000
+DATA lanes3f000000<>+4(SB)/4, $0x3f000000
+DATA lanes3f000000<>+8(SB)/4, $0x3f000000
+DATA lanes3f000000<>+12(SB)/4, $0x3f000000
+DATA lanes3f000000<>+16(SB)/4, $0x3f000000
+DATA lanes3f000000<>+20(SB)/4, $0x3f000000
+DATA lanes3f000000<>+24(SB)/4, $0x3f000000
+DATA lanes3f000000<>+28(SB)/4, $0x3f000000
+GLOBL lanes3f000000<>(SB), RODATA|NOPTR, $32
+
+DATA lanes3f800000<>+0(SB)/4, $0x3f800000
+DATA lanes3f800000<>+4(SB)/4, $0x3f800000
+DATA lanes3f800000<>+8(SB)/4, $0x3f800000
+DATA lanes3f800000<>+12(SB)/4, $0x3f800000
+DATA lanes3f800000<>+16(SB)/4, $0x3f800000
+DATA lanes3f800000<>+20(SB)/4, $0x3f800000
+DATA lanes3f800000<>+24(SB)/4, $0x3f800000
+DATA lanes3f800000<>+28(SB)/4, $0x3f800000
+GLOBL lanes3f800000<>(SB), RODATA|NOPTR, $32
+
+// func float32Sigmoid(x []float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·float32Sigmoid(SB), NOSPLIT, $0-24
+	MOVQ x_len+8(FP), AX
+	XORQ CX, CX
+	MOVQ x_base+0(FP), DX
+
+loop8_one:
+	CMPQ         AX, $0x00000008
+	JL           loop8_rest
+	VMOVUPS      (DX)(CX*4), Y0
+	VMOVUPS      lanes3f800000<>+0(SB), Y1
+	VXORPS       lanes80000000<>+0(SB), Y0, Y0
+	VMOVUPS      lanesc2d00000<>+0(SB), Y2
+	VMAXPS       Y0, Y2, Y0
+	VMOVUPS      lanes42b20000<>+0(SB), Y2
+	VMINPS       Y0, Y2, Y0
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y2
+	VFMADD213PS  lanes4b400000<>+0(SB), Y0, Y2
+	VSUBPS       lanes4b400000<>+0(SB), Y2, Y3
+	VMOVUPS      lanes3f318000<>+0(SB), Y4
+	VFNMADD213PS Y0, Y3, Y4
+	VMOVUPS      lanesb95e8083<>+0(SB), Y0
+	VFNMADD213PS Y4, Y3, Y0
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y3
+	VFMADD213PS  lanes3c091def<>+0(SB), Y0, Y3
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y0, Y3
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y0, Y3
+	VFMADD213PS  lanes3f000000<>+0(SB), Y0, Y3
+	VMULPS       Y0, Y0, Y4
+	VFMADD213PS  Y0, Y4, Y3
+	VPSUBD       lanes4b400000<>+0(SB), Y2, Y2
+	VPSRAD       $0x01, Y2, Y0
+	VPSUBD       Y0, Y2, Y2
+	VPSLLD       $0x17, Y0, Y0
+	VPADDD       lanes3f800000<>+0(SB), Y0, Y0
+	VFMADD213PS  Y0, Y0, Y3
+	VPSLLD       $0x17, Y2, Y0
+	VPADDD       lanes3f800000<>+0(SB), Y0, Y0
+	VMULPS       Y0, Y3, Y0
+	VADDPS       lanes3f800000<>+0(SB), Y0, Y0
+	VDIVPS       Y0, Y1, Y0
+	VMOVUPS      Y0, (DX)(CX*4)
+	ADDQ         $0x00000008, CX
+	SUBQ         $0x00000008, AX
+	JMP          loop8_one
+
+loop8_rest:
+	TESTQ        AX, AX
+	JE           loop8_done
+	LEAQ         masks<>+32(SB), BX
+	NEGQ         AX
+	VMOVUPS      (BX)(AX*4), Y0
+	VMASKMOVPS   (DX)(CX*4), Y0, Y1
+	VMOVUPS      lanes3f800000<>+0(SB), Y2
+	VXORPS       lanes80000000<>+0(SB), Y1, Y1
+	VMOVUPS      lanesc2d00000<>+0(SB), Y3
+	VMAXPS       Y1, Y3, Y1
+	VMOVUPS      lanes42b20000<>+0(SB), Y3
+	VMINPS       Y1, Y3, Y1
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y3
+	VFMADD213PS  lanes4b400000<>+0(SB), Y1, Y3
+	VSUBPS       lanes4b400000<>+0(SB), Y3, Y4
+	VMOVUPS      lanes3f318000<>+0(SB), Y5
+	VFNMADD213PS Y1, Y4, Y5
+	VMOVUPS      lanesb95e8083<>+0(SB), Y1
+	VFNMADD213PS Y5, Y4, Y1
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y4
+	VFMADD213PS  lanes3c091def<>+0(SB), Y1, Y4
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y1, Y4
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y1, Y4
+	VFMADD213PS  lanes3f000000<>+0(SB), Y1, Y4
+	VMULPS       Y1, Y1, Y5
+	VFMADD213PS  Y1, Y5, Y4
+	VPSUBD       lanes4b400000<>+0(SB), Y3, Y3
+	VPSRAD       $0x01, Y3, Y1
+	VPSUBD       Y1, Y3, Y3
+	VPSLLD       $0x17, Y1, Y1
+	VPADDD       lanes3f800000<>+0(SB), Y1, Y1
+	VFMADD213PS  Y1, Y1, Y4
+	VPSLLD       $0x17, Y3, Y1
+	VPADDD       lanes3f800000<>+0(SB), Y1, Y1
+	VMULPS       Y1, Y4, Y1
+	VADDPS       lanes3f800000<>+0(SB), Y1, Y1
+	VDIVPS       Y1, Y2, Y1
+	VMASKMOVPS   Y1, Y0, (DX)(CX*4)
+
+loop8_done:
+	VZEROUPPER
+	RET
+
+DATA lanes80000000<>+0(SB)/4, $0x80000000
+DATA lanes80000000<>+4(SB)/4, $0x80000000
+DATA lanes80000000<>+8(SB)/4, $0x80000000
+DATA lanes80000000<>+12(SB)/4, $0x80000000
+DATA lanes80000000<>+16(SB)/4, $0x80000000
+DATA lanes80000000<>+20(SB)/4, $0x80000000
+DATA lanes80000000<>+24(SB)/4, $0x80000000
+DATA lanes80000000<>+28(SB)/4, $0x80000000
+GLOBL lanes80000000<>(SB), RODATA|NOPTR, $32
+
+// func float32Tanh(x []float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·float32Tanh(SB), NOSPLIT, $0-24
+	MOVQ x_len+8(FP), AX
+	XORQ CX, CX
+	MOVQ x_base+0(FP), DX
+
+loop9_one:
+	CMPQ         AX, $0x00000008
+	JL           loop9_rest
+	VMOVUPS      (DX)(CX*4), Y0
+	VANDPS       lanes7fffffff<>+0(SB), Y0, Y1
+	VMOVUPS      lanes41180000<>+0(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VADDPS       Y1, Y1, Y1
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y2
+	VFMADD213PS  lanes4b400000<>+0(SB), Y1, Y2
+	VSUBPS       lanes4b400000<>+0(SB), Y2, Y3
+	VMOVUPS      lanes3f318000<>+0(SB), Y4
+	VFNMADD213PS Y1, Y3, Y4
+	VMOVUPS      lanesb95e8083<>+0(SB), Y1
+	VFNMADD213PS Y4, Y3, Y1
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y3
+	VFMADD213PS  lanes3c091def<>+0(SB), Y1, Y3
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y1, Y3
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y1, Y3
+	VFMADD213PS  lanes3f000000<>+0(SB), Y1, Y3
+	VMULPS       Y1, Y1, Y4
+	VFMADD213PS  Y1, Y4, Y3
+	VPSUBD       lanes4b400000<>+0(SB), Y2, Y2
+	VPSLLD       $0x17, Y2, Y1
+	VPADDD       lanes3f800000<>+0(SB), Y1, Y1
+	VSUBPS       lanes3f800000<>+0(SB), Y1, Y2
+	VFMADD213PS  Y2, Y1, Y3
+	VADDPS       lanes40000000<>+0(SB), Y3, Y1
+	VDIVPS       Y1, Y3, Y1
+	VANDPS       lanes80000000<>+0(SB), Y0, Y0
+	VORPS        Y0, Y1, Y0
+	VMOVUPS      Y0, (DX)(CX*4)
+	ADDQ         $0x00000008, CX
+	SUBQ         $0x00000008, AX
+	JMP          loop9_one
+
+loop9_rest:
+	TESTQ        AX, AX
+	JE           loop9_done
+	LEAQ         masks<>+32(SB), BX
+	NEGQ         AX
+	VMOVUPS      (BX)(AX*4), Y0
+	VMASKMOVPS   (DX)(CX*4), Y0, Y1
+	VANDPS       lanes7fffffff<>+0(SB), Y1, Y2
+	VMOVUPS      lanes41180000<>+0(SB), Y3
+	VMINPS       Y2, Y3, Y2
+	VADDPS       Y2, Y2, Y2
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y3
+	VFMADD213PS  lanes4b400000<>+0(SB), Y2, Y3
+	VSUBPS       lanes4b400000<>+0(SB), Y3, Y4
+	VMOVUPS      lanes3f318000<>+0(SB), Y5
+	VFNMADD213PS Y2, Y4, Y5
+	VMOVUPS      lanesb95e8083<>+0(SB), Y2
+	VFNMADD213PS Y5, Y4, Y2
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y4
+	VFMADD213PS  lanes3c091def<>+0(SB), Y2, Y4
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y2, Y4
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y2, Y4
+	VFMADD213PS  lanes3f000000<>+0(SB), Y2, Y4
+	VMULPS       Y2, Y2, Y5
+	VFMADD213PS  Y2, Y5, Y4
+	VPSUBD       lanes4b400000<>+0(SB), Y3, Y3
+	VPSLLD       $0x17, Y3, Y2
+	VPADDD       lanes3f800000<>+0(SB), Y2, Y2
+	VSUBPS       lanes3f800000<>+0(SB), Y2, Y3
+	VFMADD213PS  Y3, Y2, Y4
+	VADDPS       lanes40000000<>+0(SB), Y4, Y2
+	VDIVPS       Y2, Y4, Y2
+	VANDPS       lanes80000000<>+0(SB), Y1, Y1
+	VORPS        Y1, Y2, Y1
+	VMASKMOVPS   Y1, Y0, (DX)(CX*4)
+
+loop9_done:
+	VZEROUPPER
+	RET
+
+DATA lanes7fffffff<>+0(SB)/4, $0x7fffffff
+DATA lanes7fffffff<>+4(SB)/4, $0x7fffffff
+DATA lanes7fffffff<>+8(SB)/4, $0x7fffffff
+DATA lanes7fffffff<>+12(SB)/4, $0x7fffffff
+DATA lanes7fffffff<>+16(SB)/4, $0x7fffffff
+DATA lanes7fffffff<>+20(SB)/4, $0x7fffffff
+DATA lanes7fffffff<>+24(SB)/4, $0x7fffffff
+DATA lanes7fffffff<>+28(SB)/4, $0x7fffffff
+GLOBL lanes7fffffff<>(SB), RODATA|NOPTR, $32
+
+DATA lanes41180000<>+0(SB)/4, $0x41180000
+DATA lanes41180000<>+4(SB)/4, $0x41180000
+DATA lanes41180000<>+8(SB)/4, $0x41180000
+DATA lanes41180000<>+12(SB)/4, $0x41180000
+DATA lanes41180000<>+16(SB)/4, $0x41180000
+DATA lanes41180000<>+20(SB)/4, $0x41180000
+DATA lanes41180000<>+24(SB)/4, $0x41180000
+DATA lanes41180000<>+28(SB)/4, $0x41180000
+GLOBL lanes41180000<>(SB), RODATA|NOPTR, $32
+
+DATA lanes40000000<>+0(SB)/4, $0x40000000
+DATA lanes40000000<>+4(SB)/4, $0x40000000
+DATA lanes40000000<>+8(SB)/4, $0x40000000
+DATA lanes40000000<>+12(SB)/4, $0x40000000
+DATA lanes40000000<>+16(SB)/4, $0x40000000
+DATA lanes40000000<>+20(SB)/4, $0x40000000
+DATA lanes40000000<>+24(SB)/4, $0x40000000
+DATA lanes40000000<>+28(SB)/4, $0x40000000
+GLOBL lanes40000000<>(SB), RODATA|NOPTR, $32
+
+// func float32Erf(x []float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·float32Erf(SB), NOSPLIT, $0-24
+	MOVQ x_len+8(FP), AX
+	XORQ CX, CX
+	MOVQ x_base+0(FP), DX
+
+loop10_one:
+	CMPQ         AX, $0x00000008
+	JL           loop10_rest
+	VMOVUPS      (DX)(CX*4), Y0
+	VANDPS       lanes7fffffff<>+0(SB), Y0, Y1
+	VMOVUPS      lanes3f800000<>+0(SB), Y2
+	VMOVUPS      lanes40000000<>+0(SB), Y3
+	VADDPS       lanes40000000<>+0(SB), Y1, Y4
+	VDIVPS       Y4, Y3, Y3
+	VMOVUPS      lanesbd71f252<>+0(SB), Y4
+	VFMADD213PS  lanes3e91b3d3<>+0(SB), Y3, Y4
+	VFMADD213PS  lanesbef9724c<>+0(SB), Y3, Y4
+	VFMADD213PS  lanes3e8e5eda<>+0(SB), Y3, Y4
+	VFMADD213PS  lanesbcda1e68<>+0(SB), Y3, Y4
+	VFMADD213PS  lanes3e4f8d2a<>+0(SB), Y3, Y4
+	VFMADD213PS  lanes3e78f030<>+0(SB), Y3, Y4
+	VFMADD213PS  lanes3e90937f<>+0(SB), Y3, Y4
+	VFMADD213PS  lanes3e906da2<>+0(SB), Y3, Y4
+	VMULPS       Y3, Y4, Y3
+	VMULPS       Y1, Y1, Y4
+	VXORPS       lanes80000000<>+0(SB), Y4, Y4
+	VMOVUPS      lanesc2d00000<>+0(SB), Y5
+	VMAXPS       Y4, Y5, Y4
+	VMOVUPS      lanes42b20000<>+0(SB), Y5
+	VMINPS       Y4, Y5, Y4
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y5
+	VFMADD213PS  lanes4b400000<>+0(SB), Y4, Y5
+	VSUBPS       lanes4b400000<>+0(SB), Y5, Y6
+	VMOVUPS      lanes3f318000<>+0(SB), Y7
+	VFNMADD213PS Y4, Y6, Y7
+	VMOVUPS      lanesb95e8083<>+0(SB), Y4
+	VFNMADD213PS Y7, Y6, Y4
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y6
+	VFMADD213PS  lanes3c091def<>+0(SB), Y4, Y6
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y4, Y6
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y4, Y6
+	VFMADD213PS  lanes3f000000<>+0(SB), Y4, Y6
+	VMULPS       Y4, Y4, Y7
+	VFMADD213PS  Y4, Y7, Y6
+	VPSUBD       lanes4b400000<>+0(SB), Y5, Y5
+	VPSRAD       $0x01, Y5, Y4
+	VPSUBD       Y4, Y5, Y5
+	VPSLLD       $0x17, Y4, Y4
+	VPADDD       lanes3f800000<>+0(SB), Y4, Y4
+	VFMADD213PS  Y4, Y4, Y6
+	VPSLLD       $0x17, Y5, Y4
+	VPADDD       lanes3f800000<>+0(SB), Y4, Y4
+	VMULPS       Y4, Y6, Y4
+	VMULPS       Y4, Y3, Y3
+	VSUBPS       Y3, Y2, Y2
+	VANDPS       lanes80000000<>+0(SB), Y0, Y3
+	VORPS        Y3, Y2, Y2
+	VMULPS       Y0, Y0, Y3
+	VMOVUPS      lanesba40b3b2<>+0(SB), Y4
+	VFMADD213PS  lanes3ba9a2ee<>+0(SB), Y3, Y4
+	VFMADD213PS  lanesbcdc044c<>+0(SB), Y3, Y4
+	VFMADD213PS  lanes3de7172f<>+0(SB), Y3, Y4
+	VFMADD213PS  lanesbec093a3<>+0(SB), Y3, Y4
+	VFMADD213PS  lanes3f906ebb<>+0(SB), Y3, Y4
+	VMULPS       Y4, Y0, Y0
+	VCMPPS       $0x11, lanes3f19999a<>+0(SB), Y1, Y1
+	VBLENDVPS    Y1, Y0, Y2, Y2
+	VMOVUPS      Y2, (DX)(CX*4)
+	ADDQ         $0x00000008, CX
+	SUBQ         $0x00000008, AX
+	JMP          loop10_one
+
+loop10_rest:
+	TESTQ        AX, AX
+	JE           loop10_done
+	LEAQ         masks<>+32(SB), BX
+	NEGQ         AX
+	VMOVUPS      (BX)(AX*4), Y0
+	VMASKMOVPS   (DX)(CX*4), Y0, Y1
+	VANDPS       lanes7fffffff<>+0(SB), Y1, Y2
+	VMOVUPS      lanes3f800000<>+0(SB), Y3
+	VMOVUPS      lanes40000000<>+0(SB), Y4
+	VADDPS       lanes40000000<>+0(SB), Y2, Y5
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      lanesbd71f252<>+0(SB), Y5
+	VFMADD213PS  lanes3e91b3d3<>+0(SB), Y4, Y5
+	VFMADD213PS  lanesbef9724c<>+0(SB), Y4, Y5
+	VFMADD213PS  lanes3e8e5eda<>+0(SB), Y4, Y5
+	VFMADD213PS  lanesbcda1e68<>+0(SB), Y4, Y5
+	VFMADD213PS  lanes3e4f8d2a<>+0(SB), Y4, Y5
+	VFMADD213PS  lanes3e78f030<>+0(SB), Y4, Y5
+	VFMADD213PS  lanes3e90937f<>+0(SB), Y4, Y5
+	VFMADD213PS  lanes3e906da2<>+0(SB), Y4, Y5
+	VMULPS       Y4, Y5, Y4
+	VMULPS       Y2, Y2, Y5
+	VXORPS       lanes80000000<>+0(SB), Y5, Y5
+	VMOVUPS      lanesc2d00000<>+0(SB), Y6
+	VMAXPS       Y5, Y6, Y5
+	VMOVUPS      lanes42b20000<>+0(SB), Y6
+	VMINPS       Y5, Y6, Y5
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y6
+	VFMADD213PS  lanes4b400000<>+0(SB), Y5, Y6
+	VSUBPS       lanes4b400000<>+0(SB), Y6, Y7
+	VMOVUPS      lanes3f318000<>+0(SB), Y8
+	VFNMADD213PS Y5, Y7, Y8
+	VMOVUPS      lanesb95e8083<>+0(SB), Y5
+	VFNMADD213PS Y8, Y7, Y5
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y7
+	VFMADD213PS  lanes3c091def<>+0(SB), Y5, Y7
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y5, Y7
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y5, Y7
+	VFMADD213PS  lanes3f000000<>+0(SB), Y5, Y7
+	VMULPS       Y5, Y5, Y8
+	VFMADD213PS  Y5, Y8, Y7
+	VPSUBD       lanes4b400000<>+0(SB), Y6, Y6
+	VPSRAD       $0x01, Y6, Y5
+	VPSUBD       Y5, Y6, Y6
+	VPSLLD       $0x17, Y5, Y5
+	VPADDD       lanes3f800000<>+0(SB), Y5, Y5
+	VFMADD213PS  Y5, Y5, Y7
+	VPSLLD       $0x17, Y6, Y5
+	VPADDD       lanes3f800000<>+0(SB), Y5, Y5
+	VMULPS       Y5, Y7, Y5
+	VMULPS       Y5, Y4, Y4
+	VSUBPS       Y4, Y3, Y3
+	VANDPS       lanes80000000<>+0(SB), Y1, Y4
+	VORPS        Y4, Y3, Y3
+	VMULPS       Y1, Y1, Y4
+	VMOVUPS      lanesba40b3b2<>+0(SB), Y5
+	VFMADD213PS  lanes3ba9a2ee<>+0(SB), Y4, Y5
+	VFMADD213PS  lanesbcdc044c<>+0(SB), Y4, Y5
+	VFMADD213PS  lanes3de7172f<>+0(SB), Y4, Y5
+	VFMADD213PS  lanesbec093a3<>+0(SB), Y4, Y5
+	VFMADD213PS  lanes3f906ebb<>+0(SB), Y4, Y5
+	VMULPS       Y5, Y1, Y1
+	VCMPPS       $0x11, lanes3f19999a<>+0(SB), Y2, Y2
+	VBLENDVPS    Y2, Y1, Y3, Y3
+	VMASKMOVPS   Y3, Y0, (DX)(CX*4)
+
+loop10_done:
+	VZEROUPPER
+	RET
+
+DATA lanesbd71f252<>+0(SB)/4, $0xbd71f252
+DATA lanesbd71f252<>+4(SB)/4, $0xbd71f252
+DATA lanesbd71f252<>+8(SB)/4, $0xbd71f252
+DATA lanesbd71f252<>+12(SB)/4, $0xbd71f252
+DATA lanesbd71f252<>+16(SB)/4, $0xbd71f252
+DATA lanesbd71f252<>+20(SB)/4, $0xbd71f252
+DATA lanesbd71f252<>+24(SB)/4, $0xbd71f252
+DATA lanesbd71f252<>+28(SB)/4, $0xbd71f252
+GLOBL lanesbd71f252<>(SB), RODATA|NOPTR, $32
+
+DATA lanes3e91b3d3<>+0(SB)/4, $0x3e91b3d3
+DATA lanes3e91b3d3<>+4(SB)/4, $0x3e91b3d3
+DATA lanes3e91b3d3<>+8(SB)/4, $0x3e91b3d3
+DATA lanes3e91b3d3<>+12(SB)/4, $0x3e91b3d3
+DATA lanes3e91b3d3<>+16(SB)/4, $0x3e91b3d3
+DATA lanes3e91b3d3<>+20(SB)/4, $0x3e91b3d3
+DATA lanes3e91b3d3<>+24(SB)/4, $0x3e91b3d3
+DATA lanes3e91b3d3<>+28(SB)/4, $0x3e91b3d3
+GLOBL lanes3e91b3d3<>(SB), RODATA|NOPTR, $32
+
+DATA lanesbef9724c<>+0(SB)/4, $0xbef9724c
+DATA lanesbef9724c<>+4(SB)/4, $0xbef9724c
+DATA lanesbef9724c<>+8(SB)/4, $0xbef9724c
+DATA lanesbef9724c<>+12(SB)/4, $0xbef9724c
+DATA lanesbef9724c<>+16(SB)/4, $0xbef9724c
+DATA lanesbef9724c<>+20(SB)/4, $0xbef9724c
+DATA lanesbef9724c<>+24(SB)/4, $0xbef9724c
+DATA lanesbef9724c<>+28(SB)/4, $0xbef9724c
+GLOBL lanesbef9724c<>(SB), RODATA|NOPTR, $32
+
+DATA lanes3e8e5eda<>+0(SB)/4, $0x3e8e5eda
+DATA lanes3e8e5eda<>+4(SB)/4, $0x3e8e5eda
+DATA lanes3e8e5eda<>+8(SB)/4, $0x3e8e5eda
+DATA lanes3e8e5eda<>+12(SB)/4, $0x3e8e5eda
+DATA lanes3e8e5eda<>+16(SB)/4, $0x3e8e5eda
+DATA lanes3e8e5eda<>+20(SB)/4, $0x3e8e5eda
+DATA lanes3e8e5eda<>+24(SB)/4, $0x3e8e5eda
+DATA lanes3e8e5eda<>+28(SB)/4, $0x3e8e5eda
+GLOBL lanes3e8e5eda<>(SB), RODATA|NOPTR, $32
+
+DATA lanesbcda1e68<>+0(SB)/4, $0xbcda1e68
+DATA lanesbcda1e68<>+4(SB)/4, $0xbcda1e68
+DATA lanesbcda1e68<>+8(SB)/4, $0xbcda1e68
+DATA lanesbcda1e68<>+12(SB)/4, $0xbcda1e68
+DATA lanesbcda1e68<>+16(SB)/4, $0xbcda1e68
+DATA lanesbcda1e68<>+20(SB)/4, $0xbcda1e68
+DATA lanesbcda1e68<>+24(SB)/4, $0xbcda1e68
+DATA lanesbcda1e68<>+28(SB)/4, $0xbcda1e68
+GLOBL lanesbcda1e68<>(SB), RODATA|NOPTR, $32
+
+DATA lanes3e4f8d2a<>+0(SB)/4, $0x3e4f8d2a
+DATA lanes3e4f8d2a<>+4(SB)/4, $0x3e4f8d2a
+DATA lanes3e4f8d2a<>+8(SB)/4, $0x3e4f8d2a
+DATA lanes3e4f8d2a<>+12(SB)/4, $0x3e4f8d2a
+DATA lanes3e4f8d2a<>+16(SB)/4, $0x3e4f8d2a
+DATA lanes3e4f8d2a<>+20(SB)/4, $0x3e4f8d2a
+DATA lanes3e4f8d2a<>+24(SB)/4, $0x3e4f8d2a
+DATA lanes3e4f8d2a<>+28(SB)/4, $0x3e4f8d2a
+GLOBL lanes3e4f8d2a<>(SB), RODATA|NOPTR, $32
+
+DATA lanes3e78f030<>+0(SB)/4, $0x3e78f030
+DATA lanes3e78f030<>+4(SB)/4, $0x3e78f030
+DATA lanes3e78f030<>+8(SB)/4, $0x3e78f030
+DATA lanes3e78f030<>+12(SB)/4, $0x3e78f030
+DATA lanes3e78f030<>+16(SB)/4, $0x3e78f030
+DATA lanes3e78f030<>+20(SB)/4, $0x3e78f030
+DATA lanes3e78f030<>+24(SB)/4, $0x3e78f030
+DATA lanes3e78f030<>+28(SB)/4, $0x3e78f030
+GLOBL lanes3e78f030<>(SB), RODATA|NOPTR, $32
+
+DATA lanes3e90937f<>+0(SB)/4, $0x3e90937f
+DATA lanes3e90937f<>+4(SB)/4, $0x3e90937f
+DATA lanes3e90937f<>+8(SB)/4, $0x3e90937f
+DATA lanes3e90937f<>+12(SB)/4, $0x3e90937f
+DATA lanes3e90937f<>+16(SB)/4, $0x3e90937f
+DATA lanes3e90937f<>+20(SB)/4, $0x3e90937f
+DATA lanes3e90937f<>+24(SB)/4, $0x3e90937f
+DATA lanes3e90937f<>+28(SB)/4, $0x3e90937f
+GLOBL lanes3e90937f<>(SB), RODATA|NOPTR, $32
+
+DATA lanes3e906da2<>+0(SB)/4, $0x3e906da2
+DATA lanes3e906da2<>+4(SB)/4, $0x3e906da2
+DATA lanes3e906da2<>+8(SB)/4, $0x3e906da2
+DATA lanes3e906da2<>+12(SB)/4, $0x3e906da2
+DATA lanes3e906da2<>+16(SB)/4, $0x3e906da2
+DATA lanes3e906da2<>+20(SB)/4, $0x3e906da2
+DATA lanes3e906da2<>+24(SB)/4, $0x3e906da2
+DATA lanes3e906da2<>+28(SB)/4, $0x3e906da2
+GLOBL lanes3e906da2<>(SB), RODATA|NOPTR, $32
+
+DATA lanesba40b3b2<>+0(SB)/4, $0xba40b3b2
+DATA lanesba40b3b2<>+4(SB)/4, $0xba40b3b2
+DATA lanesba40b3b2<>+8(SB)/4, $0xba40b3b2
+DATA lanesba40b3b2<>+12(SB)/4, $0xba40b3b2
+DATA lanesba40b3b2<>+16(SB)/4, $0xba40b3b2
+DATA lanesba40b3b2<>+20(SB)/4, $0xba40b3b2
+DATA lanesba40b3b2<>+24(SB)/4, $0xba40b3b2
+DATA lanesba40b3b2<>+28(SB)/4, $0xba40b3b2
+GLOBL lanesba40b3b2<>(SB), RODATA|NOPTR, $32
+
+DATA lanes3ba9a2ee<>+0(SB)/4, $0x3ba9a2ee
+DATA lanes3ba9a2ee<>+4(SB)/4, $0x3ba9a2ee
+DATA lanes3ba9a2ee<>+8(SB)/4, $0x3ba9a2ee
+DATA lanes3ba9a2ee<>+12(SB)/4, $0x3ba9a2ee
+DATA lanes3ba9a2ee<>+16(SB)/4, $0x3ba9a2ee
+DATA lanes3ba9a2ee<>+20(SB)/4, $0x3ba9a2ee
+DATA lanes3ba9a2ee<>+24(SB)/4, $0x3ba9a2ee
+DATA lanes3ba9a2ee<>+28(SB)/4, $0x3ba9a2ee
+GLOBL lanes3ba9a2ee<>(SB), RODATA|NOPTR, $32
+
+DATA lanesbcdc044c<>+0(SB)/4, $0xbcdc044c
+DATA lanesbcdc044c<>+4(SB)/4, $0xbcdc044c
+DATA lanesbcdc044c<>+8(SB)/4, $0xbcdc044c
+DATA lanesbcdc044c<>+12(SB)/4, $0xbcdc044c
+DATA lanesbcdc044c<>+16(SB)/4, $0xbcdc044c
+DATA lanesbcdc044c<>+20(SB)/4, $0xbcdc044c
+DATA lanesbcdc044c<>+24(SB)/4, $0xbcdc044c
+DATA lanesbcdc044c<>+28(SB)/4, $0xbcdc044c
+GLOBL lanesbcdc044c<>(SB), RODATA|NOPTR, $32
+
+DATA lanes3de7172f<>+0(SB)/4, $0x3de7172f
+DATA lanes3de7172f<>+4(SB)/4, $0x3de7172f
+DATA lanes3de7172f<>+8(SB)/4, $0x3de7172f
+DATA lanes3de7172f<>+12(SB)/4, $0x3de7172f
+DATA lanes3de7172f<>+16(SB)/4, $0x3de7172f
+DATA lanes3de7172f<>+20(SB)/4, $0x3de7172f
+DATA lanes3de7172f<>+24(SB)/4, $0x3de7172f
+DATA lanes3de7172f<>+28(SB)/4, $0x3de7172f
+GLOBL lanes3de7172f<>(SB), RODATA|NOPTR, $32
+
+DATA lanesbec093a3<>+0(SB)/4, $0xbec093a3
+DATA lanesbec093a3<>+4(SB)/4, $0xbec093a3
+DATA lanesbec093a3<>+8(SB)/4, $0xbec093a3
+DATA lanesbec093a3<>+12(SB)/4, $0xbec093a3
+DATA lanesbec093a3<>+16(SB)/4, $0xbec093a3
+DATA lanesbec093a3<>+20(SB)/4, $0xbec093a3
+DATA lanesbec093a3<>+24(SB)/4, $0xbec093a3
+DATA lanesbec093a3<>+28(SB)/4, $0xbec093a3
+GLOBL lanesbec093a3<>(SB), RODATA|NOPTR, $32
+
+DATA lanes3f906ebb<>+0(SB)/4, $0x3f906ebb
+DATA lanes3f906ebb<>+4(SB)/4, $0x3f906ebb
+DATA lanes3f906ebb<>+8(SB)/4, $0x3f906ebb
+DATA lanes3f906ebb<>+12(SB)/4, $0x3f906ebb
+DATA lanes3f906ebb<>+16(SB)/4, $0x3f906ebb
+DATA lanes3f906ebb<>+20(SB)/4, $0x3f906ebb
+DATA lanes3f906ebb<>+24(SB)/4, $0x3f906ebb
+DATA lanes3f906ebb<>+28(SB)/4, $0x3f906ebb
+GLOBL lanes3f906ebb<>(SB), RODATA|NOPTR, $32
+
+DATA lanes3f19999a<>+0(SB)/4, $0x3f19999a
+DATA lanes3f19999a<>+4(SB)/4, $0x3f19999a
+DATA lanes3f19999a<>+8(SB)/4, $0x3f19999a
+DATA lanes3f19999a<>+12(SB)/4, $0x3f19999a
+DATA lanes3f19999a<>+16(SB)/4, $0x3f19999a
+DATA lanes3f19999a<>+20(SB)/4, $0x3f19999a
+DATA lanes3f19999a<>+24(SB)/4, $0x3f19999a
+DATA lanes3f19999a<>+28(SB)/4, $0x3f19999a
+GLOBL lanes3f19999a<>(SB), RODATA|NOPTR, $32
+
+// func float32ReLU(x []float32)
+// Requires: AVX
+TEXT ·float32ReLU(SB), NOSPLIT, $0-24
+	MOVQ x_len+8(FP), AX
+	XORQ CX, CX
+	MOVQ x_base+0(FP), DX
+
+loop11_one:
+	CMPQ    AX, $0x00000008
+	JL      loop11_rest
+	VMOVUPS (DX)(CX*4), Y0
+	VMOVUPS lanes00000000<>+0(SB), Y1
+	VMAXPS  Y0, Y1, Y0
+	VADDPS  lanes00000000<>+0(SB), Y0, Y0
+	VMOVUPS Y0, (DX)(CX*4)
+	ADDQ    $0x00000008, CX
+	SUBQ    $0x00000008, AX
+	JMP     loop11_one
+
+loop11_rest:
+	TESTQ      AX, AX
+	JE         loop11_done
+	LEAQ       masks<>+32(SB), BX
+	NEGQ       AX
+	VMOVUPS    (BX)(AX*4), Y0
+	VMASKMOVPS (DX)(CX*4), Y0, Y1
+	VMOVUPS    lanes00000000<>+0(SB), Y2
+	VMAXPS     Y1, Y2, Y1
+	VADDPS     lanes00000000<>+0(SB), Y1, Y1
+	VMASKMOVPS Y1, Y0, (DX)(CX*4)
+
+loop11_done:
+	VZEROUPPER
+	RET
+
+DATA lanes00000000<>+0(SB)/4, $0x00000000
+DATA lanes00000000<>+4(SB)/4, $0x00000000
+DATA lanes00000000<>+8(SB)/4, $0x00000000
+DATA lanes00000000<>+12(SB)/4, $0x00000000
+DATA lanes00000000<>+16(SB)/4, $0x00000000
+DATA lanes00000000<>+20(SB)/4, $0x00000000
+DATA lanes00000000<>+24(SB)/4, $0x00000000
+DATA lanes00000000<>+28(SB)/4, $0x00000000
+GLOBL lanes00000000<>(SB), RODATA|NOPTR, $32
+
+// func float32ReLUSquared(x []float32)
+// Requires: AVX
+TEXT ·float32ReLUSquared(SB), NOSPLIT, $0-24
+	MOVQ x_len+8(FP), AX
+	XORQ CX, CX
+	MOVQ x_base+0(FP), DX
+
+loop12_one:
+	CMPQ    AX, $0x00000008
+	JL      loop12_rest
+	VMOVUPS (DX)(CX*4), Y0
+	VMOVUPS lanes00000000<>+0(SB), Y1
+	VMAXPS  Y0, Y1, Y0
+	VADDPS  lanes00000000<>+0(SB), Y0, Y0
+	VMULPS  Y0, Y0, Y0
+	VMOVUPS Y0, (DX)(CX*4)
+	ADDQ    $0x00000008, CX
+	SUBQ    $0x00000008, AX
+	JMP     loop12_one
+
+loop12_rest:
+	TESTQ      AX, AX
+	JE         loop12_done
+	LEAQ       masks<>+32(SB), BX
+	NEGQ       AX
+	VMOVUPS    (BX)(AX*4), Y0
+	VMASKMOVPS (DX)(CX*4), Y0, Y1
+	VMOVUPS    lanes00000000<>+0(SB), Y2
+	VMAXPS     Y1, Y2, Y1
+	VADDPS     lanes00000000<>+0(SB), Y1, Y1
+	VMULPS     Y1, Y1, Y1
+	VMASKMOVPS Y1, Y0, (DX)(CX*4)
+
+loop12_done:
+	VZEROUPPER
+	RET
+
+// func float32GELU(x []float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·float32GELU(SB), NOSPLIT, $0-24
+	MOVQ x_len+8(FP), AX
+	XORQ CX, CX
+	MOVQ x_base+0(FP), DX
+
+loop13_one:
+	CMPQ         AX, $0x00000008
+	JL           loop13_rest
+	VMOVUPS      (DX)(CX*4), Y0
+	VANDPS       lanes7fffffff<>+0(SB), Y0, Y1
+	VMULPS       lanes3f3504f3<>+0(SB), Y1, Y1
+	VMOVUPS      lanes40000000<>+0(SB), Y2
+	VADDPS       lanes40000000<>+0(SB), Y1, Y3
+	VDIVPS       Y3, Y2, Y2
+	VMOVUPS      lanesbd71f252<>+0(SB), Y3
+	VFMADD213PS  lanes3e91b3d3<>+0(SB), Y2, Y3
+	VFMADD213PS  lanesbef9724c<>+0(SB), Y2, Y3
+	VFMADD213PS  lanes3e8e5eda<>+0(SB), Y2, Y3
+	VFMADD213PS  lanesbcda1e68<>+0(SB), Y2, Y3
+	VFMADD213PS  lanes3e4f8d2a<>+0(SB), Y2, Y3
+	VFMADD213PS  lanes3e78f030<>+0(SB), Y2, Y3
+	VFMADD213PS  lanes3e90937f<>+0(SB), Y2, Y3
+	VFMADD213PS  lanes3e906da2<>+0(SB), Y2, Y3
+	VMULPS       Y2, Y3, Y2
+	VMULPS       Y1, Y1, Y1
+	VXORPS       lanes80000000<>+0(SB), Y1, Y1
+	VMOVUPS      lanesc2d00000<>+0(SB), Y3
+	VMAXPS       Y1, Y3, Y1
+	VMOVUPS      lanes42b20000<>+0(SB), Y3
+	VMINPS       Y1, Y3, Y1
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y3
+	VFMADD213PS  lanes4b400000<>+0(SB), Y1, Y3
+	VSUBPS       lanes4b400000<>+0(SB), Y3, Y4
+	VMOVUPS      lanes3f318000<>+0(SB), Y5
+	VFNMADD213PS Y1, Y4, Y5
+	VMOVUPS      lanesb95e8083<>+0(SB), Y1
+	VFNMADD213PS Y5, Y4, Y1
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y4
+	VFMADD213PS  lanes3c091def<>+0(SB), Y1, Y4
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y1, Y4
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y1, Y4
+	VFMADD213PS  lanes3f000000<>+0(SB), Y1, Y4
+	VMULPS       Y1, Y1, Y5
+	VFMADD213PS  Y1, Y5, Y4
+	VPSUBD       lanes4b400000<>+0(SB), Y3, Y3
+	VPSRAD       $0x01, Y3, Y1
+	VPSUBD       Y1, Y3, Y3
+	VPSLLD       $0x17, Y1, Y1
+	VPADDD       lanes3f800000<>+0(SB), Y1, Y1
+	VFMADD213PS  Y1, Y1, Y4
+	VPSLLD       $0x17, Y3, Y1
+	VPADDD       lanes3f800000<>+0(SB), Y1, Y1
+	VMULPS       Y1, Y4, Y1
+	VMULPS       Y1, Y2, Y1
+	VMULPS       lanes3f000000<>+0(SB), Y1, Y1
+	VMOVUPS      lanes3f800000<>+0(SB), Y2
+	VSUBPS       Y1, Y2, Y2
+	VBLENDVPS    Y0, Y1, Y2, Y2
+	VMULPS       Y2, Y0, Y0
+	VMOVUPS      Y0, (DX)(CX*4)
+	ADDQ         $0x00000008, CX
+	SUBQ         $0x00000008, AX
+	JMP          loop13_one
+
+loop13_rest:
+	TESTQ        AX, AX
+	JE           loop13_done
+	LEAQ         masks<>+32(SB), BX
+	NEGQ         AX
+	VMOVUPS      (BX)(AX*4), Y0
+	VMASKMOVPS   (DX)(CX*4), Y0, Y1
+	VANDPS       lanes7fffffff<>+0(SB), Y1, Y2
+	VMULPS       lanes3f3504f3<>+0(SB), Y2, Y2
+	VMOVUPS      lanes40000000<>+0(SB), Y3
+	VADDPS       lanes40000000<>+0(SB), Y2, Y4
+	VDIVPS       Y4, Y3, Y3
+	VMOVUPS      lanesbd71f252<>+0(SB), Y4
+	VFMADD213PS  lanes3e91b3d3<>+0(SB), Y3, Y4
+	VFMADD213PS  lanesbef9724c<>+0(SB), Y3, Y4
+	VFMADD213PS  lanes3e8e5eda<>+0(SB), Y3, Y4
+	VFMADD213PS  lanesbcda1e68<>+0(SB), Y3, Y4
+	VFMADD213PS  lanes3e4f8d2a<>+0(SB), Y3, Y4
+	VFMADD213PS  lanes3e78f030<>+0(SB), Y3, Y4
+	VFMADD213PS  lanes3e90937f<>+0(SB), Y3, Y4
+	VFMADD213PS  lanes3e906da2<>+0(SB), Y3, Y4
+	VMULPS       Y3, Y4, Y3
+	VMULPS       Y2, Y2, Y2
+	VXORPS       lanes80000000<>+0(SB), Y2, Y2
+	VMOVUPS      lanesc2d00000<>+0(SB), Y4
+	VMAXPS       Y2, Y4, Y2
+	VMOVUPS      lanes42b20000<>+0(SB), Y4
+	VMINPS       Y2, Y4, Y2
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y4
+	VFMADD213PS  lanes4b400000<>+0(SB), Y2, Y4
+	VSUBPS       lanes4b400000<>+0(SB), Y4, Y5
+	VMOVUPS      lanes3f318000<>+0(SB), Y6
+	VFNMADD213PS Y2, Y5, Y6
+	VMOVUPS      lanesb95e8083<>+0(SB), Y2
+	VFNMADD213PS Y6, Y5, Y2
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y5
+	VFMADD213PS  lanes3c091def<>+0(SB), Y2, Y5
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y2, Y5
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y2, Y5
+	VFMADD213PS  lanes3f000000<>+0(SB), Y2, Y5
+	VMULPS       Y2, Y2, Y6
+	VFMADD213PS  Y2, Y6, Y5
+	VPSUBD       lanes4b400000<>+0(SB), Y4, Y4
+	VPSRAD       $0x01, Y4, Y2
+	VPSUBD       Y2, Y4, Y4
+	VPSLLD       $0x17, Y2, Y2
+	VPADDD       lanes3f800000<>+0(SB), Y2, Y2
+	VFMADD213PS  Y2, Y2, Y5
+	VPSLLD       $0x17, Y4, Y2
+	VPADDD       lanes3f800000<>+0(SB), Y2, Y2
+	VMULPS       Y2, Y5, Y2
+	VMULPS       Y2, Y3, Y2
+	VMULPS       lanes3f000000<>+0(SB), Y2, Y2
+	VMOVUPS      lanes3f800000<>+0(SB), Y3
+	VSUBPS       Y2, Y3, Y3
+	VBLENDVPS    Y1, Y2, Y3, Y3
+	VMULPS       Y3, Y1, Y1
+	VMASKMOVPS   Y1, Y0, (DX)(CX*4)
+
+loop13_done:
+	VZEROUPPER
+	RET
+
+DATA lanes3f3504f3<>+0(SB)/4, $0x3f3504f3
+DATA lanes3f3504f3<>+4(SB)/4, $0x3f3504f3
+DATA lanes3f3504f3<>+8(SB)/4, $0x3f3504f3
+DATA lanes3f3504f3<>+12(SB)/4, $0x3f3504f3
+DATA lanes3f3504f3<>+16(SB)/4, $0x3f3504f3
+DATA lanes3f3504f3<>+20(SB)/4, $0x3f3504f3
+DATA lanes3f3504f3<>+24(SB)/4, $0x3f3504f3
+DATA lanes3f3504f3<>+28(SB)/4, $0x3f3504f3
+GLOBL lanes3f3504f3<>(SB), RODATA|NOPTR, $32
+
+// func float32GELUTanh(x []float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·float32GELUTanh(SB), NOSPLIT, $0-24
+	MOVQ x_len+8(FP), AX
+	XORQ CX, CX
+	MOVQ x_base+0(FP), DX
+
+loop14_one:
+	CMPQ         AX, $0x00000008
+	JL           loop14_rest
+	VMOVUPS      (DX)(CX*4), Y0
+	VMULPS       Y0, Y0, Y1
+	VMULPS       lanes3d922279<>+0(SB), Y1, Y1
+	VADDPS       lanes3fcc422a<>+0(SB), Y1, Y1
+	VXORPS       lanes80000000<>+0(SB), Y0, Y2
+	VMULPS       Y1, Y2, Y1
+	VMOVUPS      lanesc2d00000<>+0(SB), Y2
+	VMAXPS       Y1, Y2, Y1
+	VMOVUPS      lanes42b20000<>+0(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y2
+	VFMADD213PS  lanes4b400000<>+0(SB), Y1, Y2
+	VSUBPS       lanes4b400000<>+0(SB), Y2, Y3
+	VMOVUPS      lanes3f318000<>+0(SB), Y4
+	VFNMADD213PS Y1, Y3, Y4
+	VMOVUPS      lanesb95e8083<>+0(SB), Y1
+	VFNMADD213PS Y4, Y3, Y1
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y3
+	VFMADD213PS  lanes3c091def<>+0(SB), Y1, Y3
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y1, Y3
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y1, Y3
+	VFMADD213PS  lanes3f000000<>+0(SB), Y1, Y3
+	VMULPS       Y1, Y1, Y4
+	VFMADD213PS  Y1, Y4, Y3
+	VPSUBD       lanes4b400000<>+0(SB), Y2, Y2
+	VPSRAD       $0x01, Y2, Y1
+	VPSUBD       Y1, Y2, Y2
+	VPSLLD       $0x17, Y1, Y1
+	VPADDD       lanes3f800000<>+0(SB), Y1, Y1
+	VFMADD213PS  Y1, Y1, Y3
+	VPSLLD       $0x17, Y2, Y1
+	VPADDD       lanes3f800000<>+0(SB), Y1, Y1
+	VMULPS       Y1, Y3, Y1
+	VADDPS       lanes3f800000<>+0(SB), Y1, Y1
+	VDIVPS       Y1, Y0, Y0
+	VMOVUPS      Y0, (DX)(CX*4)
+	ADDQ         $0x00000008, CX
+	SUBQ         $0x00000008, AX
+	JMP          loop14_one
+
+loop14_rest:
+	TESTQ        AX, AX
+	JE           loop14_done
+	LEAQ         masks<>+32(SB), BX
+	NEGQ         AX
+	VMOVUPS      (BX)(AX*4), Y0
+	VMASKMOVPS   (DX)(CX*4), Y0, Y1
+	VMULPS       Y1, Y1, Y2
+	VMULPS       lanes3d922279<>+0(SB), Y2, Y2
+	VADDPS       lanes3fcc422a<>+0(SB), Y2, Y2
+	VXORPS       lanes80000000<>+0(SB), Y1, Y3
+	VMULPS       Y2, Y3, Y2
+	VMOVUPS      lanesc2d00000<>+0(SB), Y3
+	VMAXPS       Y2, Y3, Y2
+	VMOVUPS      lanes42b20000<>+0(SB), Y3
+	VMINPS       Y2, Y3, Y2
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y3
+	VFMADD213PS  lanes4b400000<>+0(SB), Y2, Y3
+	VSUBPS       lanes4b400000<>+0(SB), Y3, Y4
+	VMOVUPS      lanes3f318000<>+0(SB), Y5
+	VFNMADD213PS Y2, Y4, Y5
+	VMOVUPS      lanesb95e8083<>+0(SB), Y2
+	VFNMADD213PS Y5, Y4, Y2
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y4
+	VFMADD213PS  lanes3c091def<>+0(SB), Y2, Y4
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y2, Y4
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y2, Y4
+	VFMADD213PS  lanes3f000000<>+0(SB), Y2, Y4
+	VMULPS       Y2, Y2, Y5
+	VFMADD213PS  Y2, Y5, Y4
+	VPSUBD       lanes4b400000<>+0(SB), Y3, Y3
+	VPSRAD       $0x01, Y3, Y2
+	VPSUBD       Y2, Y3, Y3
+	VPSLLD       $0x17, Y2, Y2
+	VPADDD       lanes3f800000<>+0(SB), Y2, Y2
+	VFMADD213PS  Y2, Y2, Y4
+	VPSLLD       $0x17, Y3, Y2
+	VPADDD       lanes3f800000<>+0(SB), Y2, Y2
+	VMULPS       Y2, Y4, Y2
+	VADDPS       lanes3f800000<>+0(SB), Y2, Y2
+	VDIVPS       Y2, Y1, Y1
+	VMASKMOVPS   Y1, Y0, (DX)(CX*4)
+
+loop14_done:
+	VZEROUPPER
+	RET
+
+DATA lanes3d922279<>+0(SB)/4, $0x3d922279
+DATA lanes3d922279<>+4(SB)/4, $0x3d922279
+DATA lanes3d922279<>+8(SB)/4, $0x3d922279
+DATA lanes3d922279<>+12(SB)/4, $0x3d922279
+DATA lanes3d922279<>+16(SB)/4, $0x3d922279
+DATA lanes3d922279<>+20(SB)/4, $0x3d922279
+DATA lanes3d922279<>+24(SB)/4, $0x3d922279
+DATA lanes3d922279<>+28(SB)/4, $0x3d922279
+GLOBL lanes3d922279<>(SB), RODATA|NOPTR, $32
+
+DATA lanes3fcc422a<>+0(SB)/4, $0x3fcc422a
+DATA lanes3fcc422a<>+4(SB)/4, $0x3fcc422a
+DATA lanes3fcc422a<>+8(SB)/4, $0x3fcc422a
+DATA lanes3fcc422a<>+12(SB)/4, $0x3fcc422a
+DATA lanes3fcc422a<>+16(SB)/4, $0x3fcc422a
+DATA lanes3fcc422a<>+20(SB)/4, $0x3fcc422a
+DATA lanes3fcc422a<>+24(SB)/4, $0x3fcc422a
+DATA lanes3fcc422a<>+28(SB)/4, $0x3fcc422a
+GLOBL lanes3fcc422a<>(SB), RODATA|NOPTR, $32
+
+// func float32Mish(x []float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·float32Mish(SB), NOSPLIT, $0-24
+	MOVQ x_len+8(FP), AX
+	XORQ CX, CX
+	MOVQ x_base+0(FP), DX
+
+loop15_one:
+	CMPQ         AX, $0x00000008
+	JL           loop15_rest
+	VMOVUPS      (DX)(CX*4), Y0
+	VMOVUPS      lanes41a00000<>+0(SB), Y1
+	VMINPS       Y0, Y1, Y1
+	VMOVUPS      lanesc2d00000<>+0(SB), Y2
+	VMAXPS       Y1, Y2, Y1
+	VMOVUPS      lanes42b20000<>+0(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y2
+	VFMADD213PS  lanes4b400000<>+0(SB), Y1, Y2
+	VSUBPS       lanes4b400000<>+0(SB), Y2, Y3
+	VMOVUPS      lanes3f318000<>+0(SB), Y4
+	VFNMADD213PS Y1, Y3, Y4
+	VMOVUPS      lanesb95e8083<>+0(SB), Y1
+	VFNMADD213PS Y4, Y3, Y1
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y3
+	VFMADD213PS  lanes3c091def<>+0(SB), Y1, Y3
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y1, Y3
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y1, Y3
+	VFMADD213PS  lanes3f000000<>+0(SB), Y1, Y3
+	VMULPS       Y1, Y1, Y4
+	VFMADD213PS  Y1, Y4, Y3
+	VPSUBD       lanes4b400000<>+0(SB), Y2, Y2
+	VPSRAD       $0x01, Y2, Y1
+	VPSUBD       Y1, Y2, Y2
+	VPSLLD       $0x17, Y1, Y1
+	VPADDD       lanes3f800000<>+0(SB), Y1, Y1
+	VFMADD213PS  Y1, Y1, Y3
+	VPSLLD       $0x17, Y2, Y1
+	VPADDD       lanes3f800000<>+0(SB), Y1, Y1
+	VMULPS       Y1, Y3, Y1
+	VADDPS       lanes40000000<>+0(SB), Y1, Y2
+	VMULPS       Y2, Y1, Y1
+	VADDPS       lanes40000000<>+0(SB), Y1, Y2
+	VDIVPS       Y2, Y1, Y1
+	VMULPS       Y1, Y0, Y0
+	VMOVUPS      Y0, (DX)(CX*4)
+	ADDQ         $0x00000008, CX
+	SUBQ         $0x00000008, AX
+	JMP          loop15_one
+
+loop15_rest:
+	TESTQ        AX, AX
+	JE           loop15_done
+	LEAQ         masks<>+32(SB), BX
+	NEGQ         AX
+	VMOVUPS      (BX)(AX*4), Y0
+	VMASKMOVPS   (DX)(CX*4), Y0, Y1
+	VMOVUPS      lanes41a00000<>+0(SB), Y2
+	VMINPS       Y1, Y2, Y2
+	VMOVUPS      lanesc2d00000<>+0(SB), Y3
+	VMAXPS       Y2, Y3, Y2
+	VMOVUPS      lanes42b20000<>+0(SB), Y3
+	VMINPS       Y2, Y3, Y2
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y3
+	VFMADD213PS  lanes4b400000<>+0(SB), Y2, Y3
+	VSUBPS       lanes4b400000<>+0(SB), Y3, Y4
+	VMOVUPS      lanes3f318000<>+0(SB), Y5
+	VFNMADD213PS Y2, Y4, Y5
+	VMOVUPS      lanesb95e8083<>+0(SB), Y2
+	VFNMADD213PS Y5, Y4, Y2
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y4
+	VFMADD213PS  lanes3c091def<>+0(SB), Y2, Y4
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y2, Y4
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y2, Y4
+	VFMADD213PS  lanes3f000000<>+0(SB), Y2, Y4
+	VMULPS       Y2, Y2, Y5
+	VFMADD213PS  Y2, Y5, Y4
+	VPSUBD       lanes4b400000<>+0(SB), Y3, Y3
+	VPSRAD       $0x01, Y3, Y2
+	VPSUBD       Y2, Y3, Y3
+	VPSLLD       $0x17, Y2, Y2
+	VPADDD       lanes3f800000<>+0(SB), Y2, Y2
+	VFMADD213PS  Y2, Y2, Y4
+	VPSLLD       $0x17, Y3, Y2
+	VPADDD       lanes3f800000<>+0(SB), Y2, Y2
+	VMULPS       Y2, Y4, Y2
+	VADDPS       lanes40000000<>+0(SB), Y2, Y3
+	VMULPS       Y3, Y2, Y2
+	VADDPS       lanes40000000<>+0(SB), Y2, Y3
+	VDIVPS       Y3, Y2, Y2
+	VMULPS       Y2, Y1, Y1
+	VMASKMOVPS   Y1, Y0, (DX)(CX*4)
+
+loop15_done:
+	VZEROUPPER
+	RET
+
+DATA lanes41a00000<>+0(SB)/4, $0x41a00000
+DATA lanes41a00000<>+4(SB)/4, $0x41a00000
+DATA lanes41a00000<>+8(SB)/4, $0x41a00000
+DATA lanes41a00000<>+12(SB)/4, $0x41a00000
+DATA lanes41a00000<>+16(SB)/4, $0x41a00000
+DATA lanes41a00000<>+20(SB)/4, $0x41a00000
+DATA lanes41a00000<>+24(SB)/4, $0x41a00000
+DATA lanes41a00000<>+28(SB)/4, $0x41a00000
+GLOBL lanes41a00000<>(SB), RODATA|NOPTR, $32
+
+// func float32Swish(x []float32, alpha float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·float32Swish(SB), NOSPLIT, $0-28
+	VBROADCASTSS alpha+24(FP), Y0
+	VXORPS       lanes80000000<>+0(SB), Y0, Y0
+	MOVQ         x_len+8(FP), AX
+	XORQ         CX, CX
+	MOVQ         x_base+0(FP), DX
+
+loop16_one:
+	CMPQ         AX, $0x00000008
+	JL           loop16_rest
+	VMOVUPS      (DX)(CX*4), Y1
+	VMULPS       Y0, Y1, Y2
+	VMOVUPS      lanesc2d00000<>+0(SB), Y3
+	VMAXPS       Y2, Y3, Y2
+	VMOVUPS      lanes42b20000<>+0(SB), Y3
+	VMINPS       Y2, Y3, Y2
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y3
+	VFMADD213PS  lanes4b400000<>+0(SB), Y2, Y3
+	VSUBPS       lanes4b400000<>+0(SB), Y3, Y4
+	VMOVUPS      lanes3f318000<>+0(SB), Y5
+	VFNMADD213PS Y2, Y4, Y5
+	VMOVUPS      lanesb95e8083<>+0(SB), Y2
+	VFNMADD213PS Y5, Y4, Y2
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y4
+	VFMADD213PS  lanes3c091def<>+0(SB), Y2, Y4
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y2, Y4
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y2, Y4
+	VFMADD213PS  lanes3f000000<>+0(SB), Y2, Y4
+	VMULPS       Y2, Y2, Y5
+	VFMADD213PS  Y2, Y5, Y4
+	VPSUBD       lanes4b400000<>+0(SB), Y3, Y3
+	VPSRAD       $0x01, Y3, Y2
+	VPSUBD       Y2, Y3, Y3
+	VPSLLD       $0x17, Y2, Y2
+	VPADDD       lanes3f800000<>+0(SB), Y2, Y2
+	VFMADD213PS  Y2, Y2, Y4
+	VPSLLD       $0x17, Y3, Y2
+	VPADDD       lanes3f800000<>+0(SB), Y2, Y2
+	VMULPS       Y2, Y4, Y2
+	VADDPS       lanes3f800000<>+0(SB), Y2, Y2
+	VDIVPS       Y2, Y1, Y1
+	VMOVUPS      Y1, (DX)(CX*4)
+	ADDQ         $0x00000008, CX
+	SUBQ         $0x00000008, AX
+	JMP          loop16_one
+
+loop16_rest:
+	TESTQ        AX, AX
+	JE           loop16_done
+	LEAQ         masks<>+32(SB), BX
+	NEGQ         AX
+	VMOVUPS      (BX)(AX*4), Y1
+	VMASKMOVPS   (DX)(CX*4), Y1, Y2
+	VMULPS       Y0, Y2, Y0
+	VMOVUPS      lanesc2d00000<>+0(SB), Y3
+	VMAXPS       Y0, Y3, Y0
+	VMOVUPS      lanes42b20000<>+0(SB), Y3
+	VMINPS       Y0, Y3, Y0
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y3
+	VFMADD213PS  lanes4b400000<>+0(SB), Y0, Y3
+	VSUBPS       lanes4b400000<>+0(SB), Y3, Y4
+	VMOVUPS      lanes3f318000<>+0(SB), Y5
+	VFNMADD213PS Y0, Y4, Y5
+	VMOVUPS      lanesb95e8083<>+0(SB), Y0
+	VFNMADD213PS Y5, Y4, Y0
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y4
+	VFMADD213PS  lanes3c091def<>+0(SB), Y0, Y4
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y0, Y4
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y0, Y4
+	VFMADD213PS  lanes3f000000<>+0(SB), Y0, Y4
+	VMULPS       Y0, Y0, Y5
+	VFMADD213PS  Y0, Y5, Y4
+	VPSUBD       lanes4b400000<>+0(SB), Y3, Y3
+	VPSRAD       $0x01, Y3, Y0
+	VPSUBD       Y0, Y3, Y3
+	VPSLLD       $0x17, Y0, Y0
+	VPADDD       lanes3f800000<>+0(SB), Y0, Y0
+	VFMADD213PS  Y0, Y0, Y4
+	VPSLLD       $0x17, Y3, Y0
+	VPADDD       lanes3f800000<>+0(SB), Y0, Y0
+	VMULPS       Y0, Y4, Y0
+	VADDPS       lanes3f800000<>+0(SB), Y0, Y0
+	VDIVPS       Y0, Y2, Y0
+	VMASKMOVPS   Y0, Y1, (DX)(CX*4)
+
+loop16_done:
+	VZEROUPPER
+	RET
+
+// func float32SwiGLU(out []float32, gate []float32, linear []float32, alpha float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·float32SwiGLU(SB), NOSPLIT, $0-76
+	VBROADCASTSS alpha+72(FP), Y0
+	VXORPS       lanes80000000<>+0(SB), Y0, Y0
+	MOVQ         gate_len+32(FP), AX
+	XORQ         CX, CX
+	MOVQ         gate_base+24(FP), DX
+	MOVQ         linear_base+48(FP), BX
+	MOVQ         out_base+0(FP), SI
+
+loop17_one:
+	CMPQ         AX, $0x00000008
+	JL           loop17_rest
+	VMOVUPS      (DX)(CX*4), Y1
+	VMOVUPS      (BX)(CX*4), Y2
+	VMULPS       Y0, Y1, Y3
+	VMOVUPS      lanesc2d00000<>+0(SB), Y4
+	VMAXPS       Y3, Y4, Y3
+	VMOVUPS      lanes42b20000<>+0(SB), Y4
+	VMINPS       Y3, Y4, Y3
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y4
+	VFMADD213PS  lanes4b400000<>+0(SB), Y3, Y4
+	VSUBPS       lanes4b400000<>+0(SB), Y4, Y5
+	VMOVUPS      lanes3f318000<>+0(SB), Y6
+	VFNMADD213PS Y3, Y5, Y6
+	VMOVUPS      lanesb95e8083<>+0(SB), Y3
+	VFNMADD213PS Y6, Y5, Y3
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y5
+	VFMADD213PS  lanes3c091def<>+0(SB), Y3, Y5
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y3, Y5
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y3, Y5
+	VFMADD213PS  lanes3f000000<>+0(SB), Y3, Y5
+	VMULPS       Y3, Y3, Y6
+	VFMADD213PS  Y3, Y6, Y5
+	VPSUBD       lanes4b400000<>+0(SB), Y4, Y4
+	VPSRAD       $0x01, Y4, Y3
+	VPSUBD       Y3, Y4, Y4
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       lanes3f800000<>+0(SB), Y3, Y3
+	VFMADD213PS  Y3, Y3, Y5
+	VPSLLD       $0x17, Y4, Y3
+	VPADDD       lanes3f800000<>+0(SB), Y3, Y3
+	VMULPS       Y3, Y5, Y3
+	VADDPS       lanes3f800000<>+0(SB), Y3, Y3
+	VDIVPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VMOVUPS      Y1, (SI)(CX*4)
+	ADDQ         $0x00000008, CX
+	SUBQ         $0x00000008, AX
+	JMP          loop17_one
+
+loop17_rest:
+	TESTQ        AX, AX
+	JE           loop17_done
+	LEAQ         masks<>+32(SB), DI
+	NEGQ         AX
+	VMOVUPS      (DI)(AX*4), Y1
+	VMASKMOVPS   (DX)(CX*4), Y1, Y2
+	VMASKMOVPS   (BX)(CX*4), Y1, Y3
+	VMULPS       Y0, Y2, Y0
+	VMOVUPS      lanesc2d00000<>+0(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMOVUPS      lanes42b20000<>+0(SB), Y4
+	VMINPS       Y0, Y4, Y0
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y4
+	VFMADD213PS  lanes4b400000<>+0(SB), Y0, Y4
+	VSUBPS       lanes4b400000<>+0(SB), Y4, Y5
+	VMOVUPS      lanes3f318000<>+0(SB), Y6
+	VFNMADD213PS Y0, Y5, Y6
+	VMOVUPS      lanesb95e8083<>+0(SB), Y0
+	VFNMADD213PS Y6, Y5, Y0
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y5
+	VFMADD213PS  lanes3c091def<>+0(SB), Y0, Y5
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y0, Y5
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y0, Y5
+	VFMADD213PS  lanes3f000000<>+0(SB), Y0, Y5
+	VMULPS       Y0, Y0, Y6
+	VFMADD213PS  Y0, Y6, Y5
+	VPSUBD       lanes4b400000<>+0(SB), Y4, Y4
+	VPSRAD       $0x01, Y4, Y0
+	VPSUBD       Y0, Y4, Y4
+	VPSLLD       $0x17, Y0, Y0
+	VPADDD       lanes3f800000<>+0(SB), Y0, Y0
+	VFMADD213PS  Y0, Y0, Y5
+	VPSLLD       $0x17, Y4, Y0
+	VPADDD       lanes3f800000<>+0(SB), Y0, Y0
+	VMULPS       Y0, Y5, Y0
+	VADDPS       lanes3f800000<>+0(SB), Y0, Y0
+	VDIVPS       Y0, Y2, Y0
+	VMULPS       Y3, Y0, Y0
+	VMASKMOVPS   Y0, Y1, (SI)(CX*4)
+
+loop17_done:
+	VZEROUPPER
+	RET
+
+// func float32Dot(x []float32, y []float32) float32
 // Requires: AVX, FMA3, SSE
-TEXT ·float32Dot(SB), NOSPLIT, $0-28
-	MOVQ   x+0(FP), AX
-	MOVQ   y+8(FP), CX
-	MOVQ   n+16(FP), DX
+TEXT ·float32Dot(SB), NOSPLIT, $0-52
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
+	MOVQ   x_len+8(FP), AX
+	XORQ   CX, CX
+	MOVQ   x_base+0(FP), DX
+	MOVQ   y_base+24(FP), BX
 
-many:
-	CMPQ        DX, $0x00000020
-	JL          one
-	VMOVUPS     (AX), Y4
-	VFMADD231PS (CX), Y4, Y0
-	VMOVUPS     32(AX), Y4
-	VFMADD231PS 32(CX), Y4, Y1
-	VMOVUPS     64(AX), Y4
-	VFMADD231PS 64(CX), Y4, Y2
-	VMOVUPS     96(AX), Y4
-	VFMADD231PS 96(CX), Y4, Y3
-	ADDQ        $0x00000080, AX
-	ADDQ        $0x00000080, CX
-	SUBQ        $0x00000020, DX
-	JMP         many
-
-one:
-	TESTQ       DX, DX
-	JE          done
-	VMOVUPS     (AX), Y4
-	VFMADD231PS (CX), Y4, Y0
-	ADDQ        $0x00000020, AX
+loop18_many:
+	CMPQ        AX, $0x00000020
+	JL          loop18_one
+	VMOVUPS     (DX)(CX*4), Y4
+	VMOVUPS     (BX)(CX*4), Y5
+	VFMADD231PS Y4, Y5, Y1
+	VMOVUPS     32(DX)(CX*4), Y4
+	VMOVUPS     32(BX)(CX*4), Y5
+	VFMADD231PS Y4, Y5, Y2
+	VMOVUPS     64(DX)(CX*4), Y4
+	VMOVUPS     64(BX)(CX*4), Y5
+	VFMADD231PS Y4, Y5, Y3
+	VMOVUPS     96(DX)(CX*4), Y4
+	VMOVUPS     96(BX)(CX*4), Y5
+	VFMADD231PS Y4, Y5, Y0
 	ADDQ        $0x00000020, CX
-	SUBQ        $0x00000008, DX
-	JMP         one
+	SUBQ        $0x00000020, AX
+	JMP         loop18_many
 
-done:
+loop18_one:
+	CMPQ        AX, $0x00000008
+	JL          loop18_rest
+	VMOVUPS     (DX)(CX*4), Y4
+	VMOVUPS     (BX)(CX*4), Y5
+	VFMADD231PS Y4, Y5, Y1
+	ADDQ        $0x00000008, CX
+	SUBQ        $0x00000008, AX
+	JMP         loop18_one
+
+loop18_rest:
+	TESTQ       AX, AX
+	JE          loop18_done
+	LEAQ        masks<>+32(SB), SI
+	NEGQ        AX
+	VMOVUPS     (SI)(AX*4), Y4
+	VMASKMOVPS  (DX)(CX*4), Y4, Y5
+	VMASKMOVPS  (BX)(CX*4), Y4, Y4
+	VFMADD231PS Y5, Y4, Y2
+
+loop18_done:
+	VADDPS       Y2, Y0, Y0
+	VADDPS       Y3, Y1, Y1
+	VADDPS       Y1, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X0
+	VHADDPS      X0, X0, X0
+	VHADDPS      X0, X0, X0
+	MOVSS        X0, ret+48(FP)
+	VZEROUPPER
+	RET
+
+// func float32Sum(x []float32) float32
+// Requires: AVX, SSE
+TEXT ·float32Sum(SB), NOSPLIT, $0-28
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVQ   x_len+8(FP), AX
+	XORQ   CX, CX
+	MOVQ   x_base+0(FP), DX
+
+loop19_many:
+	CMPQ    AX, $0x00000020
+	JL      loop19_one
+	VMOVUPS (DX)(CX*4), Y4
+	VADDPS  Y4, Y1, Y1
+	VMOVUPS 32(DX)(CX*4), Y4
+	VADDPS  Y4, Y2, Y2
+	VMOVUPS 64(DX)(CX*4), Y4
+	VADDPS  Y4, Y3, Y3
+	VMOVUPS 96(DX)(CX*4), Y4
+	VADDPS  Y4, Y0, Y0
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000020, AX
+	JMP     loop19_many
+
+loop19_one:
+	CMPQ    AX, $0x00000008
+	JL      loop19_rest
+	VMOVUPS (DX)(CX*4), Y4
+	VADDPS  Y4, Y1, Y1
+	ADDQ    $0x00000008, CX
+	SUBQ    $0x00000008, AX
+	JMP     loop19_one
+
+loop19_rest:
+	TESTQ      AX, AX
+	JE         loop19_done
+	LEAQ       masks<>+32(SB), BX
+	NEGQ       AX
+	VMOVUPS    (BX)(AX*4), Y4
+	VMASKMOVPS (DX)(CX*4), Y4, Y4
+	VADDPS     Y4, Y2, Y2
+
+loop19_done:
 	VADDPS       Y2, Y0, Y0
 	VADDPS       Y3, Y1, Y1
 	VADDPS       Y1, Y0, Y0
@@ -1594,205 +3335,709 @@ done:
 	VZEROUPPER
 	RET
 
-DATA expConstants<>+0(SB)/4, $(89.0)
-DATA expConstants<>+4(SB)/4, $(89.0)
-DATA expConstants<>+8(SB)/4, $(89.0)
-DATA expConstants<>+12(SB)/4, $(89.0)
-DATA expConstants<>+16(SB)/4, $(89.0)
-DATA expConstants<>+20(SB)/4, $(89.0)
-DATA expConstants<>+24(SB)/4, $(89.0)
-DATA expConstants<>+28(SB)/4, $(89.0)
-DATA expConstants<>+32(SB)/4, $(-104.0)
-DATA expConstants<>+36(SB)/4, $(-104.0)
-DATA expConstants<>+40(SB)/4, $(-104.0)
-DATA expConstants<>+44(SB)/4, $(-104.0)
-DATA expConstants<>+48(SB)/4, $(-104.0)
-DATA expConstants<>+52(SB)/4, $(-104.0)
-DATA expConstants<>+56(SB)/4, $(-104.0)
-DATA expConstants<>+60(SB)/4, $(-104.0)
-DATA expConstants<>+64(SB)/4, $(1.442695)
-DATA expConstants<>+68(SB)/4, $(1.442695)
-DATA expConstants<>+72(SB)/4, $(1.442695)
-DATA expConstants<>+76(SB)/4, $(1.442695)
-DATA expConstants<>+80(SB)/4, $(1.442695)
-DATA expConstants<>+84(SB)/4, $(1.442695)
-DATA expConstants<>+88(SB)/4, $(1.442695)
-DATA expConstants<>+92(SB)/4, $(1.442695)
-DATA expConstants<>+96(SB)/4, $(0.6933594)
-DATA expConstants<>+100(SB)/4, $(0.6933594)
-DATA expConstants<>+104(SB)/4, $(0.6933594)
-DATA expConstants<>+108(SB)/4, $(0.6933594)
-DATA expConstants<>+112(SB)/4, $(0.6933594)
-DATA expConstants<>+116(SB)/4, $(0.6933594)
-DATA expConstants<>+120(SB)/4, $(0.6933594)
-DATA expConstants<>+124(SB)/4, $(0.6933594)
-DATA expConstants<>+128(SB)/4, $(-0.00021219444)
-DATA expConstants<>+132(SB)/4, $(-0.00021219444)
-DATA expConstants<>+136(SB)/4, $(-0.00021219444)
-DATA expConstants<>+140(SB)/4, $(-0.00021219444)
-DATA expConstants<>+144(SB)/4, $(-0.00021219444)
-DATA expConstants<>+148(SB)/4, $(-0.00021219444)
-DATA expConstants<>+152(SB)/4, $(-0.00021219444)
-DATA expConstants<>+156(SB)/4, $(-0.00021219444)
-DATA expConstants<>+160(SB)/4, $(1.0)
-DATA expConstants<>+164(SB)/4, $(1.0)
-DATA expConstants<>+168(SB)/4, $(1.0)
-DATA expConstants<>+172(SB)/4, $(1.0)
-DATA expConstants<>+176(SB)/4, $(1.0)
-DATA expConstants<>+180(SB)/4, $(1.0)
-DATA expConstants<>+184(SB)/4, $(1.0)
-DATA expConstants<>+188(SB)/4, $(1.0)
-DATA expConstants<>+192(SB)/4, $0x0000007f
-DATA expConstants<>+196(SB)/4, $0x0000007f
-DATA expConstants<>+200(SB)/4, $0x0000007f
-DATA expConstants<>+204(SB)/4, $0x0000007f
-DATA expConstants<>+208(SB)/4, $0x0000007f
-DATA expConstants<>+212(SB)/4, $0x0000007f
-DATA expConstants<>+216(SB)/4, $0x0000007f
-DATA expConstants<>+220(SB)/4, $0x0000007f
-DATA expConstants<>+224(SB)/4, $(0.0013950602)
-DATA expConstants<>+228(SB)/4, $(0.0013950602)
-DATA expConstants<>+232(SB)/4, $(0.0013950602)
-DATA expConstants<>+236(SB)/4, $(0.0013950602)
-DATA expConstants<>+240(SB)/4, $(0.0013950602)
-DATA expConstants<>+244(SB)/4, $(0.0013950602)
-DATA expConstants<>+248(SB)/4, $(0.0013950602)
-DATA expConstants<>+252(SB)/4, $(0.0013950602)
-DATA expConstants<>+256(SB)/4, $(0.008368953)
-DATA expConstants<>+260(SB)/4, $(0.008368953)
-DATA expConstants<>+264(SB)/4, $(0.008368953)
-DATA expConstants<>+268(SB)/4, $(0.008368953)
-DATA expConstants<>+272(SB)/4, $(0.008368953)
-DATA expConstants<>+276(SB)/4, $(0.008368953)
-DATA expConstants<>+280(SB)/4, $(0.008368953)
-DATA expConstants<>+284(SB)/4, $(0.008368953)
-DATA expConstants<>+288(SB)/4, $(0.041666206)
-DATA expConstants<>+292(SB)/4, $(0.041666206)
-DATA expConstants<>+296(SB)/4, $(0.041666206)
-DATA expConstants<>+300(SB)/4, $(0.041666206)
-DATA expConstants<>+304(SB)/4, $(0.041666206)
-DATA expConstants<>+308(SB)/4, $(0.041666206)
-DATA expConstants<>+312(SB)/4, $(0.041666206)
-DATA expConstants<>+316(SB)/4, $(0.041666206)
-DATA expConstants<>+320(SB)/4, $(0.16666518)
-DATA expConstants<>+324(SB)/4, $(0.16666518)
-DATA expConstants<>+328(SB)/4, $(0.16666518)
-DATA expConstants<>+332(SB)/4, $(0.16666518)
-DATA expConstants<>+336(SB)/4, $(0.16666518)
-DATA expConstants<>+340(SB)/4, $(0.16666518)
-DATA expConstants<>+344(SB)/4, $(0.16666518)
-DATA expConstants<>+348(SB)/4, $(0.16666518)
-DATA expConstants<>+352(SB)/4, $(0.5)
-DATA expConstants<>+356(SB)/4, $(0.5)
-DATA expConstants<>+360(SB)/4, $(0.5)
-DATA expConstants<>+364(SB)/4, $(0.5)
-DATA expConstants<>+368(SB)/4, $(0.5)
-DATA expConstants<>+372(SB)/4, $(0.5)
-DATA expConstants<>+376(SB)/4, $(0.5)
-DATA expConstants<>+380(SB)/4, $(0.5)
-GLOBL expConstants<>(SB), RODATA|NOPTR, $384
+// func float32Max(x []float32) float32
+// Requires: AVX, SSE
+TEXT ·float32Max(SB), NOSPLIT, $0-28
+	VMOVUPS lanesff800000<>+0(SB), Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	VXORPS  Y4, Y4, Y4
+	VMOVAPS Y0, Y1
+	VMOVAPS Y0, Y2
+	VMOVAPS Y0, Y3
+	VMOVAPS Y0, Y4
+	MOVQ    x_len+8(FP), AX
+	XORQ    CX, CX
+	MOVQ    x_base+0(FP), DX
 
-// func float32Exp(x *float32, n int)
-// Requires: AVX, AVX2, FMA3
-TEXT ·float32Exp(SB), NOSPLIT, $0-16
-	MOVQ x+0(FP), AX
-	MOVQ n+8(FP), CX
+loop20_many:
+	CMPQ    AX, $0x00000020
+	JL      loop20_one
+	VMOVUPS (DX)(CX*4), Y5
+	VMAXPS  Y2, Y5, Y2
+	VMOVUPS 32(DX)(CX*4), Y5
+	VMAXPS  Y3, Y5, Y3
+	VMOVUPS 64(DX)(CX*4), Y5
+	VMAXPS  Y4, Y5, Y4
+	VMOVUPS 96(DX)(CX*4), Y5
+	VMAXPS  Y1, Y5, Y1
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000020, AX
+	JMP     loop20_many
+
+loop20_one:
+	CMPQ    AX, $0x00000008
+	JL      loop20_rest
+	VMOVUPS (DX)(CX*4), Y5
+	VMAXPS  Y2, Y5, Y2
+	ADDQ    $0x00000008, CX
+	SUBQ    $0x00000008, AX
+	JMP     loop20_one
+
+loop20_rest:
+	TESTQ      AX, AX
+	JE         loop20_done
+	LEAQ       masks<>+32(SB), BX
+	NEGQ       AX
+	VMOVUPS    (BX)(AX*4), Y5
+	VMASKMOVPS (DX)(CX*4), Y5, Y6
+	VBLENDVPS  Y5, Y6, Y0, Y6
+	VMAXPS     Y3, Y6, Y3
+
+loop20_done:
+	VMAXPS       Y3, Y1, Y1
+	VMAXPS       Y4, Y2, Y2
+	VMAXPS       Y2, Y1, Y1
+	VEXTRACTF128 $0x01, Y1, X0
+	VMAXPS       X0, X1, X1
+	VPERMILPS    $0x4e, X1, X0
+	VMAXPS       X0, X1, X1
+	VPERMILPS    $0xb1, X1, X0
+	VMAXPS       X0, X1, X1
+	MOVSS        X1, ret+24(FP)
+	VZEROUPPER
+	RET
+
+DATA lanesff800000<>+0(SB)/4, $0xff800000
+DATA lanesff800000<>+4(SB)/4, $0xff800000
+DATA lanesff800000<>+8(SB)/4, $0xff800000
+DATA lanesff800000<>+12(SB)/4, $0xff800000
+DATA lanesff800000<>+16(SB)/4, $0xff800000
+DATA lanesff800000<>+20(SB)/4, $0xff800000
+DATA lanesff800000<>+24(SB)/4, $0xff800000
+DATA lanesff800000<>+28(SB)/4, $0xff800000
+GLOBL lanesff800000<>(SB), RODATA|NOPTR, $32
+
+// func float32WideSum(x []float32) float64
+// Requires: AVX, SSE2
+TEXT ·float32WideSum(SB), NOSPLIT, $0-32
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVQ   x_len+8(FP), AX
+	XORQ   CX, CX
+	MOVQ   x_base+0(FP), DX
+
+loop21_many:
+	CMPQ         AX, $0x00000020
+	JL           loop21_one
+	VMOVUPS      (DX)(CX*4), Y4
+	VCVTPS2PD    X4, Y5
+	VEXTRACTF128 $0x01, Y4, X4
+	VCVTPS2PD    X4, Y4
+	VADDPD       Y5, Y1, Y1
+	VADDPD       Y4, Y2, Y2
+	VMOVUPS      32(DX)(CX*4), Y4
+	VCVTPS2PD    X4, Y5
+	VEXTRACTF128 $0x01, Y4, X4
+	VCVTPS2PD    X4, Y4
+	VADDPD       Y5, Y3, Y3
+	VADDPD       Y4, Y0, Y0
+	VMOVUPS      64(DX)(CX*4), Y4
+	VCVTPS2PD    X4, Y5
+	VEXTRACTF128 $0x01, Y4, X4
+	VCVTPS2PD    X4, Y4
+	VADDPD       Y5, Y1, Y1
+	VADDPD       Y4, Y2, Y2
+	VMOVUPS      96(DX)(CX*4), Y4
+	VCVTPS2PD    X4, Y5
+	VEXTRACTF128 $0x01, Y4, X4
+	VCVTPS2PD    X4, Y4
+	VADDPD       Y5, Y3, Y3
+	VADDPD       Y4, Y0, Y0
+	ADDQ         $0x00000020, CX
+	SUBQ         $0x00000020, AX
+	JMP          loop21_many
+
+loop21_one:
+	CMPQ         AX, $0x00000008
+	JL           loop21_rest
+	VMOVUPS      (DX)(CX*4), Y4
+	VCVTPS2PD    X4, Y5
+	VEXTRACTF128 $0x01, Y4, X4
+	VCVTPS2PD    X4, Y4
+	VADDPD       Y5, Y1, Y1
+	VADDPD       Y4, Y2, Y2
+	ADDQ         $0x00000008, CX
+	SUBQ         $0x00000008, AX
+	JMP          loop21_one
+
+loop21_rest:
+	TESTQ        AX, AX
+	JE           loop21_done
+	LEAQ         masks<>+32(SB), BX
+	NEGQ         AX
+	VMOVUPS      (BX)(AX*4), Y4
+	VMASKMOVPS   (DX)(CX*4), Y4, Y4
+	VCVTPS2PD    X4, Y5
+	VEXTRACTF128 $0x01, Y4, X4
+	VCVTPS2PD    X4, Y4
+	VADDPD       Y5, Y3, Y3
+	VADDPD       Y4, Y0, Y0
+
+loop21_done:
+	VADDPD       Y2, Y0, Y0
+	VADDPD       Y3, Y1, Y1
+	VADDPD       Y1, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPD       X1, X0, X0
+	VHADDPD      X0, X0, X0
+	MOVSD        X0, ret+24(FP)
+	VZEROUPPER
+	RET
+
+// func float32Deviation(x []float32, mean float64) float64
+// Requires: AVX, AVX2, FMA3, SSE2
+TEXT ·float32Deviation(SB), NOSPLIT, $0-40
+	VBROADCASTSD mean+24(FP), Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	MOVQ         x_len+8(FP), AX
+	XORQ         CX, CX
+	MOVQ         x_base+0(FP), DX
+
+loop22_many:
+	CMPQ         AX, $0x00000020
+	JL           loop22_one
+	VMOVUPS      (DX)(CX*4), Y5
+	VCVTPS2PD    X5, Y6
+	VEXTRACTF128 $0x01, Y5, X5
+	VCVTPS2PD    X5, Y5
+	VSUBPD       Y0, Y6, Y6
+	VFMADD231PD  Y6, Y6, Y2
+	VSUBPD       Y0, Y5, Y5
+	VFMADD231PD  Y5, Y5, Y3
+	VMOVUPS      32(DX)(CX*4), Y5
+	VCVTPS2PD    X5, Y6
+	VEXTRACTF128 $0x01, Y5, X5
+	VCVTPS2PD    X5, Y5
+	VSUBPD       Y0, Y6, Y6
+	VFMADD231PD  Y6, Y6, Y4
+	VSUBPD       Y0, Y5, Y5
+	VFMADD231PD  Y5, Y5, Y1
+	VMOVUPS      64(DX)(CX*4), Y5
+	VCVTPS2PD    X5, Y6
+	VEXTRACTF128 $0x01, Y5, X5
+	VCVTPS2PD    X5, Y5
+	VSUBPD       Y0, Y6, Y6
+	VFMADD231PD  Y6, Y6, Y2
+	VSUBPD       Y0, Y5, Y5
+	VFMADD231PD  Y5, Y5, Y3
+	VMOVUPS      96(DX)(CX*4), Y5
+	VCVTPS2PD    X5, Y6
+	VEXTRACTF128 $0x01, Y5, X5
+	VCVTPS2PD    X5, Y5
+	VSUBPD       Y0, Y6, Y6
+	VFMADD231PD  Y6, Y6, Y4
+	VSUBPD       Y0, Y5, Y5
+	VFMADD231PD  Y5, Y5, Y1
+	ADDQ         $0x00000020, CX
+	SUBQ         $0x00000020, AX
+	JMP          loop22_many
+
+loop22_one:
+	CMPQ         AX, $0x00000008
+	JL           loop22_rest
+	VMOVUPS      (DX)(CX*4), Y5
+	VCVTPS2PD    X5, Y6
+	VEXTRACTF128 $0x01, Y5, X5
+	VCVTPS2PD    X5, Y5
+	VSUBPD       Y0, Y6, Y6
+	VFMADD231PD  Y6, Y6, Y2
+	VSUBPD       Y0, Y5, Y5
+	VFMADD231PD  Y5, Y5, Y3
+	ADDQ         $0x00000008, CX
+	SUBQ         $0x00000008, AX
+	JMP          loop22_one
+
+loop22_rest:
+	TESTQ        AX, AX
+	JE           loop22_done
+	LEAQ         masks<>+32(SB), BX
+	NEGQ         AX
+	VMOVUPS      (BX)(AX*4), Y5
+	VMASKMOVPS   (DX)(CX*4), Y5, Y6
+	VCVTPS2PD    X6, Y7
+	VEXTRACTF128 $0x01, Y6, X6
+	VCVTPS2PD    X6, Y6
+	VPMOVSXDQ    X5, Y8
+	VEXTRACTI128 $0x01, Y5, X5
+	VPMOVSXDQ    X5, Y5
+	VSUBPD       Y0, Y7, Y7
+	VANDPD       Y8, Y7, Y7
+	VFMADD231PD  Y7, Y7, Y4
+	VSUBPD       Y0, Y6, Y6
+	VANDPD       Y5, Y6, Y6
+	VFMADD231PD  Y6, Y6, Y1
+
+loop22_done:
+	VADDPD       Y3, Y1, Y1
+	VADDPD       Y4, Y2, Y2
+	VADDPD       Y2, Y1, Y1
+	VEXTRACTF128 $0x01, Y1, X0
+	VADDPD       X0, X1, X1
+	VHADDPD      X1, X1, X1
+	MOVSD        X1, ret+32(FP)
+	VZEROUPPER
+	RET
+
+// func float32ExpSum(out []float32, x []float32, shift float32) float64
+// Requires: AVX, AVX2, FMA3, SSE2
+TEXT ·float32ExpSum(SB), NOSPLIT, $0-64
+	VBROADCASTSS shift+48(FP), Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	MOVQ         x_len+32(FP), AX
+	XORQ         CX, CX
+	MOVQ         x_base+24(FP), DX
+	MOVQ         out_base+0(FP), BX
+
+loop23_one:
+	CMPQ         AX, $0x00000008
+	JL           loop23_rest
+	VMOVUPS      (DX)(CX*4), Y5
+	VSUBPS       Y0, Y5, Y5
+	VMOVUPS      lanesc2d00000<>+0(SB), Y6
+	VMAXPS       Y5, Y6, Y5
+	VMOVUPS      lanes42b20000<>+0(SB), Y6
+	VMINPS       Y5, Y6, Y5
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y6
+	VFMADD213PS  lanes4b400000<>+0(SB), Y5, Y6
+	VSUBPS       lanes4b400000<>+0(SB), Y6, Y7
+	VMOVUPS      lanes3f318000<>+0(SB), Y8
+	VFNMADD213PS Y5, Y7, Y8
+	VMOVUPS      lanesb95e8083<>+0(SB), Y5
+	VFNMADD213PS Y8, Y7, Y5
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y7
+	VFMADD213PS  lanes3c091def<>+0(SB), Y5, Y7
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y5, Y7
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y5, Y7
+	VFMADD213PS  lanes3f000000<>+0(SB), Y5, Y7
+	VMULPS       Y5, Y5, Y8
+	VFMADD213PS  Y5, Y8, Y7
+	VPSUBD       lanes4b400000<>+0(SB), Y6, Y6
+	VPSRAD       $0x01, Y6, Y5
+	VPSUBD       Y5, Y6, Y6
+	VPSLLD       $0x17, Y5, Y5
+	VPADDD       lanes3f800000<>+0(SB), Y5, Y5
+	VFMADD213PS  Y5, Y5, Y7
+	VPSLLD       $0x17, Y6, Y5
+	VPADDD       lanes3f800000<>+0(SB), Y5, Y5
+	VMULPS       Y5, Y7, Y5
+	VCVTPS2PD    X5, Y6
+	VEXTRACTF128 $0x01, Y5, X7
+	VCVTPS2PD    X7, Y7
+	VADDPD       Y6, Y2, Y2
+	VADDPD       Y7, Y3, Y3
+	VMOVUPS      Y5, (BX)(CX*4)
+	ADDQ         $0x00000008, CX
+	SUBQ         $0x00000008, AX
+	JMP          loop23_one
+
+loop23_rest:
+	TESTQ        AX, AX
+	JE           loop23_done
+	LEAQ         masks<>+32(SB), SI
+	NEGQ         AX
+	VMOVUPS      (SI)(AX*4), Y5
+	VMASKMOVPS   (DX)(CX*4), Y5, Y6
+	VSUBPS       Y0, Y6, Y0
+	VMOVUPS      lanesc2d00000<>+0(SB), Y6
+	VMAXPS       Y0, Y6, Y0
+	VMOVUPS      lanes42b20000<>+0(SB), Y6
+	VMINPS       Y0, Y6, Y0
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y6
+	VFMADD213PS  lanes4b400000<>+0(SB), Y0, Y6
+	VSUBPS       lanes4b400000<>+0(SB), Y6, Y7
+	VMOVUPS      lanes3f318000<>+0(SB), Y8
+	VFNMADD213PS Y0, Y7, Y8
+	VMOVUPS      lanesb95e8083<>+0(SB), Y0
+	VFNMADD213PS Y8, Y7, Y0
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y7
+	VFMADD213PS  lanes3c091def<>+0(SB), Y0, Y7
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y0, Y7
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y0, Y7
+	VFMADD213PS  lanes3f000000<>+0(SB), Y0, Y7
+	VMULPS       Y0, Y0, Y8
+	VFMADD213PS  Y0, Y8, Y7
+	VPSUBD       lanes4b400000<>+0(SB), Y6, Y6
+	VPSRAD       $0x01, Y6, Y0
+	VPSUBD       Y0, Y6, Y6
+	VPSLLD       $0x17, Y0, Y0
+	VPADDD       lanes3f800000<>+0(SB), Y0, Y0
+	VFMADD213PS  Y0, Y0, Y7
+	VPSLLD       $0x17, Y6, Y0
+	VPADDD       lanes3f800000<>+0(SB), Y0, Y0
+	VMULPS       Y0, Y7, Y0
+	VANDPS       Y5, Y0, Y6
+	VCVTPS2PD    X6, Y7
+	VEXTRACTF128 $0x01, Y6, X6
+	VCVTPS2PD    X6, Y6
+	VADDPD       Y7, Y4, Y4
+	VADDPD       Y6, Y1, Y1
+	VMASKMOVPS   Y0, Y5, (BX)(CX*4)
+
+loop23_done:
+	VADDPD       Y3, Y1, Y1
+	VADDPD       Y4, Y2, Y2
+	VADDPD       Y2, Y1, Y1
+	VEXTRACTF128 $0x01, Y1, X0
+	VADDPD       X0, X1, X1
+	VHADDPD      X1, X1, X1
+	MOVSD        X1, ret+56(FP)
+	VZEROUPPER
+	RET
+
+// func float32Normalize(out []float32, x []float32, scale []float32, bias []float32, mean float32, factor float32)
+// Requires: AVX, FMA3
+TEXT ·float32Normalize(SB), NOSPLIT, $0-104
+	VBROADCASTSS mean+96(FP), Y0
+	VBROADCASTSS factor+100(FP), Y1
+	MOVQ         scale_len+56(FP), AX
+	TESTQ        AX, AX
+	JE           no_scale
+	MOVQ         bias_len+80(FP), AX
+	TESTQ        AX, AX
+	JE           no_bias
+	MOVQ         x_len+32(FP), AX
+	XORQ         CX, CX
+	MOVQ         x_base+24(FP), DX
+	MOVQ         scale_base+48(FP), BX
+	MOVQ         bias_base+72(FP), SI
+	MOVQ         out_base+0(FP), DI
+
+loop24_one:
+	CMPQ        AX, $0x00000008
+	JL          loop24_rest
+	VMOVUPS     (DX)(CX*4), Y2
+	VMOVUPS     (BX)(CX*4), Y3
+	VMOVUPS     (SI)(CX*4), Y4
+	VSUBPS      Y0, Y2, Y2
+	VMULPS      Y1, Y2, Y2
+	VFMADD213PS Y4, Y3, Y2
+	VMOVUPS     Y2, (DI)(CX*4)
+	ADDQ        $0x00000008, CX
+	SUBQ        $0x00000008, AX
+	JMP         loop24_one
+
+loop24_rest:
+	TESTQ       AX, AX
+	JE          loop24_done
+	LEAQ        masks<>+32(SB), R8
+	NEGQ        AX
+	VMOVUPS     (R8)(AX*4), Y2
+	VMASKMOVPS  (DX)(CX*4), Y2, Y3
+	VMASKMOVPS  (BX)(CX*4), Y2, Y4
+	VMASKMOVPS  (SI)(CX*4), Y2, Y5
+	VSUBPS      Y0, Y3, Y0
+	VMULPS      Y1, Y0, Y0
+	VFMADD213PS Y5, Y4, Y0
+	VMASKMOVPS  Y0, Y2, (DI)(CX*4)
+
+loop24_done:
+	VZEROUPPER
+	RET
+
+no_bias:
+	MOVQ x_len+32(FP), AX
+	XORQ CX, CX
+	MOVQ x_base+24(FP), DX
+	MOVQ scale_base+48(FP), BX
+	MOVQ out_base+0(FP), SI
+
+loop25_one:
+	CMPQ    AX, $0x00000008
+	JL      loop25_rest
+	VMOVUPS (DX)(CX*4), Y2
+	VMOVUPS (BX)(CX*4), Y3
+	VSUBPS  Y0, Y2, Y2
+	VMULPS  Y1, Y2, Y2
+	VMULPS  Y3, Y2, Y2
+	VMOVUPS Y2, (SI)(CX*4)
+	ADDQ    $0x00000008, CX
+	SUBQ    $0x00000008, AX
+	JMP     loop25_one
+
+loop25_rest:
+	TESTQ      AX, AX
+	JE         loop25_done
+	LEAQ       masks<>+32(SB), DI
+	NEGQ       AX
+	VMOVUPS    (DI)(AX*4), Y2
+	VMASKMOVPS (DX)(CX*4), Y2, Y3
+	VMASKMOVPS (BX)(CX*4), Y2, Y4
+	VSUBPS     Y0, Y3, Y0
+	VMULPS     Y1, Y0, Y0
+	VMULPS     Y4, Y0, Y0
+	VMASKMOVPS Y0, Y2, (SI)(CX*4)
+
+loop25_done:
+	VZEROUPPER
+	RET
+
+no_scale:
+	MOVQ x_len+32(FP), AX
+	XORQ CX, CX
+	MOVQ x_base+24(FP), DX
+	MOVQ out_base+0(FP), BX
+
+loop26_one:
+	CMPQ    AX, $0x00000008
+	JL      loop26_rest
+	VMOVUPS (DX)(CX*4), Y2
+	VSUBPS  Y0, Y2, Y2
+	VMULPS  Y1, Y2, Y2
+	VMOVUPS Y2, (BX)(CX*4)
+	ADDQ    $0x00000008, CX
+	SUBQ    $0x00000008, AX
+	JMP     loop26_one
+
+loop26_rest:
+	TESTQ      AX, AX
+	JE         loop26_done
+	LEAQ       masks<>+32(SB), SI
+	NEGQ       AX
+	VMOVUPS    (SI)(AX*4), Y2
+	VMASKMOVPS (DX)(CX*4), Y2, Y3
+	VSUBPS     Y0, Y3, Y0
+	VMULPS     Y1, Y0, Y0
+	VMASKMOVPS Y0, Y2, (BX)(CX*4)
+
+loop26_done:
+	VZEROUPPER
+	RET
+
+// func float16ToFloat32(dst []float32, src []uint16)
+// Requires: AVX, F16C
+TEXT ·float16ToFloat32(SB), NOSPLIT, $0-48
+	MOVQ src_len+32(FP), AX
+	MOVQ src_base+24(FP), CX
+	MOVQ dst_base+0(FP), BX
+	XORQ DX, DX
 
 many:
-	CMPQ         CX, $0x00000010
+	CMPQ      AX, $0x00000020
+	JL        one
+	VCVTPH2PS (CX)(DX*2), Y0
+	VMOVUPS   Y0, (BX)(DX*4)
+	VCVTPH2PS 16(CX)(DX*2), Y0
+	VMOVUPS   Y0, 32(BX)(DX*4)
+	VCVTPH2PS 32(CX)(DX*2), Y0
+	VMOVUPS   Y0, 64(BX)(DX*4)
+	VCVTPH2PS 48(CX)(DX*2), Y0
+	VMOVUPS   Y0, 96(BX)(DX*4)
+	ADDQ      $0x00000020, DX
+	SUBQ      $0x00000020, AX
+	JMP       many
+
+one:
+	CMPQ      AX, $0x00000008
+	JL        done
+	VCVTPH2PS (CX)(DX*2), Y0
+	VMOVUPS   Y0, (BX)(DX*4)
+	ADDQ      $0x00000008, DX
+	SUBQ      $0x00000008, AX
+	JMP       one
+
+done:
+	VZEROUPPER
+	RET
+
+// func float32ToFloat16(dst []uint16, src []float32)
+// Requires: AVX, F16C
+TEXT ·float32ToFloat16(SB), NOSPLIT, $0-48
+	MOVQ src_len+32(FP), AX
+	MOVQ src_base+24(FP), CX
+	MOVQ dst_base+0(FP), BX
+	XORQ DX, DX
+
+many:
+	CMPQ      AX, $0x00000020
+	JL        one
+	VMOVUPS   (CX)(DX*4), Y0
+	VCVTPS2PH $0x00, Y0, (BX)(DX*2)
+	VMOVUPS   32(CX)(DX*4), Y0
+	VCVTPS2PH $0x00, Y0, 16(BX)(DX*2)
+	VMOVUPS   64(CX)(DX*4), Y0
+	VCVTPS2PH $0x00, Y0, 32(BX)(DX*2)
+	VMOVUPS   96(CX)(DX*4), Y0
+	VCVTPS2PH $0x00, Y0, 48(BX)(DX*2)
+	ADDQ      $0x00000020, DX
+	SUBQ      $0x00000020, AX
+	JMP       many
+
+one:
+	CMPQ      AX, $0x00000008
+	JL        done
+	VMOVUPS   (CX)(DX*4), Y0
+	VCVTPS2PH $0x00, Y0, (BX)(DX*2)
+	ADDQ      $0x00000008, DX
+	SUBQ      $0x00000008, AX
+	JMP       one
+
+done:
+	VZEROUPPER
+	RET
+
+// func bfloat16ToFloat32(dst []float32, src []uint16)
+// Requires: AVX, AVX2
+TEXT ·bfloat16ToFloat32(SB), NOSPLIT, $0-48
+	MOVQ src_len+32(FP), AX
+	MOVQ src_base+24(FP), CX
+	MOVQ dst_base+0(FP), BX
+	XORQ DX, DX
+
+many:
+	CMPQ      AX, $0x00000020
+	JL        one
+	VPMOVZXWD (CX)(DX*2), Y0
+	VPSLLD    $0x10, Y0, Y0
+	VMOVUPS   Y0, (BX)(DX*4)
+	VPMOVZXWD 16(CX)(DX*2), Y0
+	VPSLLD    $0x10, Y0, Y0
+	VMOVUPS   Y0, 32(BX)(DX*4)
+	VPMOVZXWD 32(CX)(DX*2), Y0
+	VPSLLD    $0x10, Y0, Y0
+	VMOVUPS   Y0, 64(BX)(DX*4)
+	VPMOVZXWD 48(CX)(DX*2), Y0
+	VPSLLD    $0x10, Y0, Y0
+	VMOVUPS   Y0, 96(BX)(DX*4)
+	ADDQ      $0x00000020, DX
+	SUBQ      $0x00000020, AX
+	JMP       many
+
+one:
+	CMPQ      AX, $0x00000008
+	JL        done
+	VPMOVZXWD (CX)(DX*2), Y0
+	VPSLLD    $0x10, Y0, Y0
+	VMOVUPS   Y0, (BX)(DX*4)
+	ADDQ      $0x00000008, DX
+	SUBQ      $0x00000008, AX
+	JMP       one
+
+done:
+	VZEROUPPER
+	RET
+
+// func float32ToBFloat16(dst []uint16, src []float32)
+// Requires: AVX, AVX2
+TEXT ·float32ToBFloat16(SB), NOSPLIT, $0-48
+	MOVQ src_len+32(FP), AX
+	MOVQ src_base+24(FP), CX
+	MOVQ dst_base+0(FP), BX
+	XORQ DX, DX
+
+many:
+	CMPQ         AX, $0x00000020
 	JL           one
-	VMOVUPS      (AX), Y0
-	VMOVUPS      expConstants<>+0(SB), Y1
-	VMINPS       Y0, Y1, Y0
-	VMOVUPS      expConstants<>+32(SB), Y1
-	VMAXPS       Y0, Y1, Y0
-	VMULPS       expConstants<>+64(SB), Y0, Y1
-	VROUNDPS     $0x08, Y1, Y1
-	VFNMADD231PS expConstants<>+96(SB), Y1, Y0
-	VFNMADD231PS expConstants<>+128(SB), Y1, Y0
-	VMOVUPS      expConstants<>+224(SB), Y2
-	VFMADD213PS  expConstants<>+256(SB), Y0, Y2
-	VFMADD213PS  expConstants<>+288(SB), Y0, Y2
-	VFMADD213PS  expConstants<>+320(SB), Y0, Y2
-	VFMADD213PS  expConstants<>+352(SB), Y0, Y2
-	VMULPS       Y0, Y0, Y3
-	VFMADD213PS  Y0, Y3, Y2
-	VADDPS       expConstants<>+160(SB), Y2, Y0
-	VCVTPS2DQ    Y1, Y1
-	VPSRAD       $0x01, Y1, Y2
-	VPSUBD       Y2, Y1, Y1
-	VPADDD       expConstants<>+192(SB), Y2, Y2
-	VPSLLD       $0x17, Y2, Y2
-	VMULPS       Y2, Y0, Y0
-	VPADDD       expConstants<>+192(SB), Y1, Y1
-	VPSLLD       $0x17, Y1, Y1
-	VMULPS       Y1, Y0, Y0
-	VMOVUPS      Y0, (AX)
-	VMOVUPS      32(AX), Y0
-	VMOVUPS      expConstants<>+0(SB), Y1
-	VMINPS       Y0, Y1, Y0
-	VMOVUPS      expConstants<>+32(SB), Y1
-	VMAXPS       Y0, Y1, Y0
-	VMULPS       expConstants<>+64(SB), Y0, Y1
-	VROUNDPS     $0x08, Y1, Y1
-	VFNMADD231PS expConstants<>+96(SB), Y1, Y0
-	VFNMADD231PS expConstants<>+128(SB), Y1, Y0
-	VMOVUPS      expConstants<>+224(SB), Y2
-	VFMADD213PS  expConstants<>+256(SB), Y0, Y2
-	VFMADD213PS  expConstants<>+288(SB), Y0, Y2
-	VFMADD213PS  expConstants<>+320(SB), Y0, Y2
-	VFMADD213PS  expConstants<>+352(SB), Y0, Y2
-	VMULPS       Y0, Y0, Y3
-	VFMADD213PS  Y0, Y3, Y2
-	VADDPS       expConstants<>+160(SB), Y2, Y0
-	VCVTPS2DQ    Y1, Y1
-	VPSRAD       $0x01, Y1, Y2
-	VPSUBD       Y2, Y1, Y1
-	VPADDD       expConstants<>+192(SB), Y2, Y2
-	VPSLLD       $0x17, Y2, Y2
-	VMULPS       Y2, Y0, Y0
-	VPADDD       expConstants<>+192(SB), Y1, Y1
-	VPSLLD       $0x17, Y1, Y1
-	VMULPS       Y1, Y0, Y0
-	VMOVUPS      Y0, 32(AX)
-	ADDQ         $0x00000040, AX
-	SUBQ         $0x00000010, CX
+	VMOVUPS      (CX)(DX*4), Y0
+	VPSRLD       $0x10, Y0, Y1
+	VPAND        lanes00000001<>+0(SB), Y1, Y2
+	VPADDD       lanes00007fff<>+0(SB), Y0, Y3
+	VPADDD       Y2, Y3, Y3
+	VPSRLD       $0x10, Y3, Y3
+	VPOR         lanes00000040<>+0(SB), Y1, Y1
+	VCMPPS       $0x03, Y0, Y0, Y0
+	VBLENDVPS    Y0, Y1, Y3, Y3
+	VEXTRACTI128 $0x01, Y3, X0
+	VPACKUSDW    X0, X3, X0
+	VMOVDQU      X0, (BX)(DX*2)
+	VMOVUPS      32(CX)(DX*4), Y0
+	VPSRLD       $0x10, Y0, Y1
+	VPAND        lanes00000001<>+0(SB), Y1, Y2
+	VPADDD       lanes00007fff<>+0(SB), Y0, Y3
+	VPADDD       Y2, Y3, Y3
+	VPSRLD       $0x10, Y3, Y3
+	VPOR         lanes00000040<>+0(SB), Y1, Y1
+	VCMPPS       $0x03, Y0, Y0, Y0
+	VBLENDVPS    Y0, Y1, Y3, Y3
+	VEXTRACTI128 $0x01, Y3, X0
+	VPACKUSDW    X0, X3, X0
+	VMOVDQU      X0, 16(BX)(DX*2)
+	VMOVUPS      64(CX)(DX*4), Y0
+	VPSRLD       $0x10, Y0, Y1
+	VPAND        lanes00000001<>+0(SB), Y1, Y2
+	VPADDD       lanes00007fff<>+0(SB), Y0, Y3
+	VPADDD       Y2, Y3, Y3
+	VPSRLD       $0x10, Y3, Y3
+	VPOR         lanes00000040<>+0(SB), Y1, Y1
+	VCMPPS       $0x03, Y0, Y0, Y0
+	VBLENDVPS    Y0, Y1, Y3, Y3
+	VEXTRACTI128 $0x01, Y3, X0
+	VPACKUSDW    X0, X3, X0
+	VMOVDQU      X0, 32(BX)(DX*2)
+	VMOVUPS      96(CX)(DX*4), Y0
+	VPSRLD       $0x10, Y0, Y1
+	VPAND        lanes00000001<>+0(SB), Y1, Y2
+	VPADDD       lanes00007fff<>+0(SB), Y0, Y3
+	VPADDD       Y2, Y3, Y3
+	VPSRLD       $0x10, Y3, Y3
+	VPOR         lanes00000040<>+0(SB), Y1, Y1
+	VCMPPS       $0x03, Y0, Y0, Y0
+	VBLENDVPS    Y0, Y1, Y3, Y3
+	VEXTRACTI128 $0x01, Y3, X0
+	VPACKUSDW    X0, X3, X0
+	VMOVDQU      X0, 48(BX)(DX*2)
+	ADDQ         $0x00000020, DX
+	SUBQ         $0x00000020, AX
 	JMP          many
 
 one:
-	TESTQ        CX, CX
-	JE           done
-	VMOVUPS      (AX), Y0
-	VMOVUPS      expConstants<>+0(SB), Y1
-	VMINPS       Y0, Y1, Y0
-	VMOVUPS      expConstants<>+32(SB), Y1
-	VMAXPS       Y0, Y1, Y0
-	VMULPS       expConstants<>+64(SB), Y0, Y1
-	VROUNDPS     $0x08, Y1, Y1
-	VFNMADD231PS expConstants<>+96(SB), Y1, Y0
-	VFNMADD231PS expConstants<>+128(SB), Y1, Y0
-	VMOVUPS      expConstants<>+224(SB), Y2
-	VFMADD213PS  expConstants<>+256(SB), Y0, Y2
-	VFMADD213PS  expConstants<>+288(SB), Y0, Y2
-	VFMADD213PS  expConstants<>+320(SB), Y0, Y2
-	VFMADD213PS  expConstants<>+352(SB), Y0, Y2
-	VMULPS       Y0, Y0, Y3
-	VFMADD213PS  Y0, Y3, Y2
-	VADDPS       expConstants<>+160(SB), Y2, Y0
-	VCVTPS2DQ    Y1, Y1
-	VPSRAD       $0x01, Y1, Y2
-	VPSUBD       Y2, Y1, Y1
-	VPADDD       expConstants<>+192(SB), Y2, Y2
-	VPSLLD       $0x17, Y2, Y2
-	VMULPS       Y2, Y0, Y0
-	VPADDD       expConstants<>+192(SB), Y1, Y1
-	VPSLLD       $0x17, Y1, Y1
-	VMULPS       Y1, Y0, Y0
-	VMOVUPS      Y0, (AX)
-	ADDQ         $0x00000020, AX
-	SUBQ         $0x00000008, CX
+	CMPQ         AX, $0x00000008
+	JL           done
+	VMOVUPS      (CX)(DX*4), Y0
+	VPSRLD       $0x10, Y0, Y1
+	VPAND        lanes00000001<>+0(SB), Y1, Y2
+	VPADDD       lanes00007fff<>+0(SB), Y0, Y3
+	VPADDD       Y2, Y3, Y3
+	VPSRLD       $0x10, Y3, Y3
+	VPOR         lanes00000040<>+0(SB), Y1, Y1
+	VCMPPS       $0x03, Y0, Y0, Y0
+	VBLENDVPS    Y0, Y1, Y3, Y3
+	VEXTRACTI128 $0x01, Y3, X0
+	VPACKUSDW    X0, X3, X0
+	VMOVDQU      X0, (BX)(DX*2)
+	ADDQ         $0x00000008, DX
+	SUBQ         $0x00000008, AX
 	JMP          one
 
 done:
 	VZEROUPPER
 	RET
+
+DATA lanes00000001<>+0(SB)/4, $0x00000001
+DATA lanes00000001<>+4(SB)/4, $0x00000001
+DATA lanes00000001<>+8(SB)/4, $0x00000001
+DATA lanes00000001<>+12(SB)/4, $0x00000001
+DATA lanes00000001<>+16(SB)/4, $0x00000001
+DATA lanes00000001<>+20(SB)/4, $0x00000001
+DATA lanes00000001<>+24(SB)/4, $0x00000001
+DATA lanes00000001<>+28(SB)/4, $0x00000001
+GLOBL lanes00000001<>(SB), RODATA|NOPTR, $32
+
+DATA lanes00007fff<>+0(SB)/4, $0x00007fff
+DATA lanes00007fff<>+4(SB)/4, $0x00007fff
+DATA lanes00007fff<>+8(SB)/4, $0x00007fff
+DATA lanes00007fff<>+12(SB)/4, $0x00007fff
+DATA lanes00007fff<>+16(SB)/4, $0x00007fff
+DATA lanes00007fff<>+20(SB)/4, $0x00007fff
+DATA lanes00007fff<>+24(SB)/4, $0x00007fff
+DATA lanes00007fff<>+28(SB)/4, $0x00007fff
+GLOBL lanes00007fff<>(SB), RODATA|NOPTR, $32
+
+DATA lanes00000040<>+0(SB)/4, $0x00000040
+DATA lanes00000040<>+4(SB)/4, $0x00000040
+DATA lanes00000040<>+8(SB)/4, $0x00000040
+DATA lanes00000040<>+12(SB)/4, $0x00000040
+DATA lanes00000040<>+16(SB)/4, $0x00000040
+DATA lanes00000040<>+20(SB)/4, $0x00000040
+DATA lanes00000040<>+24(SB)/4, $0x00000040
+DATA lanes00000040<>+28(SB)/4, $0x00000040
+GLOBL lanes00000040<>(SB), RODATA|NOPTR, $32

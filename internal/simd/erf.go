@@ -3,6 +3,10 @@ package simd
 // Erf replaces x by the Gauss error function of it, with a relative error
 // below 3e-7.
 func Erf(x []float32) {
+	if avx2 {
+		float32Erf(x)
+		return
+	}
 	for i, v := range x {
 		x[i] = erf(v)
 	}

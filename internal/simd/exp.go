@@ -4,7 +4,8 @@ import "math"
 
 // Exp replaces x by e^x, with a relative error below 2e-7.
 func Exp(x []float32) {
-	if expAVX2(x) {
+	if avx2 {
+		float32Exp(x)
 		return
 	}
 	for i, v := range x {
@@ -14,6 +15,10 @@ func Exp(x []float32) {
 
 // Sigmoid replaces x by 1/(1+e^-x), with a relative error below 3e-7.
 func Sigmoid(x []float32) {
+	if avx2 {
+		float32Sigmoid(x)
+		return
+	}
 	for i, v := range x {
 		x[i] = 1 / (1 + exp(-v))
 	}
@@ -22,6 +27,10 @@ func Sigmoid(x []float32) {
 // Tanh replaces x by its hyperbolic tangent, with a relative error below
 // 3e-7.
 func Tanh(x []float32) {
+	if avx2 {
+		float32Tanh(x)
+		return
+	}
 	for i, v := range x {
 		x[i] = tanh(v)
 	}

@@ -10,7 +10,10 @@ import (
 
 //go:generate go -C asm run . -out ../avx2_amd64.s -stubs ../avx2_amd64.go -pkg simd
 
-var avx2 = cpu.X86.HasAVX2 && cpu.X86.HasFMA
+var (
+	avx2 = cpu.X86.HasAVX2 && cpu.X86.HasFMA
+	f16c = avx2 && cpu.X86.HasF16C // all known processors with AVX2 have it
+)
 
 // tileSize returns the rows and columns of the tile that this processor
 // computes in one go.
@@ -43,43 +46,38 @@ func tileAVX2[T Number](rows, depth int, a, b, c []T, stride int, add bool) bool
 	return true
 }
 
-// axpyAVX2 is Axpy for the first elements, and returns how many.
-func axpyAVX2[T Number](alpha T, x, y []T) int {
-	n := len(x) &^ 7
-	if alpha, ok := any(alpha).(float32); ok && avx2 && n > 0 {
-		float32Axpy(alpha, pointer[float32](x), pointer[float32](y), n)
-		return n
+// axpyAVX2 is Axpy where it can be; it reports whether it could.
+func axpyAVX2[T Number](alpha T, x, y []T) bool {
+	factor, ok := any(alpha).(float32)
+	if ok = ok && avx2; ok {
+		float32Axpy(factor, float32s(x), float32s(y))
 	}
-	return 0
+	return ok
 }
 
-// dotAVX2 is Dot for the first elements, and returns how many.
-func dotAVX2[T Number](x, y []T) (T, int) {
-	n := len(x) &^ 7
-	if p, ok := any(unsafe.SliceData(x)).(*float32); ok && avx2 && n > 0 {
-		return T(float32Dot(p, pointer[float32](y), n)), n
+// dotAVX2 is Dot where it can be; it reports whether it could.
+func dotAVX2[T Number](x, y []T) (T, bool) {
+	if !avx2 || !is[float32, T]() {
+		return 0, false
 	}
-	return 0, 0
+	return T(float32Dot(float32s(x), float32s(y))), true
 }
 
-// expAVX2 is Exp where it can be; it reports whether it could. The last
-// elements fill up a register too, so that what becomes of an element does not
-// depend on its place.
-func expAVX2(x []float32) bool {
-	if !avx2 {
-		return false
+// sumAVX2 is Sum where it can be; it reports whether it could.
+func sumAVX2[T Number](x []T) (T, bool) {
+	if !avx2 || !is[float32, T]() {
+		return 0, false
 	}
-	n := len(x) &^ 7
-	if n > 0 {
-		float32Exp(&x[0], n)
-	}
-	if n < len(x) {
-		var last [8]float32
-		copy(last[:], x[n:])
-		float32Exp(&last[0], len(last))
-		copy(x[n:], last[:])
-	}
-	return true
+	return T(float32Sum(float32s(x))), true
 }
+
+func is[Want, T any]() bool {
+	var zero T
+	_, ok := any(zero).(Want)
+	return ok
+}
+
+// float32s is x, whose elements are known to be of that type.
+func float32s[T Number](x []T) []float32 { return unsafe.Slice(pointer[float32](x), len(x)) }
 
 func pointer[To, T Number](x []T) *To { return (*To)(unsafe.Pointer(unsafe.SliceData(x))) }

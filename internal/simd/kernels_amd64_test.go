@@ -4,14 +4,13 @@ package simd
 
 import (
 	"fmt"
-	"math"
 	"testing"
 )
 
 // portably runs f with the portable kernels.
 func portably(f func()) {
-	defer func(old bool) { avx2 = old }(avx2)
-	avx2 = false
+	defer func(a, f bool) { avx2, f16c = a, f }(avx2, f16c)
+	avx2, f16c = false, false
 	f()
 }
 
@@ -76,12 +75,13 @@ func TestAVX2Vectors(t *testing.T) {
 	needAVX2(t)
 	for n := range 150 {
 		x, y := random[float32](n), random[float32](n + 1)[:n]
-		var dot float32
+		var dot, sum float32
 		want := append([]float32{}, y...)
 		portably(func() {
-			dot = Dot(x, y)
+			dot, sum = Dot(x, y), Sum(x)
 			Axpy(-1.5, x, want)
 		})
+		near(t, "Sum", []float32{Sum(x)}, []float64{float64(sum)}, n)
 		near(t, "Dot", []float32{Dot(x, y)}, []float64{float64(dot)}, n)
 		Axpy(-1.5, x, y)
 		wide := make([]float64, n)
@@ -89,30 +89,5 @@ func TestAVX2Vectors(t *testing.T) {
 			wide[i] = float64(v)
 		}
 		near(t, "Axpy", y, wide, n)
-	}
-}
-
-// TestAVX2Exp: both kernels are as accurate as Exp says, and what becomes of
-// an element does not depend on its neighbours.
-func TestAVX2Exp(t *testing.T) {
-	needAVX2(t)
-	for n := range 40 {
-		x := random[float32](n)
-		for i := range x {
-			x[i] *= 40
-		}
-		together, portable := append([]float32{}, x...), append([]float32{}, x...)
-		Exp(together)
-		portably(func() { Exp(portable) })
-		for i, v := range x {
-			alone := []float32{v}
-			Exp(alone)
-			if alone[0] != together[i] {
-				t.Fatalf("e^%g is %g alone and %g as element %d of %d", v, alone[0], together[i], i, n)
-			}
-			if d := math.Abs(float64(portable[i] - together[i])); d > 4e-7*float64(together[i]) {
-				t.Fatalf("e^%g is %g, portably %g", v, together[i], portable[i])
-			}
-		}
 	}
 }

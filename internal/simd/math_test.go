@@ -82,17 +82,29 @@ func BenchmarkMath(b *testing.B) {
 	for _, f := range []struct {
 		name   string
 		vector func([]float32)
-	}{{"Exp", Exp}, {"Sigmoid", Sigmoid}, {"Tanh", Tanh}, {"Erf", Erf}, {"GELU", GELU}, {"GELUTanh", GELUTanh}, {"SiLU", SiLU}} {
+	}{
+		{"Exp", Exp}, {"Sigmoid", Sigmoid}, {"Tanh", Tanh}, {"Erf", Erf}, {"ReLU", ReLU}, {"ReLUSquared", ReLUSquared},
+		{"GELU", GELU}, {"GELUTanh", GELUTanh}, {"SiLU", SiLU}, {"Mish", Mish},
+		{"SwiGLU", func(x []float32) { SwiGLU(x, x, x, 1) }},
+	} {
 		b.Run(f.name, func(b *testing.B) {
 			source, x := make([]float32, 4096), make([]float32, 4096)
 			for i := range source {
 				source[i] = float32(i-2048) / 512
 			}
-			b.SetBytes(4 * 4096)
-			for b.Loop() {
+			perElement(b, len(x), func() {
 				copy(x, source)
 				f.vector(x)
-			}
+			})
 		})
 	}
+}
+
+// perElement measures f, which computes n elements, in elements per
+// nanosecond.
+func perElement(b *testing.B, n int, f func()) {
+	for b.Loop() {
+		f()
+	}
+	b.ReportMetric(float64(n)*float64(b.N)/float64(b.Elapsed().Nanoseconds()), "elements/ns")
 }

@@ -1,6 +1,16 @@
 // Package simd holds the inner loops of the CPU device: matrix products and
 // functions over slices. Everything here is serial; runtime/cpu splits work
 // over threads.
+//
+// Most of it exists twice: in portable Go, which says what is computed, and in
+// assembly for processors with AVX2, which are told apart at run time. Where a
+// function works element by element, the bits of an element of the result
+// depend on those of the operands alone, wherever it lies in a slice; those of
+// a sum depend on the slice's length too. Assembly and portable Go agree in
+// every bit where IEEE 754 prescribes the result, and within five units in the
+// last place in functions made of e^x; if e^x is subnormal, in its last place.
+// Where the last operation adds a product, as in [Axpy], assembly rounds once
+// and portable Go twice.
 package simd
 
 // Float is an element type of functions that need fractions.

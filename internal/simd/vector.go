@@ -3,8 +3,9 @@ package simd
 // Axpy adds alpha·x to y. y has at least x's length.
 func Axpy[T Number](alpha T, x, y []T) {
 	y = y[:len(x)]
-	n := axpyAVX2(alpha, x, y)
-	x, y = x[n:], y[n:]
+	if axpyAVX2(alpha, x, y) {
+		return
+	}
 	for len(x) >= 4 {
 		p, q := (*[4]T)(x), (*[4]T)(y)
 		q[0] += alpha * p[0]
@@ -20,10 +21,11 @@ func Axpy[T Number](alpha T, x, y []T) {
 
 // Dot returns Σ x[i]·y[i], as interleaved sums. y has at least x's length.
 func Dot[T Number](x, y []T) T {
-	var s1, s2, s3 T
 	y = y[:len(x)]
-	s0, n := dotAVX2(x, y)
-	x, y = x[n:], y[n:]
+	if s, ok := dotAVX2(x, y); ok {
+		return s
+	}
+	var s0, s1, s2, s3 T
 	for len(x) >= 4 {
 		p, q := (*[4]T)(x), (*[4]T)(y)
 		s0 += p[0] * q[0]
@@ -38,8 +40,11 @@ func Dot[T Number](x, y []T) T {
 	return (s0 + s2) + (s1 + s3)
 }
 
-// Sum returns Σ x[i], as four interleaved sums.
+// Sum returns Σ x[i], as interleaved sums.
 func Sum[T Number](x []T) T {
+	if s, ok := sumAVX2(x); ok {
+		return s
+	}
 	var s0, s1, s2, s3 T
 	for len(x) >= 4 {
 		p := (*[4]T)(x)

@@ -11,9 +11,17 @@ func main() {
 	ConstraintExpr("!purego")
 	tile(float32s)
 	tile(float64s)
+	arithmetic()
 	axpy()
+	functions()
+	swish()
 	dot()
-	expKernel()
+	sum()
+	largest()
+	moments()
+	expSum()
+	normalize()
+	halfConversions()
 	Generate()
 }
 

@@ -1,0 +1,154 @@
+package main
+
+import (
+	"math"
+
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+)
+
+// The functions are those of exp.go and erf.go in package simd, formula by
+// formula. What is an exponent is rounded there and here alike, without fused
+// operations, because exp multiplies the difference.
+
+// The same as in reduceExp.
+const (
+	ln2High = 0.693359375
+	ln2Low  = math.Ln2 - ln2High
+	shift   = 3 << 22
+)
+
+// reduceExp returns n, an integer, and e^r − 1.
+func reduceExp(x vector) (n, y vector) {
+	n = load(constant(math.Log2E))
+	VFMADD213PS(constant(shift), x, n)
+	whole := subtract(n, constant(shift))
+	remainder := load(constant(ln2High))
+	VFNMADD213PS(x, whole, remainder)
+	r := load(constant(ln2Low))
+	VFNMADD213PS(remainder, whole, r)
+	y = horner(r, 1.3950602e-3, 8.3689535e-3, 4.1666206e-2, 1.6666518e-1, 0.5)
+	VFMADD213PS(r, multiply(r, r), y)
+	// The sum's last bits are the integer.
+	VPSUBD(constant(shift), n, n)
+	return n, y
+}
+
+// power2 returns 2^k for −126 ≤ k ≤ 127.
+func power2(k vector) vector {
+	v := YMM()
+	VPSLLD(Imm(23), k, v)
+	VPADDD(constant(1), v, v)
+	return v
+}
+
+// exp needs no cases: from 89 on the products overflow, below −104 they
+// underflow.
+func exp(x vector) vector {
+	n, y := reduceExp(atMost(atLeast(x, -104), 89))
+	half := YMM()
+	VPSRAD(Imm(1), n, half)
+	VPSUBD(half, n, n)
+	scale := power2(half)
+	VFMADD213PS(scale, scale, y)
+	return multiply(y, power2(n))
+}
+
+// logistic returns x/(1 + e^exponent).
+func logistic(x, exponent vector) vector {
+	return divide(x, add(exp(exponent), constant(1)))
+}
+
+func magnitude(x vector) vector { return and(x, constantBits(1<<31-1)) }
+func sign(x vector) vector      { return and(x, constantBits(1<<31)) }
+func negative(x vector) vector  { return apply(VXORPS, x, constantBits(1<<31)) }
+
+func sigmoid(x vector) vector { return logistic(load(constant(1)), negative(x)) }
+
+func tanh(x vector) vector {
+	a := atMost(magnitude(x), 9.5)
+	n, m := reduceExp(add(a, a))
+	scale := power2(n)
+	VFMADD213PS(subtract(scale, constant(1)), scale, m)
+	return or(divide(m, add(m, constant(2))), sign(x))
+}
+
+func erfc(a vector) vector {
+	t := divide(load(constant(2)), add(a, constant(2)))
+	p := horner(t, -5.9068985e-2, 2.8457508e-1, -4.8720013e-1, 2.7806741e-1, -2.6625827e-2,
+		2.0268694e-1, 2.4310374e-1, 2.8237531e-1, 2.8208642e-1)
+	return multiply(multiply(p, t), exp(negative(multiply(a, a))))
+}
+
+func erf(x vector) vector {
+	a := magnitude(x)
+	large := or(subtract(load(constant(1)), erfc(a)), sign(x))
+	small := multiply(x, horner(multiply(x, x), -7.3509955e-4, 5.1768936e-3, -2.6857518e-2,
+		1.1283719e-1, -3.7612637e-1, 1.1283792))
+	const lessThan = 0x11 // ordered, quiet
+	isSmall := YMM()
+	VCMPPS(Imm(lessThan), constant(0.6), a, isSmall)
+	VBLENDVPS(isSmall, small, large, large)
+	return large
+}
+
+// relu adds 0 so that −0 becomes 0.
+func relu(x vector) vector { return add(atLeast(x, 0), constant(0)) }
+
+func gelu(x vector) vector {
+	tail := multiply(erfc(multiply(magnitude(x), constant(math.Sqrt2/2))), constant(0.5))
+	normal := subtract(load(constant(1)), tail)
+	VBLENDVPS(x, tail, normal, normal) // by the sign of x
+	return multiply(x, normal)
+}
+
+func geluTanh(x vector) vector {
+	const (
+		linear = 2 * math.Sqrt2 / math.SqrtPi
+		cubic  = 0.044715 * linear
+	)
+	factor := add(multiply(multiply(x, x), constant(cubic)), constant(linear))
+	return logistic(x, multiply(negative(x), factor))
+}
+
+// mish has no case for large x either: from 20 on n/(n + 2) is 1.
+func mish(x vector) vector {
+	e := exp(atMost(x, 20))
+	n := multiply(e, add(e, constant(2)))
+	return multiply(x, divide(n, add(n, constant(2))))
+}
+
+// functions writes the functions of one slice, which they replace.
+func functions() {
+	for _, f := range []struct {
+		name string
+		of   func(vector) vector
+	}{
+		{"Exp", exp}, {"Sigmoid", sigmoid}, {"Tanh", tanh}, {"Erf", erf},
+		{"ReLU", relu}, {"ReLUSquared", func(x vector) vector { y := relu(x); return multiply(y, y) }},
+		{"GELU", gelu}, {"GELUTanh", geluTanh}, {"Mish", mish},
+	} {
+		text("float32"+f.name, "(x []float32)", "["+f.name+"].")
+		loop{inputs: []string{"x"}, output: "x", elements: func(in []vector, _ vector) vector {
+			return f.of(in[0])
+		}}.write()
+		end()
+	}
+}
+
+// swish writes the functions with a parameter.
+func swish() {
+	text("float32Swish", "(x []float32, alpha float32)", "[Swish].")
+	factor := negative(broadcast("alpha"))
+	loop{inputs: []string{"x"}, output: "x", elements: func(in []vector, _ vector) vector {
+		return logistic(in[0], multiply(in[0], factor))
+	}}.write()
+	end()
+
+	text("float32SwiGLU", "(out, gate, linear []float32, alpha float32)", "[SwiGLU].")
+	factor = negative(broadcast("alpha"))
+	loop{inputs: []string{"gate", "linear"}, output: "out", elements: func(in []vector, _ vector) vector {
+		return multiply(logistic(in[0], multiply(in[0], factor)), in[1])
+	}}.write()
+	end()
+}
