@@ -115,12 +115,24 @@ func (c *constant) contiguous() bool {
 }
 
 // part returns rows start, start+step … of c, count in all.
-func (c *constant) part(p part) *constant {
+func (c *constant) part(p part) *constant { return c.along(0, p) }
+
+// along is part for another axis.
+func (c *constant) along(axis int, p part) *constant {
 	view := *c
 	view.dims, view.strides = slices.Clone(c.dims), slices.Clone(c.strides)
-	view.offset += p.start * c.strides[0]
-	view.dims[0] = p.count
-	view.strides[0] *= p.step
+	view.offset += p.start * c.strides[axis]
+	view.dims[axis] = p.count
+	view.strides[axis] *= p.step
+	return &view
+}
+
+// permuted returns c with its axes in another order.
+func (c *constant) permuted(perm ...int64) *constant {
+	view := *c
+	if view.transpose(perm) != nil {
+		panic("fmoefy: permutation of another rank")
+	}
 	return &view
 }
 

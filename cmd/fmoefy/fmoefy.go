@@ -24,6 +24,9 @@ its model-local function in any ONNX runtime.
 Blocks are selected by --include and --exclude: by index (3), range (0-5) or name, in
 which * and ? stand for any characters. --list shows them, and why others are refused.
 
+fmoefy import turns other mixtures of experts into FMoE nodes, fmoefy export FMoE nodes
+into what other runtimes know; fmoefy import --help and fmoefy export --help say more.
+
 Examples:
   fmoefy dense.onnx --list
   fmoefy dense.onnx -o moe.onnx --num-experts 8 --top-k 2
@@ -61,9 +64,8 @@ Examples:
 		flags.IntVar(&o.Hidden, "hidden", 0, "hidden width of experts, where it is not the MLP's; needs --init random")
 		flags.Uint64Var(&o.Seed, "seed", 0, "seed of routers, noise and random experts (default 0)")
 
-		flags.StringVar((*string)(&o.Target), "target", string(fmoefy.Portable), "what mixtures are written as: portable (FMoE), onnxruntime (com.microsoft::MoE) or standard (ONNX's operators)")
-		flags.BoolVar(&o.AllowGELUApproximation, "allow-gelu-approximation", false, "let --target onnxruntime compute GELU by its approximation, the only one that it has")
-		flags.StringVar(&c.external, "external", "auto", "weights in a file of their own: auto (from 1 GiB), always or never")
+		registerTarget(flags, &o.Target, &o.AllowGELUApproximation)
+		flags.StringVar(&c.external, "external", "auto", externalUsage)
 		return func(ctx context.Context, out io.Writer, args []string) error {
 			if c.list {
 				return c.listBlocks(out, args[0])
@@ -82,6 +84,12 @@ type rewriteFlags struct {
 	flags          *pflag.FlagSet
 }
 
+const externalUsage = "weights in a file of their own: auto (from 1 GiB), always or never"
+
+func errExternal(mode string) error {
+	return cli.Misusef("--external %s is not known: use auto, always or never", mode)
+}
+
 var externalModes = map[string]onnx.ExternalMode{
 	"auto": onnx.ExternalAuto, "always": onnx.ExternalAlways, "never": onnx.ExternalNever,
 }
@@ -98,7 +106,7 @@ func (c *rewriteFlags) complete() error {
 		return cli.Misusef("-o OUT.onnx is missing (--dry-run or --list need none)")
 	}
 	if _, ok := externalModes[c.external]; !ok {
-		return cli.Misusef("--external %s is not known: use auto, always or never", c.external)
+		return errExternal(c.external)
 	}
 	if err := c.options.Check(); err != nil {
 		return cli.Misusef("%w", err)
