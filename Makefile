@@ -14,7 +14,7 @@ SAMPLES = $(patsubst models/%/model.onnx,%,$(wildcard models/*/model.onnx))
 SHARED  = $(wildcard ../shared/models/*.onnx)
 REWRITE = --num-experts 8 --top-k 2
 
-.PHONY: help build test race lint fuzz demo verify conformance zoo compare benchmark clean
+.PHONY: help build test race lint fuzz demo verify merge conformance zoo compare benchmark clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 15
@@ -53,6 +53,12 @@ demo: build ## rewrite a trained GPT into 8 experts, run both on text, let it wr
 	@bin/moerun perplexity build/demo/moe.onnx --text $(GPT)/heldout.txt --max-tokens 8193
 	@echo; echo "== moerun generate: the mixture of experts writes"
 	@bin/moerun generate build/demo/moe.onnx --prompt 'The Rays of Light' --max-tokens 200 --temperature 0.6 --top-p 0.95 --seed 4
+
+merge: build ## split the sample GPT over two tensor-parallel ranks, merge them, compare
+	@mkdir -p build/merge
+	$(GO) run ./internal/tools/megatronsplit --ranks 2 --out build/merge
+	bin/fmoefy merge build/merge/rank_00.onnx build/merge/rank_01.onnx -o build/merge/full.onnx
+	bin/moerun compare $(GPT)/model.onnx build/merge/full.onnx
 
 verify: build ## check every sample, and compare it with its rewriting
 	@mkdir -p build/verify

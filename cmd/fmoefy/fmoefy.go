@@ -25,7 +25,8 @@ Blocks are selected by --include and --exclude: by index (3), range (0-5) or nam
 which * and ? stand for any characters. --list shows them, and why others are refused.
 
 fmoefy import turns other mixtures of experts into FMoE nodes, fmoefy export FMoE nodes
-into what other runtimes know; fmoefy import --help and fmoefy export --help say more.
+into what other runtimes know, fmoefy merge joins the tensor-parallel ranks of a model;
+fmoefy import --help and so on say more.
 
 Examples:
   fmoefy dense.onnx --list

@@ -24,7 +24,7 @@ const (
 // Command is a program, or one of the subcommands of a program.
 type Command struct {
 	Name      string // as the user types it, such as "moerun run"
-	Arguments string // the positional arguments, one word each, such as "A.onnx B.onnx"
+	Arguments string // the positional arguments, one word each, such as "A.onnx B.onnx"; the last may be repeated where it ends in "..."
 	Summary   string // one line
 	Details   string // paragraphs and examples for the help text
 
@@ -33,7 +33,7 @@ type Command struct {
 }
 
 // Action does a command's work with its positional arguments, of which there
-// are as many as the command has. It writes results to out.
+// are as many as the command has, or more where its last may be repeated. It writes results to out.
 type Action func(ctx context.Context, out io.Writer, args []string) error
 
 // misuse is an error of the command line.
@@ -78,7 +78,7 @@ func (c *Command) checkArguments(args []string) error {
 	switch {
 	case len(args) < len(want):
 		return Misusef("%s is missing", want[len(args)])
-	case len(args) > len(want):
+	case len(args) > len(want) && !strings.HasSuffix(c.Arguments, "..."):
 		return Misusef("unexpected argument %q", args[len(want)])
 	}
 	return nil
