@@ -1,0 +1,49 @@
+package simd
+
+import (
+	"os"
+	"syscall"
+	"testing"
+	"unsafe"
+)
+
+// beforeGuard returns n elements with nothing behind them but memory that must
+// not be touched.
+func beforeGuard[T any](t *testing.T, n int) []T {
+	page := os.Getpagesize()
+	memory, err := syscall.Mmap(-1, 0, 2*page, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE)
+	if err != nil {
+		t.Skip("no memory of our own:", err)
+	}
+	t.Cleanup(func() { _ = syscall.Munmap(memory) })
+	if err := syscall.Mprotect(memory[page:], syscall.PROT_NONE); err != nil {
+		t.Skip("memory cannot be protected:", err)
+	}
+	all := unsafe.Slice((*T)(unsafe.Pointer(&memory[0])), page/int(unsafe.Sizeof(*new(T))))
+	return all[len(all)-n:]
+}
+
+// TestNothingBehindSlices: the last elements of a slice are not read together
+// with what lies behind it; this would end the test with a segmentation fault.
+func TestNothingBehindSlices(t *testing.T) {
+	const most = 70
+	a, b, c, out := beforeGuard[float32](t, most), beforeGuard[float32](t, most), beforeGuard[float32](t, most), beforeGuard[float32](t, most)
+	half := beforeGuard[uint16](t, most)
+	for n := range most + 1 {
+		a, b, c, out, half := a[most-n:], b[most-n:], c[most-n:], out[most-n:], half[most-n:]
+		for _, f := range elementwise {
+			f.apply(out, a, b, c)
+		}
+		for _, apply := range fused {
+			apply(out, a, b, c)
+		}
+		Softmax(out, a)
+		Moments(a)
+		Sum(a)
+		Dot(a, b)
+		for _, f := range halfFormats {
+			f.narrow(half, a)
+			f.widen(out, half)
+		}
+	}
+}
