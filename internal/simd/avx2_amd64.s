@@ -1872,33 +1872,35 @@ loop7_one:
 	CMPQ         AX, $0x00000008
 	JL           loop7_rest
 	VMOVUPS      (DX)(CX*4), Y0
-	VMOVUPS      lanesc2d00000<>+0(SB), Y1
-	VMAXPS       Y0, Y1, Y0
-	VMOVUPS      lanes42b20000<>+0(SB), Y1
-	VMINPS       Y0, Y1, Y0
-	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y1
-	VFMADD213PS  lanes4b400000<>+0(SB), Y0, Y1
-	VSUBPS       lanes4b400000<>+0(SB), Y1, Y2
-	VMOVUPS      lanes3f318000<>+0(SB), Y3
-	VFNMADD213PS Y0, Y2, Y3
+	VCMPPS       $0x15, lanesc2cff1b4<>+0(SB), Y0, Y1
+	VMOVUPS      lanesc2cff1b4<>+0(SB), Y2
+	VMAXPS       Y0, Y2, Y0
+	VMOVUPS      lanes42b20000<>+0(SB), Y2
+	VMINPS       Y0, Y2, Y0
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y2
+	VFMADD213PS  lanes4b400000<>+0(SB), Y0, Y2
+	VSUBPS       lanes4b400000<>+0(SB), Y2, Y3
+	VMOVUPS      lanes3f318000<>+0(SB), Y4
+	VFNMADD213PS Y0, Y3, Y4
 	VMOVUPS      lanesb95e8083<>+0(SB), Y0
-	VFNMADD213PS Y3, Y2, Y0
-	VMOVUPS      lanes3ab6da74<>+0(SB), Y2
-	VFMADD213PS  lanes3c091def<>+0(SB), Y0, Y2
-	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y0, Y2
-	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y0, Y2
-	VFMADD213PS  lanes3f000000<>+0(SB), Y0, Y2
-	VMULPS       Y0, Y0, Y3
-	VFMADD213PS  Y0, Y3, Y2
-	VPSUBD       lanes4b400000<>+0(SB), Y1, Y1
-	VPSRAD       $0x01, Y1, Y0
-	VPSUBD       Y0, Y1, Y1
+	VFNMADD213PS Y4, Y3, Y0
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y3
+	VFMADD213PS  lanes3c091def<>+0(SB), Y0, Y3
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y0, Y3
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y0, Y3
+	VFMADD213PS  lanes3f000000<>+0(SB), Y0, Y3
+	VMULPS       Y0, Y0, Y4
+	VFMADD213PS  Y0, Y4, Y3
+	VPSUBD       lanes4b400000<>+0(SB), Y2, Y2
+	VPSRAD       $0x01, Y2, Y0
+	VPSUBD       Y0, Y2, Y2
 	VPSLLD       $0x17, Y0, Y0
 	VPADDD       lanes3f800000<>+0(SB), Y0, Y0
-	VFMADD213PS  Y0, Y0, Y2
-	VPSLLD       $0x17, Y1, Y0
-	VPADDD       lanes3f800000<>+0(SB), Y0, Y0
-	VMULPS       Y0, Y2, Y0
+	VFMADD213PS  Y0, Y0, Y3
+	VANDPS       Y1, Y3, Y0
+	VPSLLD       $0x17, Y2, Y1
+	VPADDD       lanes3f800000<>+0(SB), Y1, Y1
+	VMULPS       Y1, Y0, Y0
 	VMOVUPS      Y0, (DX)(CX*4)
 	ADDQ         $0x00000008, CX
 	SUBQ         $0x00000008, AX
@@ -1911,48 +1913,50 @@ loop7_rest:
 	NEGQ         AX
 	VMOVUPS      (BX)(AX*4), Y0
 	VMASKMOVPS   (DX)(CX*4), Y0, Y1
-	VMOVUPS      lanesc2d00000<>+0(SB), Y2
-	VMAXPS       Y1, Y2, Y1
-	VMOVUPS      lanes42b20000<>+0(SB), Y2
-	VMINPS       Y1, Y2, Y1
-	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y2
-	VFMADD213PS  lanes4b400000<>+0(SB), Y1, Y2
-	VSUBPS       lanes4b400000<>+0(SB), Y2, Y3
-	VMOVUPS      lanes3f318000<>+0(SB), Y4
-	VFNMADD213PS Y1, Y3, Y4
+	VCMPPS       $0x15, lanesc2cff1b4<>+0(SB), Y1, Y2
+	VMOVUPS      lanesc2cff1b4<>+0(SB), Y3
+	VMAXPS       Y1, Y3, Y1
+	VMOVUPS      lanes42b20000<>+0(SB), Y3
+	VMINPS       Y1, Y3, Y1
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y3
+	VFMADD213PS  lanes4b400000<>+0(SB), Y1, Y3
+	VSUBPS       lanes4b400000<>+0(SB), Y3, Y4
+	VMOVUPS      lanes3f318000<>+0(SB), Y5
+	VFNMADD213PS Y1, Y4, Y5
 	VMOVUPS      lanesb95e8083<>+0(SB), Y1
-	VFNMADD213PS Y4, Y3, Y1
-	VMOVUPS      lanes3ab6da74<>+0(SB), Y3
-	VFMADD213PS  lanes3c091def<>+0(SB), Y1, Y3
-	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y1, Y3
-	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y1, Y3
-	VFMADD213PS  lanes3f000000<>+0(SB), Y1, Y3
-	VMULPS       Y1, Y1, Y4
-	VFMADD213PS  Y1, Y4, Y3
-	VPSUBD       lanes4b400000<>+0(SB), Y2, Y2
-	VPSRAD       $0x01, Y2, Y1
-	VPSUBD       Y1, Y2, Y2
+	VFNMADD213PS Y5, Y4, Y1
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y4
+	VFMADD213PS  lanes3c091def<>+0(SB), Y1, Y4
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y1, Y4
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y1, Y4
+	VFMADD213PS  lanes3f000000<>+0(SB), Y1, Y4
+	VMULPS       Y1, Y1, Y5
+	VFMADD213PS  Y1, Y5, Y4
+	VPSUBD       lanes4b400000<>+0(SB), Y3, Y3
+	VPSRAD       $0x01, Y3, Y1
+	VPSUBD       Y1, Y3, Y3
 	VPSLLD       $0x17, Y1, Y1
 	VPADDD       lanes3f800000<>+0(SB), Y1, Y1
-	VFMADD213PS  Y1, Y1, Y3
-	VPSLLD       $0x17, Y2, Y1
-	VPADDD       lanes3f800000<>+0(SB), Y1, Y1
-	VMULPS       Y1, Y3, Y1
+	VFMADD213PS  Y1, Y1, Y4
+	VANDPS       Y2, Y4, Y1
+	VPSLLD       $0x17, Y3, Y2
+	VPADDD       lanes3f800000<>+0(SB), Y2, Y2
+	VMULPS       Y2, Y1, Y1
 	VMASKMOVPS   Y1, Y0, (DX)(CX*4)
 
 loop7_done:
 	VZEROUPPER
 	RET
 
-DATA lanesc2d00000<>+0(SB)/4, $0xc2d00000
-DATA lanesc2d00000<>+4(SB)/4, $0xc2d00000
-DATA lanesc2d00000<>+8(SB)/4, $0xc2d00000
-DATA lanesc2d00000<>+12(SB)/4, $0xc2d00000
-DATA lanesc2d00000<>+16(SB)/4, $0xc2d00000
-DATA lanesc2d00000<>+20(SB)/4, $0xc2d00000
-DATA lanesc2d00000<>+24(SB)/4, $0xc2d00000
-DATA lanesc2d00000<>+28(SB)/4, $0xc2d00000
-GLOBL lanesc2d00000<>(SB), RODATA|NOPTR, $32
+DATA lanesc2cff1b4<>+0(SB)/4, $0xc2cff1b4
+DATA lanesc2cff1b4<>+4(SB)/4, $0xc2cff1b4
+DATA lanesc2cff1b4<>+8(SB)/4, $0xc2cff1b4
+DATA lanesc2cff1b4<>+12(SB)/4, $0xc2cff1b4
+DATA lanesc2cff1b4<>+16(SB)/4, $0xc2cff1b4
+DATA lanesc2cff1b4<>+20(SB)/4, $0xc2cff1b4
+DATA lanesc2cff1b4<>+24(SB)/4, $0xc2cff1b4
+DATA lanesc2cff1b4<>+28(SB)/4, $0xc2cff1b4
+GLOBL lanesc2cff1b4<>(SB), RODATA|NOPTR, $32
 
 DATA lanes42b20000<>+0(SB)/4, $0x42b20000
 DATA lanes42b20000<>+4(SB)/4, $0x42b20000
@@ -2077,33 +2081,35 @@ loop8_one:
 	VMOVUPS      (DX)(CX*4), Y0
 	VMOVUPS      lanes3f800000<>+0(SB), Y1
 	VXORPS       lanes80000000<>+0(SB), Y0, Y0
-	VMOVUPS      lanesc2d00000<>+0(SB), Y2
-	VMAXPS       Y0, Y2, Y0
-	VMOVUPS      lanes42b20000<>+0(SB), Y2
-	VMINPS       Y0, Y2, Y0
-	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y2
-	VFMADD213PS  lanes4b400000<>+0(SB), Y0, Y2
-	VSUBPS       lanes4b400000<>+0(SB), Y2, Y3
-	VMOVUPS      lanes3f318000<>+0(SB), Y4
-	VFNMADD213PS Y0, Y3, Y4
+	VCMPPS       $0x15, lanesc2cff1b4<>+0(SB), Y0, Y2
+	VMOVUPS      lanesc2cff1b4<>+0(SB), Y3
+	VMAXPS       Y0, Y3, Y0
+	VMOVUPS      lanes42b20000<>+0(SB), Y3
+	VMINPS       Y0, Y3, Y0
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y3
+	VFMADD213PS  lanes4b400000<>+0(SB), Y0, Y3
+	VSUBPS       lanes4b400000<>+0(SB), Y3, Y4
+	VMOVUPS      lanes3f318000<>+0(SB), Y5
+	VFNMADD213PS Y0, Y4, Y5
 	VMOVUPS      lanesb95e8083<>+0(SB), Y0
-	VFNMADD213PS Y4, Y3, Y0
-	VMOVUPS      lanes3ab6da74<>+0(SB), Y3
-	VFMADD213PS  lanes3c091def<>+0(SB), Y0, Y3
-	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y0, Y3
-	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y0, Y3
-	VFMADD213PS  lanes3f000000<>+0(SB), Y0, Y3
-	VMULPS       Y0, Y0, Y4
-	VFMADD213PS  Y0, Y4, Y3
-	VPSUBD       lanes4b400000<>+0(SB), Y2, Y2
-	VPSRAD       $0x01, Y2, Y0
-	VPSUBD       Y0, Y2, Y2
+	VFNMADD213PS Y5, Y4, Y0
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y4
+	VFMADD213PS  lanes3c091def<>+0(SB), Y0, Y4
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y0, Y4
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y0, Y4
+	VFMADD213PS  lanes3f000000<>+0(SB), Y0, Y4
+	VMULPS       Y0, Y0, Y5
+	VFMADD213PS  Y0, Y5, Y4
+	VPSUBD       lanes4b400000<>+0(SB), Y3, Y3
+	VPSRAD       $0x01, Y3, Y0
+	VPSUBD       Y0, Y3, Y3
 	VPSLLD       $0x17, Y0, Y0
 	VPADDD       lanes3f800000<>+0(SB), Y0, Y0
-	VFMADD213PS  Y0, Y0, Y3
-	VPSLLD       $0x17, Y2, Y0
-	VPADDD       lanes3f800000<>+0(SB), Y0, Y0
-	VMULPS       Y0, Y3, Y0
+	VFMADD213PS  Y0, Y0, Y4
+	VANDPS       Y2, Y4, Y0
+	VPSLLD       $0x17, Y3, Y2
+	VPADDD       lanes3f800000<>+0(SB), Y2, Y2
+	VMULPS       Y2, Y0, Y0
 	VADDPS       lanes3f800000<>+0(SB), Y0, Y0
 	VDIVPS       Y0, Y1, Y0
 	VMOVUPS      Y0, (DX)(CX*4)
@@ -2120,33 +2126,35 @@ loop8_rest:
 	VMASKMOVPS   (DX)(CX*4), Y0, Y1
 	VMOVUPS      lanes3f800000<>+0(SB), Y2
 	VXORPS       lanes80000000<>+0(SB), Y1, Y1
-	VMOVUPS      lanesc2d00000<>+0(SB), Y3
-	VMAXPS       Y1, Y3, Y1
-	VMOVUPS      lanes42b20000<>+0(SB), Y3
-	VMINPS       Y1, Y3, Y1
-	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y3
-	VFMADD213PS  lanes4b400000<>+0(SB), Y1, Y3
-	VSUBPS       lanes4b400000<>+0(SB), Y3, Y4
-	VMOVUPS      lanes3f318000<>+0(SB), Y5
-	VFNMADD213PS Y1, Y4, Y5
+	VCMPPS       $0x15, lanesc2cff1b4<>+0(SB), Y1, Y3
+	VMOVUPS      lanesc2cff1b4<>+0(SB), Y4
+	VMAXPS       Y1, Y4, Y1
+	VMOVUPS      lanes42b20000<>+0(SB), Y4
+	VMINPS       Y1, Y4, Y1
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y4
+	VFMADD213PS  lanes4b400000<>+0(SB), Y1, Y4
+	VSUBPS       lanes4b400000<>+0(SB), Y4, Y5
+	VMOVUPS      lanes3f318000<>+0(SB), Y6
+	VFNMADD213PS Y1, Y5, Y6
 	VMOVUPS      lanesb95e8083<>+0(SB), Y1
-	VFNMADD213PS Y5, Y4, Y1
-	VMOVUPS      lanes3ab6da74<>+0(SB), Y4
-	VFMADD213PS  lanes3c091def<>+0(SB), Y1, Y4
-	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y1, Y4
-	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y1, Y4
-	VFMADD213PS  lanes3f000000<>+0(SB), Y1, Y4
-	VMULPS       Y1, Y1, Y5
-	VFMADD213PS  Y1, Y5, Y4
-	VPSUBD       lanes4b400000<>+0(SB), Y3, Y3
-	VPSRAD       $0x01, Y3, Y1
-	VPSUBD       Y1, Y3, Y3
+	VFNMADD213PS Y6, Y5, Y1
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y5
+	VFMADD213PS  lanes3c091def<>+0(SB), Y1, Y5
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y1, Y5
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y1, Y5
+	VFMADD213PS  lanes3f000000<>+0(SB), Y1, Y5
+	VMULPS       Y1, Y1, Y6
+	VFMADD213PS  Y1, Y6, Y5
+	VPSUBD       lanes4b400000<>+0(SB), Y4, Y4
+	VPSRAD       $0x01, Y4, Y1
+	VPSUBD       Y1, Y4, Y4
 	VPSLLD       $0x17, Y1, Y1
 	VPADDD       lanes3f800000<>+0(SB), Y1, Y1
-	VFMADD213PS  Y1, Y1, Y4
-	VPSLLD       $0x17, Y3, Y1
-	VPADDD       lanes3f800000<>+0(SB), Y1, Y1
-	VMULPS       Y1, Y4, Y1
+	VFMADD213PS  Y1, Y1, Y5
+	VANDPS       Y3, Y5, Y1
+	VPSLLD       $0x17, Y4, Y3
+	VPADDD       lanes3f800000<>+0(SB), Y3, Y3
+	VMULPS       Y3, Y1, Y1
 	VADDPS       lanes3f800000<>+0(SB), Y1, Y1
 	VDIVPS       Y1, Y2, Y1
 	VMASKMOVPS   Y1, Y0, (DX)(CX*4)
@@ -2306,33 +2314,35 @@ loop10_one:
 	VMULPS       Y3, Y4, Y3
 	VMULPS       Y1, Y1, Y4
 	VXORPS       lanes80000000<>+0(SB), Y4, Y4
-	VMOVUPS      lanesc2d00000<>+0(SB), Y5
-	VMAXPS       Y4, Y5, Y4
-	VMOVUPS      lanes42b20000<>+0(SB), Y5
-	VMINPS       Y4, Y5, Y4
-	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y5
-	VFMADD213PS  lanes4b400000<>+0(SB), Y4, Y5
-	VSUBPS       lanes4b400000<>+0(SB), Y5, Y6
-	VMOVUPS      lanes3f318000<>+0(SB), Y7
-	VFNMADD213PS Y4, Y6, Y7
+	VCMPPS       $0x15, lanesc2cff1b4<>+0(SB), Y4, Y5
+	VMOVUPS      lanesc2cff1b4<>+0(SB), Y6
+	VMAXPS       Y4, Y6, Y4
+	VMOVUPS      lanes42b20000<>+0(SB), Y6
+	VMINPS       Y4, Y6, Y4
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y6
+	VFMADD213PS  lanes4b400000<>+0(SB), Y4, Y6
+	VSUBPS       lanes4b400000<>+0(SB), Y6, Y7
+	VMOVUPS      lanes3f318000<>+0(SB), Y8
+	VFNMADD213PS Y4, Y7, Y8
 	VMOVUPS      lanesb95e8083<>+0(SB), Y4
-	VFNMADD213PS Y7, Y6, Y4
-	VMOVUPS      lanes3ab6da74<>+0(SB), Y6
-	VFMADD213PS  lanes3c091def<>+0(SB), Y4, Y6
-	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y4, Y6
-	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y4, Y6
-	VFMADD213PS  lanes3f000000<>+0(SB), Y4, Y6
-	VMULPS       Y4, Y4, Y7
-	VFMADD213PS  Y4, Y7, Y6
-	VPSUBD       lanes4b400000<>+0(SB), Y5, Y5
-	VPSRAD       $0x01, Y5, Y4
-	VPSUBD       Y4, Y5, Y5
+	VFNMADD213PS Y8, Y7, Y4
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y7
+	VFMADD213PS  lanes3c091def<>+0(SB), Y4, Y7
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y4, Y7
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y4, Y7
+	VFMADD213PS  lanes3f000000<>+0(SB), Y4, Y7
+	VMULPS       Y4, Y4, Y8
+	VFMADD213PS  Y4, Y8, Y7
+	VPSUBD       lanes4b400000<>+0(SB), Y6, Y6
+	VPSRAD       $0x01, Y6, Y4
+	VPSUBD       Y4, Y6, Y6
 	VPSLLD       $0x17, Y4, Y4
 	VPADDD       lanes3f800000<>+0(SB), Y4, Y4
-	VFMADD213PS  Y4, Y4, Y6
-	VPSLLD       $0x17, Y5, Y4
-	VPADDD       lanes3f800000<>+0(SB), Y4, Y4
-	VMULPS       Y4, Y6, Y4
+	VFMADD213PS  Y4, Y4, Y7
+	VANDPS       Y5, Y7, Y4
+	VPSLLD       $0x17, Y6, Y5
+	VPADDD       lanes3f800000<>+0(SB), Y5, Y5
+	VMULPS       Y5, Y4, Y4
 	VMULPS       Y4, Y3, Y3
 	VSUBPS       Y3, Y2, Y2
 	VANDPS       lanes80000000<>+0(SB), Y0, Y3
@@ -2376,33 +2386,35 @@ loop10_rest:
 	VMULPS       Y4, Y5, Y4
 	VMULPS       Y2, Y2, Y5
 	VXORPS       lanes80000000<>+0(SB), Y5, Y5
-	VMOVUPS      lanesc2d00000<>+0(SB), Y6
-	VMAXPS       Y5, Y6, Y5
-	VMOVUPS      lanes42b20000<>+0(SB), Y6
-	VMINPS       Y5, Y6, Y5
-	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y6
-	VFMADD213PS  lanes4b400000<>+0(SB), Y5, Y6
-	VSUBPS       lanes4b400000<>+0(SB), Y6, Y7
-	VMOVUPS      lanes3f318000<>+0(SB), Y8
-	VFNMADD213PS Y5, Y7, Y8
+	VCMPPS       $0x15, lanesc2cff1b4<>+0(SB), Y5, Y6
+	VMOVUPS      lanesc2cff1b4<>+0(SB), Y7
+	VMAXPS       Y5, Y7, Y5
+	VMOVUPS      lanes42b20000<>+0(SB), Y7
+	VMINPS       Y5, Y7, Y5
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y7
+	VFMADD213PS  lanes4b400000<>+0(SB), Y5, Y7
+	VSUBPS       lanes4b400000<>+0(SB), Y7, Y8
+	VMOVUPS      lanes3f318000<>+0(SB), Y9
+	VFNMADD213PS Y5, Y8, Y9
 	VMOVUPS      lanesb95e8083<>+0(SB), Y5
-	VFNMADD213PS Y8, Y7, Y5
-	VMOVUPS      lanes3ab6da74<>+0(SB), Y7
-	VFMADD213PS  lanes3c091def<>+0(SB), Y5, Y7
-	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y5, Y7
-	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y5, Y7
-	VFMADD213PS  lanes3f000000<>+0(SB), Y5, Y7
-	VMULPS       Y5, Y5, Y8
-	VFMADD213PS  Y5, Y8, Y7
-	VPSUBD       lanes4b400000<>+0(SB), Y6, Y6
-	VPSRAD       $0x01, Y6, Y5
-	VPSUBD       Y5, Y6, Y6
+	VFNMADD213PS Y9, Y8, Y5
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y8
+	VFMADD213PS  lanes3c091def<>+0(SB), Y5, Y8
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y5, Y8
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y5, Y8
+	VFMADD213PS  lanes3f000000<>+0(SB), Y5, Y8
+	VMULPS       Y5, Y5, Y9
+	VFMADD213PS  Y5, Y9, Y8
+	VPSUBD       lanes4b400000<>+0(SB), Y7, Y7
+	VPSRAD       $0x01, Y7, Y5
+	VPSUBD       Y5, Y7, Y7
 	VPSLLD       $0x17, Y5, Y5
 	VPADDD       lanes3f800000<>+0(SB), Y5, Y5
-	VFMADD213PS  Y5, Y5, Y7
-	VPSLLD       $0x17, Y6, Y5
-	VPADDD       lanes3f800000<>+0(SB), Y5, Y5
-	VMULPS       Y5, Y7, Y5
+	VFMADD213PS  Y5, Y5, Y8
+	VANDPS       Y6, Y8, Y5
+	VPSLLD       $0x17, Y7, Y6
+	VPADDD       lanes3f800000<>+0(SB), Y6, Y6
+	VMULPS       Y6, Y5, Y5
 	VMULPS       Y5, Y4, Y4
 	VSUBPS       Y4, Y3, Y3
 	VANDPS       lanes80000000<>+0(SB), Y1, Y4
@@ -2693,33 +2705,35 @@ loop13_one:
 	VMULPS       Y2, Y3, Y2
 	VMULPS       Y1, Y1, Y1
 	VXORPS       lanes80000000<>+0(SB), Y1, Y1
-	VMOVUPS      lanesc2d00000<>+0(SB), Y3
-	VMAXPS       Y1, Y3, Y1
-	VMOVUPS      lanes42b20000<>+0(SB), Y3
-	VMINPS       Y1, Y3, Y1
-	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y3
-	VFMADD213PS  lanes4b400000<>+0(SB), Y1, Y3
-	VSUBPS       lanes4b400000<>+0(SB), Y3, Y4
-	VMOVUPS      lanes3f318000<>+0(SB), Y5
-	VFNMADD213PS Y1, Y4, Y5
+	VCMPPS       $0x15, lanesc2cff1b4<>+0(SB), Y1, Y3
+	VMOVUPS      lanesc2cff1b4<>+0(SB), Y4
+	VMAXPS       Y1, Y4, Y1
+	VMOVUPS      lanes42b20000<>+0(SB), Y4
+	VMINPS       Y1, Y4, Y1
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y4
+	VFMADD213PS  lanes4b400000<>+0(SB), Y1, Y4
+	VSUBPS       lanes4b400000<>+0(SB), Y4, Y5
+	VMOVUPS      lanes3f318000<>+0(SB), Y6
+	VFNMADD213PS Y1, Y5, Y6
 	VMOVUPS      lanesb95e8083<>+0(SB), Y1
-	VFNMADD213PS Y5, Y4, Y1
-	VMOVUPS      lanes3ab6da74<>+0(SB), Y4
-	VFMADD213PS  lanes3c091def<>+0(SB), Y1, Y4
-	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y1, Y4
-	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y1, Y4
-	VFMADD213PS  lanes3f000000<>+0(SB), Y1, Y4
-	VMULPS       Y1, Y1, Y5
-	VFMADD213PS  Y1, Y5, Y4
-	VPSUBD       lanes4b400000<>+0(SB), Y3, Y3
-	VPSRAD       $0x01, Y3, Y1
-	VPSUBD       Y1, Y3, Y3
+	VFNMADD213PS Y6, Y5, Y1
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y5
+	VFMADD213PS  lanes3c091def<>+0(SB), Y1, Y5
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y1, Y5
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y1, Y5
+	VFMADD213PS  lanes3f000000<>+0(SB), Y1, Y5
+	VMULPS       Y1, Y1, Y6
+	VFMADD213PS  Y1, Y6, Y5
+	VPSUBD       lanes4b400000<>+0(SB), Y4, Y4
+	VPSRAD       $0x01, Y4, Y1
+	VPSUBD       Y1, Y4, Y4
 	VPSLLD       $0x17, Y1, Y1
 	VPADDD       lanes3f800000<>+0(SB), Y1, Y1
-	VFMADD213PS  Y1, Y1, Y4
-	VPSLLD       $0x17, Y3, Y1
-	VPADDD       lanes3f800000<>+0(SB), Y1, Y1
-	VMULPS       Y1, Y4, Y1
+	VFMADD213PS  Y1, Y1, Y5
+	VANDPS       Y3, Y5, Y1
+	VPSLLD       $0x17, Y4, Y3
+	VPADDD       lanes3f800000<>+0(SB), Y3, Y3
+	VMULPS       Y3, Y1, Y1
 	VMULPS       Y1, Y2, Y1
 	VMULPS       lanes3f000000<>+0(SB), Y1, Y1
 	VMOVUPS      lanes3f800000<>+0(SB), Y2
@@ -2755,33 +2769,35 @@ loop13_rest:
 	VMULPS       Y3, Y4, Y3
 	VMULPS       Y2, Y2, Y2
 	VXORPS       lanes80000000<>+0(SB), Y2, Y2
-	VMOVUPS      lanesc2d00000<>+0(SB), Y4
-	VMAXPS       Y2, Y4, Y2
-	VMOVUPS      lanes42b20000<>+0(SB), Y4
-	VMINPS       Y2, Y4, Y2
-	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y4
-	VFMADD213PS  lanes4b400000<>+0(SB), Y2, Y4
-	VSUBPS       lanes4b400000<>+0(SB), Y4, Y5
-	VMOVUPS      lanes3f318000<>+0(SB), Y6
-	VFNMADD213PS Y2, Y5, Y6
+	VCMPPS       $0x15, lanesc2cff1b4<>+0(SB), Y2, Y4
+	VMOVUPS      lanesc2cff1b4<>+0(SB), Y5
+	VMAXPS       Y2, Y5, Y2
+	VMOVUPS      lanes42b20000<>+0(SB), Y5
+	VMINPS       Y2, Y5, Y2
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y5
+	VFMADD213PS  lanes4b400000<>+0(SB), Y2, Y5
+	VSUBPS       lanes4b400000<>+0(SB), Y5, Y6
+	VMOVUPS      lanes3f318000<>+0(SB), Y7
+	VFNMADD213PS Y2, Y6, Y7
 	VMOVUPS      lanesb95e8083<>+0(SB), Y2
-	VFNMADD213PS Y6, Y5, Y2
-	VMOVUPS      lanes3ab6da74<>+0(SB), Y5
-	VFMADD213PS  lanes3c091def<>+0(SB), Y2, Y5
-	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y2, Y5
-	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y2, Y5
-	VFMADD213PS  lanes3f000000<>+0(SB), Y2, Y5
-	VMULPS       Y2, Y2, Y6
-	VFMADD213PS  Y2, Y6, Y5
-	VPSUBD       lanes4b400000<>+0(SB), Y4, Y4
-	VPSRAD       $0x01, Y4, Y2
-	VPSUBD       Y2, Y4, Y4
+	VFNMADD213PS Y7, Y6, Y2
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y6
+	VFMADD213PS  lanes3c091def<>+0(SB), Y2, Y6
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y2, Y6
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y2, Y6
+	VFMADD213PS  lanes3f000000<>+0(SB), Y2, Y6
+	VMULPS       Y2, Y2, Y7
+	VFMADD213PS  Y2, Y7, Y6
+	VPSUBD       lanes4b400000<>+0(SB), Y5, Y5
+	VPSRAD       $0x01, Y5, Y2
+	VPSUBD       Y2, Y5, Y5
 	VPSLLD       $0x17, Y2, Y2
 	VPADDD       lanes3f800000<>+0(SB), Y2, Y2
-	VFMADD213PS  Y2, Y2, Y5
-	VPSLLD       $0x17, Y4, Y2
-	VPADDD       lanes3f800000<>+0(SB), Y2, Y2
-	VMULPS       Y2, Y5, Y2
+	VFMADD213PS  Y2, Y2, Y6
+	VANDPS       Y4, Y6, Y2
+	VPSLLD       $0x17, Y5, Y4
+	VPADDD       lanes3f800000<>+0(SB), Y4, Y4
+	VMULPS       Y4, Y2, Y2
 	VMULPS       Y2, Y3, Y2
 	VMULPS       lanes3f000000<>+0(SB), Y2, Y2
 	VMOVUPS      lanes3f800000<>+0(SB), Y3
@@ -2820,33 +2836,35 @@ loop14_one:
 	VADDPS       lanes3fcc422a<>+0(SB), Y1, Y1
 	VXORPS       lanes80000000<>+0(SB), Y0, Y2
 	VMULPS       Y1, Y2, Y1
-	VMOVUPS      lanesc2d00000<>+0(SB), Y2
-	VMAXPS       Y1, Y2, Y1
-	VMOVUPS      lanes42b20000<>+0(SB), Y2
-	VMINPS       Y1, Y2, Y1
-	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y2
-	VFMADD213PS  lanes4b400000<>+0(SB), Y1, Y2
-	VSUBPS       lanes4b400000<>+0(SB), Y2, Y3
-	VMOVUPS      lanes3f318000<>+0(SB), Y4
-	VFNMADD213PS Y1, Y3, Y4
+	VCMPPS       $0x15, lanesc2cff1b4<>+0(SB), Y1, Y2
+	VMOVUPS      lanesc2cff1b4<>+0(SB), Y3
+	VMAXPS       Y1, Y3, Y1
+	VMOVUPS      lanes42b20000<>+0(SB), Y3
+	VMINPS       Y1, Y3, Y1
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y3
+	VFMADD213PS  lanes4b400000<>+0(SB), Y1, Y3
+	VSUBPS       lanes4b400000<>+0(SB), Y3, Y4
+	VMOVUPS      lanes3f318000<>+0(SB), Y5
+	VFNMADD213PS Y1, Y4, Y5
 	VMOVUPS      lanesb95e8083<>+0(SB), Y1
-	VFNMADD213PS Y4, Y3, Y1
-	VMOVUPS      lanes3ab6da74<>+0(SB), Y3
-	VFMADD213PS  lanes3c091def<>+0(SB), Y1, Y3
-	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y1, Y3
-	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y1, Y3
-	VFMADD213PS  lanes3f000000<>+0(SB), Y1, Y3
-	VMULPS       Y1, Y1, Y4
-	VFMADD213PS  Y1, Y4, Y3
-	VPSUBD       lanes4b400000<>+0(SB), Y2, Y2
-	VPSRAD       $0x01, Y2, Y1
-	VPSUBD       Y1, Y2, Y2
+	VFNMADD213PS Y5, Y4, Y1
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y4
+	VFMADD213PS  lanes3c091def<>+0(SB), Y1, Y4
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y1, Y4
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y1, Y4
+	VFMADD213PS  lanes3f000000<>+0(SB), Y1, Y4
+	VMULPS       Y1, Y1, Y5
+	VFMADD213PS  Y1, Y5, Y4
+	VPSUBD       lanes4b400000<>+0(SB), Y3, Y3
+	VPSRAD       $0x01, Y3, Y1
+	VPSUBD       Y1, Y3, Y3
 	VPSLLD       $0x17, Y1, Y1
 	VPADDD       lanes3f800000<>+0(SB), Y1, Y1
-	VFMADD213PS  Y1, Y1, Y3
-	VPSLLD       $0x17, Y2, Y1
-	VPADDD       lanes3f800000<>+0(SB), Y1, Y1
-	VMULPS       Y1, Y3, Y1
+	VFMADD213PS  Y1, Y1, Y4
+	VANDPS       Y2, Y4, Y1
+	VPSLLD       $0x17, Y3, Y2
+	VPADDD       lanes3f800000<>+0(SB), Y2, Y2
+	VMULPS       Y2, Y1, Y1
 	VADDPS       lanes3f800000<>+0(SB), Y1, Y1
 	VDIVPS       Y1, Y0, Y0
 	VMOVUPS      Y0, (DX)(CX*4)
@@ -2866,33 +2884,35 @@ loop14_rest:
 	VADDPS       lanes3fcc422a<>+0(SB), Y2, Y2
 	VXORPS       lanes80000000<>+0(SB), Y1, Y3
 	VMULPS       Y2, Y3, Y2
-	VMOVUPS      lanesc2d00000<>+0(SB), Y3
-	VMAXPS       Y2, Y3, Y2
-	VMOVUPS      lanes42b20000<>+0(SB), Y3
-	VMINPS       Y2, Y3, Y2
-	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y3
-	VFMADD213PS  lanes4b400000<>+0(SB), Y2, Y3
-	VSUBPS       lanes4b400000<>+0(SB), Y3, Y4
-	VMOVUPS      lanes3f318000<>+0(SB), Y5
-	VFNMADD213PS Y2, Y4, Y5
+	VCMPPS       $0x15, lanesc2cff1b4<>+0(SB), Y2, Y3
+	VMOVUPS      lanesc2cff1b4<>+0(SB), Y4
+	VMAXPS       Y2, Y4, Y2
+	VMOVUPS      lanes42b20000<>+0(SB), Y4
+	VMINPS       Y2, Y4, Y2
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y4
+	VFMADD213PS  lanes4b400000<>+0(SB), Y2, Y4
+	VSUBPS       lanes4b400000<>+0(SB), Y4, Y5
+	VMOVUPS      lanes3f318000<>+0(SB), Y6
+	VFNMADD213PS Y2, Y5, Y6
 	VMOVUPS      lanesb95e8083<>+0(SB), Y2
-	VFNMADD213PS Y5, Y4, Y2
-	VMOVUPS      lanes3ab6da74<>+0(SB), Y4
-	VFMADD213PS  lanes3c091def<>+0(SB), Y2, Y4
-	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y2, Y4
-	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y2, Y4
-	VFMADD213PS  lanes3f000000<>+0(SB), Y2, Y4
-	VMULPS       Y2, Y2, Y5
-	VFMADD213PS  Y2, Y5, Y4
-	VPSUBD       lanes4b400000<>+0(SB), Y3, Y3
-	VPSRAD       $0x01, Y3, Y2
-	VPSUBD       Y2, Y3, Y3
+	VFNMADD213PS Y6, Y5, Y2
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y5
+	VFMADD213PS  lanes3c091def<>+0(SB), Y2, Y5
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y2, Y5
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y2, Y5
+	VFMADD213PS  lanes3f000000<>+0(SB), Y2, Y5
+	VMULPS       Y2, Y2, Y6
+	VFMADD213PS  Y2, Y6, Y5
+	VPSUBD       lanes4b400000<>+0(SB), Y4, Y4
+	VPSRAD       $0x01, Y4, Y2
+	VPSUBD       Y2, Y4, Y4
 	VPSLLD       $0x17, Y2, Y2
 	VPADDD       lanes3f800000<>+0(SB), Y2, Y2
-	VFMADD213PS  Y2, Y2, Y4
-	VPSLLD       $0x17, Y3, Y2
-	VPADDD       lanes3f800000<>+0(SB), Y2, Y2
-	VMULPS       Y2, Y4, Y2
+	VFMADD213PS  Y2, Y2, Y5
+	VANDPS       Y3, Y5, Y2
+	VPSLLD       $0x17, Y4, Y3
+	VPADDD       lanes3f800000<>+0(SB), Y3, Y3
+	VMULPS       Y3, Y2, Y2
 	VADDPS       lanes3f800000<>+0(SB), Y2, Y2
 	VDIVPS       Y2, Y1, Y1
 	VMASKMOVPS   Y1, Y0, (DX)(CX*4)
@@ -2934,33 +2954,35 @@ loop15_one:
 	VMOVUPS      (DX)(CX*4), Y0
 	VMOVUPS      lanes41a00000<>+0(SB), Y1
 	VMINPS       Y0, Y1, Y1
-	VMOVUPS      lanesc2d00000<>+0(SB), Y2
-	VMAXPS       Y1, Y2, Y1
-	VMOVUPS      lanes42b20000<>+0(SB), Y2
-	VMINPS       Y1, Y2, Y1
-	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y2
-	VFMADD213PS  lanes4b400000<>+0(SB), Y1, Y2
-	VSUBPS       lanes4b400000<>+0(SB), Y2, Y3
-	VMOVUPS      lanes3f318000<>+0(SB), Y4
-	VFNMADD213PS Y1, Y3, Y4
+	VCMPPS       $0x15, lanesc2cff1b4<>+0(SB), Y1, Y2
+	VMOVUPS      lanesc2cff1b4<>+0(SB), Y3
+	VMAXPS       Y1, Y3, Y1
+	VMOVUPS      lanes42b20000<>+0(SB), Y3
+	VMINPS       Y1, Y3, Y1
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y3
+	VFMADD213PS  lanes4b400000<>+0(SB), Y1, Y3
+	VSUBPS       lanes4b400000<>+0(SB), Y3, Y4
+	VMOVUPS      lanes3f318000<>+0(SB), Y5
+	VFNMADD213PS Y1, Y4, Y5
 	VMOVUPS      lanesb95e8083<>+0(SB), Y1
-	VFNMADD213PS Y4, Y3, Y1
-	VMOVUPS      lanes3ab6da74<>+0(SB), Y3
-	VFMADD213PS  lanes3c091def<>+0(SB), Y1, Y3
-	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y1, Y3
-	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y1, Y3
-	VFMADD213PS  lanes3f000000<>+0(SB), Y1, Y3
-	VMULPS       Y1, Y1, Y4
-	VFMADD213PS  Y1, Y4, Y3
-	VPSUBD       lanes4b400000<>+0(SB), Y2, Y2
-	VPSRAD       $0x01, Y2, Y1
-	VPSUBD       Y1, Y2, Y2
+	VFNMADD213PS Y5, Y4, Y1
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y4
+	VFMADD213PS  lanes3c091def<>+0(SB), Y1, Y4
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y1, Y4
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y1, Y4
+	VFMADD213PS  lanes3f000000<>+0(SB), Y1, Y4
+	VMULPS       Y1, Y1, Y5
+	VFMADD213PS  Y1, Y5, Y4
+	VPSUBD       lanes4b400000<>+0(SB), Y3, Y3
+	VPSRAD       $0x01, Y3, Y1
+	VPSUBD       Y1, Y3, Y3
 	VPSLLD       $0x17, Y1, Y1
 	VPADDD       lanes3f800000<>+0(SB), Y1, Y1
-	VFMADD213PS  Y1, Y1, Y3
-	VPSLLD       $0x17, Y2, Y1
-	VPADDD       lanes3f800000<>+0(SB), Y1, Y1
-	VMULPS       Y1, Y3, Y1
+	VFMADD213PS  Y1, Y1, Y4
+	VANDPS       Y2, Y4, Y1
+	VPSLLD       $0x17, Y3, Y2
+	VPADDD       lanes3f800000<>+0(SB), Y2, Y2
+	VMULPS       Y2, Y1, Y1
 	VADDPS       lanes40000000<>+0(SB), Y1, Y2
 	VMULPS       Y2, Y1, Y1
 	VADDPS       lanes40000000<>+0(SB), Y1, Y2
@@ -2980,33 +3002,35 @@ loop15_rest:
 	VMASKMOVPS   (DX)(CX*4), Y0, Y1
 	VMOVUPS      lanes41a00000<>+0(SB), Y2
 	VMINPS       Y1, Y2, Y2
-	VMOVUPS      lanesc2d00000<>+0(SB), Y3
-	VMAXPS       Y2, Y3, Y2
-	VMOVUPS      lanes42b20000<>+0(SB), Y3
-	VMINPS       Y2, Y3, Y2
-	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y3
-	VFMADD213PS  lanes4b400000<>+0(SB), Y2, Y3
-	VSUBPS       lanes4b400000<>+0(SB), Y3, Y4
-	VMOVUPS      lanes3f318000<>+0(SB), Y5
-	VFNMADD213PS Y2, Y4, Y5
+	VCMPPS       $0x15, lanesc2cff1b4<>+0(SB), Y2, Y3
+	VMOVUPS      lanesc2cff1b4<>+0(SB), Y4
+	VMAXPS       Y2, Y4, Y2
+	VMOVUPS      lanes42b20000<>+0(SB), Y4
+	VMINPS       Y2, Y4, Y2
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y4
+	VFMADD213PS  lanes4b400000<>+0(SB), Y2, Y4
+	VSUBPS       lanes4b400000<>+0(SB), Y4, Y5
+	VMOVUPS      lanes3f318000<>+0(SB), Y6
+	VFNMADD213PS Y2, Y5, Y6
 	VMOVUPS      lanesb95e8083<>+0(SB), Y2
-	VFNMADD213PS Y5, Y4, Y2
-	VMOVUPS      lanes3ab6da74<>+0(SB), Y4
-	VFMADD213PS  lanes3c091def<>+0(SB), Y2, Y4
-	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y2, Y4
-	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y2, Y4
-	VFMADD213PS  lanes3f000000<>+0(SB), Y2, Y4
-	VMULPS       Y2, Y2, Y5
-	VFMADD213PS  Y2, Y5, Y4
-	VPSUBD       lanes4b400000<>+0(SB), Y3, Y3
-	VPSRAD       $0x01, Y3, Y2
-	VPSUBD       Y2, Y3, Y3
+	VFNMADD213PS Y6, Y5, Y2
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y5
+	VFMADD213PS  lanes3c091def<>+0(SB), Y2, Y5
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y2, Y5
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y2, Y5
+	VFMADD213PS  lanes3f000000<>+0(SB), Y2, Y5
+	VMULPS       Y2, Y2, Y6
+	VFMADD213PS  Y2, Y6, Y5
+	VPSUBD       lanes4b400000<>+0(SB), Y4, Y4
+	VPSRAD       $0x01, Y4, Y2
+	VPSUBD       Y2, Y4, Y4
 	VPSLLD       $0x17, Y2, Y2
 	VPADDD       lanes3f800000<>+0(SB), Y2, Y2
-	VFMADD213PS  Y2, Y2, Y4
-	VPSLLD       $0x17, Y3, Y2
-	VPADDD       lanes3f800000<>+0(SB), Y2, Y2
-	VMULPS       Y2, Y4, Y2
+	VFMADD213PS  Y2, Y2, Y5
+	VANDPS       Y3, Y5, Y2
+	VPSLLD       $0x17, Y4, Y3
+	VPADDD       lanes3f800000<>+0(SB), Y3, Y3
+	VMULPS       Y3, Y2, Y2
 	VADDPS       lanes40000000<>+0(SB), Y2, Y3
 	VMULPS       Y3, Y2, Y2
 	VADDPS       lanes40000000<>+0(SB), Y2, Y3
@@ -3042,33 +3066,35 @@ loop16_one:
 	JL           loop16_rest
 	VMOVUPS      (DX)(CX*4), Y1
 	VMULPS       Y0, Y1, Y2
-	VMOVUPS      lanesc2d00000<>+0(SB), Y3
-	VMAXPS       Y2, Y3, Y2
-	VMOVUPS      lanes42b20000<>+0(SB), Y3
-	VMINPS       Y2, Y3, Y2
-	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y3
-	VFMADD213PS  lanes4b400000<>+0(SB), Y2, Y3
-	VSUBPS       lanes4b400000<>+0(SB), Y3, Y4
-	VMOVUPS      lanes3f318000<>+0(SB), Y5
-	VFNMADD213PS Y2, Y4, Y5
+	VCMPPS       $0x15, lanesc2cff1b4<>+0(SB), Y2, Y3
+	VMOVUPS      lanesc2cff1b4<>+0(SB), Y4
+	VMAXPS       Y2, Y4, Y2
+	VMOVUPS      lanes42b20000<>+0(SB), Y4
+	VMINPS       Y2, Y4, Y2
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y4
+	VFMADD213PS  lanes4b400000<>+0(SB), Y2, Y4
+	VSUBPS       lanes4b400000<>+0(SB), Y4, Y5
+	VMOVUPS      lanes3f318000<>+0(SB), Y6
+	VFNMADD213PS Y2, Y5, Y6
 	VMOVUPS      lanesb95e8083<>+0(SB), Y2
-	VFNMADD213PS Y5, Y4, Y2
-	VMOVUPS      lanes3ab6da74<>+0(SB), Y4
-	VFMADD213PS  lanes3c091def<>+0(SB), Y2, Y4
-	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y2, Y4
-	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y2, Y4
-	VFMADD213PS  lanes3f000000<>+0(SB), Y2, Y4
-	VMULPS       Y2, Y2, Y5
-	VFMADD213PS  Y2, Y5, Y4
-	VPSUBD       lanes4b400000<>+0(SB), Y3, Y3
-	VPSRAD       $0x01, Y3, Y2
-	VPSUBD       Y2, Y3, Y3
+	VFNMADD213PS Y6, Y5, Y2
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y5
+	VFMADD213PS  lanes3c091def<>+0(SB), Y2, Y5
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y2, Y5
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y2, Y5
+	VFMADD213PS  lanes3f000000<>+0(SB), Y2, Y5
+	VMULPS       Y2, Y2, Y6
+	VFMADD213PS  Y2, Y6, Y5
+	VPSUBD       lanes4b400000<>+0(SB), Y4, Y4
+	VPSRAD       $0x01, Y4, Y2
+	VPSUBD       Y2, Y4, Y4
 	VPSLLD       $0x17, Y2, Y2
 	VPADDD       lanes3f800000<>+0(SB), Y2, Y2
-	VFMADD213PS  Y2, Y2, Y4
-	VPSLLD       $0x17, Y3, Y2
-	VPADDD       lanes3f800000<>+0(SB), Y2, Y2
-	VMULPS       Y2, Y4, Y2
+	VFMADD213PS  Y2, Y2, Y5
+	VANDPS       Y3, Y5, Y2
+	VPSLLD       $0x17, Y4, Y3
+	VPADDD       lanes3f800000<>+0(SB), Y3, Y3
+	VMULPS       Y3, Y2, Y2
 	VADDPS       lanes3f800000<>+0(SB), Y2, Y2
 	VDIVPS       Y2, Y1, Y1
 	VMOVUPS      Y1, (DX)(CX*4)
@@ -3084,33 +3110,35 @@ loop16_rest:
 	VMOVUPS      (BX)(AX*4), Y1
 	VMASKMOVPS   (DX)(CX*4), Y1, Y2
 	VMULPS       Y0, Y2, Y0
-	VMOVUPS      lanesc2d00000<>+0(SB), Y3
-	VMAXPS       Y0, Y3, Y0
-	VMOVUPS      lanes42b20000<>+0(SB), Y3
-	VMINPS       Y0, Y3, Y0
-	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y3
-	VFMADD213PS  lanes4b400000<>+0(SB), Y0, Y3
-	VSUBPS       lanes4b400000<>+0(SB), Y3, Y4
-	VMOVUPS      lanes3f318000<>+0(SB), Y5
-	VFNMADD213PS Y0, Y4, Y5
+	VCMPPS       $0x15, lanesc2cff1b4<>+0(SB), Y0, Y3
+	VMOVUPS      lanesc2cff1b4<>+0(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMOVUPS      lanes42b20000<>+0(SB), Y4
+	VMINPS       Y0, Y4, Y0
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y4
+	VFMADD213PS  lanes4b400000<>+0(SB), Y0, Y4
+	VSUBPS       lanes4b400000<>+0(SB), Y4, Y5
+	VMOVUPS      lanes3f318000<>+0(SB), Y6
+	VFNMADD213PS Y0, Y5, Y6
 	VMOVUPS      lanesb95e8083<>+0(SB), Y0
-	VFNMADD213PS Y5, Y4, Y0
-	VMOVUPS      lanes3ab6da74<>+0(SB), Y4
-	VFMADD213PS  lanes3c091def<>+0(SB), Y0, Y4
-	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y0, Y4
-	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y0, Y4
-	VFMADD213PS  lanes3f000000<>+0(SB), Y0, Y4
-	VMULPS       Y0, Y0, Y5
-	VFMADD213PS  Y0, Y5, Y4
-	VPSUBD       lanes4b400000<>+0(SB), Y3, Y3
-	VPSRAD       $0x01, Y3, Y0
-	VPSUBD       Y0, Y3, Y3
+	VFNMADD213PS Y6, Y5, Y0
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y5
+	VFMADD213PS  lanes3c091def<>+0(SB), Y0, Y5
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y0, Y5
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y0, Y5
+	VFMADD213PS  lanes3f000000<>+0(SB), Y0, Y5
+	VMULPS       Y0, Y0, Y6
+	VFMADD213PS  Y0, Y6, Y5
+	VPSUBD       lanes4b400000<>+0(SB), Y4, Y4
+	VPSRAD       $0x01, Y4, Y0
+	VPSUBD       Y0, Y4, Y4
 	VPSLLD       $0x17, Y0, Y0
 	VPADDD       lanes3f800000<>+0(SB), Y0, Y0
-	VFMADD213PS  Y0, Y0, Y4
-	VPSLLD       $0x17, Y3, Y0
-	VPADDD       lanes3f800000<>+0(SB), Y0, Y0
-	VMULPS       Y0, Y4, Y0
+	VFMADD213PS  Y0, Y0, Y5
+	VANDPS       Y3, Y5, Y0
+	VPSLLD       $0x17, Y4, Y3
+	VPADDD       lanes3f800000<>+0(SB), Y3, Y3
+	VMULPS       Y3, Y0, Y0
 	VADDPS       lanes3f800000<>+0(SB), Y0, Y0
 	VDIVPS       Y0, Y2, Y0
 	VMASKMOVPS   Y0, Y1, (DX)(CX*4)
@@ -3136,33 +3164,35 @@ loop17_one:
 	VMOVUPS      (DX)(CX*4), Y1
 	VMOVUPS      (BX)(CX*4), Y2
 	VMULPS       Y0, Y1, Y3
-	VMOVUPS      lanesc2d00000<>+0(SB), Y4
-	VMAXPS       Y3, Y4, Y3
-	VMOVUPS      lanes42b20000<>+0(SB), Y4
-	VMINPS       Y3, Y4, Y3
-	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y4
-	VFMADD213PS  lanes4b400000<>+0(SB), Y3, Y4
-	VSUBPS       lanes4b400000<>+0(SB), Y4, Y5
-	VMOVUPS      lanes3f318000<>+0(SB), Y6
-	VFNMADD213PS Y3, Y5, Y6
+	VCMPPS       $0x15, lanesc2cff1b4<>+0(SB), Y3, Y4
+	VMOVUPS      lanesc2cff1b4<>+0(SB), Y5
+	VMAXPS       Y3, Y5, Y3
+	VMOVUPS      lanes42b20000<>+0(SB), Y5
+	VMINPS       Y3, Y5, Y3
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y5
+	VFMADD213PS  lanes4b400000<>+0(SB), Y3, Y5
+	VSUBPS       lanes4b400000<>+0(SB), Y5, Y6
+	VMOVUPS      lanes3f318000<>+0(SB), Y7
+	VFNMADD213PS Y3, Y6, Y7
 	VMOVUPS      lanesb95e8083<>+0(SB), Y3
-	VFNMADD213PS Y6, Y5, Y3
-	VMOVUPS      lanes3ab6da74<>+0(SB), Y5
-	VFMADD213PS  lanes3c091def<>+0(SB), Y3, Y5
-	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y3, Y5
-	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y3, Y5
-	VFMADD213PS  lanes3f000000<>+0(SB), Y3, Y5
-	VMULPS       Y3, Y3, Y6
-	VFMADD213PS  Y3, Y6, Y5
-	VPSUBD       lanes4b400000<>+0(SB), Y4, Y4
-	VPSRAD       $0x01, Y4, Y3
-	VPSUBD       Y3, Y4, Y4
+	VFNMADD213PS Y7, Y6, Y3
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y6
+	VFMADD213PS  lanes3c091def<>+0(SB), Y3, Y6
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y3, Y6
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y3, Y6
+	VFMADD213PS  lanes3f000000<>+0(SB), Y3, Y6
+	VMULPS       Y3, Y3, Y7
+	VFMADD213PS  Y3, Y7, Y6
+	VPSUBD       lanes4b400000<>+0(SB), Y5, Y5
+	VPSRAD       $0x01, Y5, Y3
+	VPSUBD       Y3, Y5, Y5
 	VPSLLD       $0x17, Y3, Y3
 	VPADDD       lanes3f800000<>+0(SB), Y3, Y3
-	VFMADD213PS  Y3, Y3, Y5
-	VPSLLD       $0x17, Y4, Y3
-	VPADDD       lanes3f800000<>+0(SB), Y3, Y3
-	VMULPS       Y3, Y5, Y3
+	VFMADD213PS  Y3, Y3, Y6
+	VANDPS       Y4, Y6, Y3
+	VPSLLD       $0x17, Y5, Y4
+	VPADDD       lanes3f800000<>+0(SB), Y4, Y4
+	VMULPS       Y4, Y3, Y3
 	VADDPS       lanes3f800000<>+0(SB), Y3, Y3
 	VDIVPS       Y3, Y1, Y1
 	VMULPS       Y2, Y1, Y1
@@ -3180,33 +3210,35 @@ loop17_rest:
 	VMASKMOVPS   (DX)(CX*4), Y1, Y2
 	VMASKMOVPS   (BX)(CX*4), Y1, Y3
 	VMULPS       Y0, Y2, Y0
-	VMOVUPS      lanesc2d00000<>+0(SB), Y4
-	VMAXPS       Y0, Y4, Y0
-	VMOVUPS      lanes42b20000<>+0(SB), Y4
-	VMINPS       Y0, Y4, Y0
-	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y4
-	VFMADD213PS  lanes4b400000<>+0(SB), Y0, Y4
-	VSUBPS       lanes4b400000<>+0(SB), Y4, Y5
-	VMOVUPS      lanes3f318000<>+0(SB), Y6
-	VFNMADD213PS Y0, Y5, Y6
+	VCMPPS       $0x15, lanesc2cff1b4<>+0(SB), Y0, Y4
+	VMOVUPS      lanesc2cff1b4<>+0(SB), Y5
+	VMAXPS       Y0, Y5, Y0
+	VMOVUPS      lanes42b20000<>+0(SB), Y5
+	VMINPS       Y0, Y5, Y0
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y5
+	VFMADD213PS  lanes4b400000<>+0(SB), Y0, Y5
+	VSUBPS       lanes4b400000<>+0(SB), Y5, Y6
+	VMOVUPS      lanes3f318000<>+0(SB), Y7
+	VFNMADD213PS Y0, Y6, Y7
 	VMOVUPS      lanesb95e8083<>+0(SB), Y0
-	VFNMADD213PS Y6, Y5, Y0
-	VMOVUPS      lanes3ab6da74<>+0(SB), Y5
-	VFMADD213PS  lanes3c091def<>+0(SB), Y0, Y5
-	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y0, Y5
-	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y0, Y5
-	VFMADD213PS  lanes3f000000<>+0(SB), Y0, Y5
-	VMULPS       Y0, Y0, Y6
-	VFMADD213PS  Y0, Y6, Y5
-	VPSUBD       lanes4b400000<>+0(SB), Y4, Y4
-	VPSRAD       $0x01, Y4, Y0
-	VPSUBD       Y0, Y4, Y4
+	VFNMADD213PS Y7, Y6, Y0
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y6
+	VFMADD213PS  lanes3c091def<>+0(SB), Y0, Y6
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y0, Y6
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y0, Y6
+	VFMADD213PS  lanes3f000000<>+0(SB), Y0, Y6
+	VMULPS       Y0, Y0, Y7
+	VFMADD213PS  Y0, Y7, Y6
+	VPSUBD       lanes4b400000<>+0(SB), Y5, Y5
+	VPSRAD       $0x01, Y5, Y0
+	VPSUBD       Y0, Y5, Y5
 	VPSLLD       $0x17, Y0, Y0
 	VPADDD       lanes3f800000<>+0(SB), Y0, Y0
-	VFMADD213PS  Y0, Y0, Y5
-	VPSLLD       $0x17, Y4, Y0
-	VPADDD       lanes3f800000<>+0(SB), Y0, Y0
-	VMULPS       Y0, Y5, Y0
+	VFMADD213PS  Y0, Y0, Y6
+	VANDPS       Y4, Y6, Y0
+	VPSLLD       $0x17, Y5, Y4
+	VPADDD       lanes3f800000<>+0(SB), Y4, Y4
+	VMULPS       Y4, Y0, Y0
 	VADDPS       lanes3f800000<>+0(SB), Y0, Y0
 	VDIVPS       Y0, Y2, Y0
 	VMULPS       Y3, Y0, Y0
@@ -3603,33 +3635,35 @@ loop23_one:
 	JL           loop23_rest
 	VMOVUPS      (DX)(CX*4), Y5
 	VSUBPS       Y0, Y5, Y5
-	VMOVUPS      lanesc2d00000<>+0(SB), Y6
-	VMAXPS       Y5, Y6, Y5
-	VMOVUPS      lanes42b20000<>+0(SB), Y6
-	VMINPS       Y5, Y6, Y5
-	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y6
-	VFMADD213PS  lanes4b400000<>+0(SB), Y5, Y6
-	VSUBPS       lanes4b400000<>+0(SB), Y6, Y7
-	VMOVUPS      lanes3f318000<>+0(SB), Y8
-	VFNMADD213PS Y5, Y7, Y8
+	VCMPPS       $0x15, lanesc2cff1b4<>+0(SB), Y5, Y6
+	VMOVUPS      lanesc2cff1b4<>+0(SB), Y7
+	VMAXPS       Y5, Y7, Y5
+	VMOVUPS      lanes42b20000<>+0(SB), Y7
+	VMINPS       Y5, Y7, Y5
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y7
+	VFMADD213PS  lanes4b400000<>+0(SB), Y5, Y7
+	VSUBPS       lanes4b400000<>+0(SB), Y7, Y8
+	VMOVUPS      lanes3f318000<>+0(SB), Y9
+	VFNMADD213PS Y5, Y8, Y9
 	VMOVUPS      lanesb95e8083<>+0(SB), Y5
-	VFNMADD213PS Y8, Y7, Y5
-	VMOVUPS      lanes3ab6da74<>+0(SB), Y7
-	VFMADD213PS  lanes3c091def<>+0(SB), Y5, Y7
-	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y5, Y7
-	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y5, Y7
-	VFMADD213PS  lanes3f000000<>+0(SB), Y5, Y7
-	VMULPS       Y5, Y5, Y8
-	VFMADD213PS  Y5, Y8, Y7
-	VPSUBD       lanes4b400000<>+0(SB), Y6, Y6
-	VPSRAD       $0x01, Y6, Y5
-	VPSUBD       Y5, Y6, Y6
+	VFNMADD213PS Y9, Y8, Y5
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y8
+	VFMADD213PS  lanes3c091def<>+0(SB), Y5, Y8
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y5, Y8
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y5, Y8
+	VFMADD213PS  lanes3f000000<>+0(SB), Y5, Y8
+	VMULPS       Y5, Y5, Y9
+	VFMADD213PS  Y5, Y9, Y8
+	VPSUBD       lanes4b400000<>+0(SB), Y7, Y7
+	VPSRAD       $0x01, Y7, Y5
+	VPSUBD       Y5, Y7, Y7
 	VPSLLD       $0x17, Y5, Y5
 	VPADDD       lanes3f800000<>+0(SB), Y5, Y5
-	VFMADD213PS  Y5, Y5, Y7
-	VPSLLD       $0x17, Y6, Y5
-	VPADDD       lanes3f800000<>+0(SB), Y5, Y5
-	VMULPS       Y5, Y7, Y5
+	VFMADD213PS  Y5, Y5, Y8
+	VANDPS       Y6, Y8, Y5
+	VPSLLD       $0x17, Y7, Y6
+	VPADDD       lanes3f800000<>+0(SB), Y6, Y6
+	VMULPS       Y6, Y5, Y5
 	VCVTPS2PD    X5, Y6
 	VEXTRACTF128 $0x01, Y5, X7
 	VCVTPS2PD    X7, Y7
@@ -3648,33 +3682,35 @@ loop23_rest:
 	VMOVUPS      (SI)(AX*4), Y5
 	VMASKMOVPS   (DX)(CX*4), Y5, Y6
 	VSUBPS       Y0, Y6, Y0
-	VMOVUPS      lanesc2d00000<>+0(SB), Y6
-	VMAXPS       Y0, Y6, Y0
-	VMOVUPS      lanes42b20000<>+0(SB), Y6
-	VMINPS       Y0, Y6, Y0
-	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y6
-	VFMADD213PS  lanes4b400000<>+0(SB), Y0, Y6
-	VSUBPS       lanes4b400000<>+0(SB), Y6, Y7
-	VMOVUPS      lanes3f318000<>+0(SB), Y8
-	VFNMADD213PS Y0, Y7, Y8
+	VCMPPS       $0x15, lanesc2cff1b4<>+0(SB), Y0, Y6
+	VMOVUPS      lanesc2cff1b4<>+0(SB), Y7
+	VMAXPS       Y0, Y7, Y0
+	VMOVUPS      lanes42b20000<>+0(SB), Y7
+	VMINPS       Y0, Y7, Y0
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y7
+	VFMADD213PS  lanes4b400000<>+0(SB), Y0, Y7
+	VSUBPS       lanes4b400000<>+0(SB), Y7, Y8
+	VMOVUPS      lanes3f318000<>+0(SB), Y9
+	VFNMADD213PS Y0, Y8, Y9
 	VMOVUPS      lanesb95e8083<>+0(SB), Y0
-	VFNMADD213PS Y8, Y7, Y0
-	VMOVUPS      lanes3ab6da74<>+0(SB), Y7
-	VFMADD213PS  lanes3c091def<>+0(SB), Y0, Y7
-	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y0, Y7
-	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y0, Y7
-	VFMADD213PS  lanes3f000000<>+0(SB), Y0, Y7
-	VMULPS       Y0, Y0, Y8
-	VFMADD213PS  Y0, Y8, Y7
-	VPSUBD       lanes4b400000<>+0(SB), Y6, Y6
-	VPSRAD       $0x01, Y6, Y0
-	VPSUBD       Y0, Y6, Y6
+	VFNMADD213PS Y9, Y8, Y0
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y8
+	VFMADD213PS  lanes3c091def<>+0(SB), Y0, Y8
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y0, Y8
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y0, Y8
+	VFMADD213PS  lanes3f000000<>+0(SB), Y0, Y8
+	VMULPS       Y0, Y0, Y9
+	VFMADD213PS  Y0, Y9, Y8
+	VPSUBD       lanes4b400000<>+0(SB), Y7, Y7
+	VPSRAD       $0x01, Y7, Y0
+	VPSUBD       Y0, Y7, Y7
 	VPSLLD       $0x17, Y0, Y0
 	VPADDD       lanes3f800000<>+0(SB), Y0, Y0
-	VFMADD213PS  Y0, Y0, Y7
-	VPSLLD       $0x17, Y6, Y0
-	VPADDD       lanes3f800000<>+0(SB), Y0, Y0
-	VMULPS       Y0, Y7, Y0
+	VFMADD213PS  Y0, Y0, Y8
+	VANDPS       Y6, Y8, Y0
+	VPSLLD       $0x17, Y7, Y6
+	VPADDD       lanes3f800000<>+0(SB), Y6, Y6
+	VMULPS       Y6, Y0, Y0
 	VANDPS       Y5, Y0, Y6
 	VCVTPS2PD    X6, Y7
 	VEXTRACTF128 $0x01, Y6, X6

@@ -11,8 +11,10 @@ import (
 // formula. What is an exponent is rounded there and here alike, without fused
 // operations, because exp multiplies the difference.
 
-// The same as in reduceExp.
+// The same as in exp and reduceExp.
 const (
+	expUnderflow = -103.97208
+
 	ln2High = 0.693359375
 	ln2Low  = math.Ln2 - ln2High
 	shift   = 3 << 22
@@ -42,16 +44,20 @@ func power2(k vector) vector {
 	return v
 }
 
-// exp needs no cases: from 89 on the products overflow, below −104 they
-// underflow.
+// exp needs no case for large x: from 89 on the products overflow. Those of
+// very small x, which attention has for masked elements, are 0 before they
+// underflow, which takes processors long.
 func exp(x vector) vector {
-	n, y := reduceExp(atMost(atLeast(x, -104), 89))
+	const notLess = 0x15 // or unordered; quiet
+	counts := YMM()
+	VCMPPS(Imm(notLess), constant(expUnderflow), x, counts)
+	n, y := reduceExp(atMost(atLeast(x, expUnderflow), 89))
 	half := YMM()
 	VPSRAD(Imm(1), n, half)
 	VPSUBD(half, n, n)
 	scale := power2(half)
 	VFMADD213PS(scale, scale, y)
-	return multiply(y, power2(n))
+	return multiply(and(y, counts), power2(n))
 }
 
 // logistic returns x/(1 + e^exponent).
