@@ -28,7 +28,7 @@ func readUnrolled(r *reader, topK *onnx.Node, prove func(*mixture) error) (*mixt
 	}
 	x := &mixture{scope: s}
 	x.Form, x.TopK, x.Experts, x.DModel = Unrolled, int(k), router.out(), router.in()
-	x.Normalize = !overAll || s.isSummed(topK.Output(0))
+	summed := !overAll || s.isSummed(topK.Output(0)) // what is probable
 	if x.TopK < 1 || int64(x.TopK) > x.Experts {
 		return nil, nil
 	}
@@ -52,11 +52,17 @@ func readUnrolled(r *reader, topK *onnx.Node, prove func(*mixture) error) (*mixt
 			}
 			x.input, x.output = input, output
 			x.nodes = s.region(output, s.descendants(input))
-			err := prove(x)
-			if err == nil {
-				return x, nil
+			for _, normalize := range []bool{summed, !summed} {
+				x.Normalize = normalize
+				err := prove(x)
+				if err == nil {
+					return x, nil
+				}
+				x.refuse(err)
+				if errors.As(err, &misplaced{}) {
+					break
+				}
 			}
-			x.refuse(err)
 		}
 	}
 	if x.Name == "" {
@@ -254,7 +260,7 @@ func (s *scope) expertBehind(o operand) *linear {
 		return nil
 	}
 	if !takesPart(n) {
-		return s.expertLayer(n)
+		return s.stackedLayer(n)
 	}
 	half := part{start: int64(slices.Index(n.Outputs, value)), step: 1}
 	if n.Is("Slice") {
@@ -267,8 +273,8 @@ func (s *scope) expertBehind(o operand) *linear {
 			half.step = 2
 		}
 	}
-	l := s.expertLayer(s.producerOf(n.Input(0)))
-	if l == nil || l.weight == nil || len(l.weight.dims) != 3 || l.out()%2 != 0 || half.start > 1 || half.start < 0 {
+	l := s.stackedLayer(s.producerOf(n.Input(0)))
+	if l == nil || l.weight == nil || len(l.weight.dims) != 3 || l.weight.dims[1]%2 != 0 || half.start > 1 || half.start < 0 {
 		return nil
 	}
 	half.count = l.weight.dims[1] / 2
@@ -276,7 +282,48 @@ func (s *scope) expertBehind(o operand) *linear {
 		half.start *= half.count
 	}
 	l.weight = l.weight.along(1, half)
+	if l.bias != nil {
+		l.bias = l.bias.along(1, half)
+	}
 	return l
+}
+
+// stackedLayer is expertLayer with the stacked biases that an Add brings in.
+func (s *scope) stackedLayer(n *onnx.Node) *linear {
+	if !n.Is("Add") {
+		return s.expertLayer(n)
+	}
+	for side := range 2 {
+		l := s.expertLayer(s.producerOf(n.Input(1 - side)))
+		if l == nil || l.weight == nil || len(l.weight.dims) != 3 {
+			continue
+		}
+		if l.bias = s.stackedBias(n.Input(side), l.weight.dims[0], l.weight.dims[1]); l.bias != nil {
+			l.output = n.Output(0)
+			return l
+		}
+	}
+	return nil
+}
+
+// stackedBias follows value back to a constant that has the given number of
+// experts and values for each, of which it has some or all.
+func (s *scope) stackedBias(value string, experts, size int64) *constant {
+	for range maxDepth {
+		if c, err := s.constant(value); err == nil {
+			flat := *c
+			if len(c.dims) < 2 || c.dims[0] != experts || c.elements() != experts*size || flat.reshape([]int64{experts, size}) != nil {
+				return nil
+			}
+			return &flat
+		}
+		n := s.producer(value)
+		if n == nil || !(n.Is("Gather") && n.Int("axis", 0) == 0 || n.Is("GatherND") && n.Int("batch_dims", 0) == 0 || n.Is("Squeeze") || n.Is("Unsqueeze") || n.Is("Identity")) {
+			return nil
+		}
+		value = n.Input(0)
+	}
+	return nil
 }
 
 // producerOf returns the node that computes value's elements; it is an empty
@@ -329,17 +376,31 @@ func (x *mixture) setExperts(list []*expertLayers, router *linear) error {
 // biasOf returns the bias of an expert's layer. The second one's is added by a
 // node of its own where it is not the product's.
 func (x *mixture) biasOf(e *expertLayers, l *linear) *constant {
-	if l.bias != nil || l != e.fc2 || len(l.weight.dims) != 2 {
+	n := x.scope.soleConsumer(l.output)
+	switch {
+	case l.bias != nil || l != e.fc2 || n == nil:
 		return l.bias
-	}
-	if n := x.scope.soleConsumer(l.output); n != nil {
+	case len(l.weight.dims) == 2:
 		return x.scope.addedBias(n, l.output, l.out())
+	}
+	for {
+		if input, ok := x.scope.keepsElements(n); !ok || input != n.Input(0) {
+			break
+		}
+		next := x.scope.soleConsumer(n.Output(0))
+		if next == nil {
+			return nil
+		}
+		n = next
+	}
+	if with := x.scope.stackedLayer(n); with != nil && with.node == l.node {
+		return with.bias
 	}
 	return nil
 }
 
 func (e *expertLayers) key() string {
-	key := string(e.activation) + e.fc1.weight.key() + e.fc2.weight.key()
+	key := fmt.Sprint(e.activation, e.fc1.weight.key(), e.fc2.weight.key())
 	if e.fc3 != nil {
 		key += e.fc3.weight.key()
 	}
