@@ -10,4 +10,6 @@
 //
 // A rewritten model carries the meaning of its FMoE nodes as a model-local
 // function of standard operators, so that it runs in any ONNX runtime.
+// [Export] writes them as ONNX Runtime's own mixtures of experts or without
+// functions, and [Import] makes FMoE nodes of mixtures that others wrote.
 package fmoefy
