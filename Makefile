@@ -14,7 +14,7 @@ SAMPLES = $(patsubst models/%/model.onnx,%,$(wildcard models/*/model.onnx))
 SHARED  = $(wildcard ../shared/models/*.onnx)
 REWRITE = --num-experts 8 --top-k 2
 
-.PHONY: help build test race lint fuzz demo verify merge conformance zoo compare benchmark clean
+.PHONY: help build test race lint fuzz demo verify merge big conformance zoo compare benchmark clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 15
@@ -59,6 +59,9 @@ merge: build ## split the sample GPT over two tensor-parallel ranks, merge them,
 	$(GO) run ./internal/tools/megatronsplit --ranks 2 --out build/merge
 	bin/fmoefy merge build/merge/rank_00.onnx build/merge/rank_01.onnx -o build/merge/full.onnx
 	bin/moerun compare $(GPT)/model.onnx build/merge/full.onnx
+
+big: build ## rewrite a dense model of 3 GB, show memory and time (10 GB of disk, Linux)
+	$(GO) run ./internal/tools/bigmodel
 
 verify: build ## check every sample, and compare it with its rewriting
 	@mkdir -p build/verify
