@@ -66,6 +66,10 @@ func softmax[T simd.Float](d *Device, c *device.Call, outer, length, inner int, 
 
 // softmaxLine writes e^x / Σ e^x to y, which may be x.
 func softmaxLine[T simd.Float](x, y []T) {
+	if x, ok := any(x).([]float32); ok {
+		simd.Softmax(any(y).([]float32), x)
+		return
+	}
 	subtract(x, y, largest(x))
 	expLine(y)
 	factor := T(1 / sumLine(0.0, y))
