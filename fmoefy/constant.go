@@ -186,6 +186,9 @@ func (c *constant) bytes() ([]byte, error) {
 		return nil, err
 	}
 	for _, to := range c.casts {
+		if !computable(t.Type) || !computable(to) {
+			return nil, fmt.Errorf("tensor %q of %s cannot be cast to %s", c.tensor.Name, t.Type, to)
+		}
 		cast := tensor.New(to, t.Shape...)
 		tensor.ConvertFloat(cast, t)
 		t = cast

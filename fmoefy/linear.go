@@ -105,6 +105,10 @@ func (l *linear) readBias(s *scope, value string, beta float64) {
 		l.fail(fmt.Errorf("its bias is no constant: %w", err))
 		return
 	}
+	if !computable(c.elementType()) {
+		l.fail(fmt.Errorf("the bias of %s has element type %s", nodeName(l.node), c.elementType()))
+		return
+	}
 	if l.bias = c.vector(l.out()); l.bias == nil {
 		l.fail(fmt.Errorf("the bias of %s has shape %v, must be one value for each of %d outputs", nodeName(l.node), c.dims, l.out()))
 		return

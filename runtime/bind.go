@@ -166,11 +166,13 @@ func (b *binder) node(p *program, n *node, env []*slot) error {
 	}
 	folded := true
 	for i, id := range n.out {
-		if id == absent {
+		if id == absent && (i > 0 || n.control != nil) {
 			continue
 		}
-		st.out[i] = b.slot(outputs[i])
-		env[id] = st.out[i]
+		st.out[i] = b.slot(outputs[i]) // kernels always have their first output
+		if id != absent {
+			env[id] = st.out[i]
+		}
 		folded = folded && outputs[i].Value != nil
 		st.dynamic = st.dynamic || !outputs[i].Concrete()
 	}
@@ -268,7 +270,7 @@ func (b *binder) removeUnneeded() {
 			continue
 		}
 		for i, s := range st.out {
-			if s != nil && !s.needed {
+			if s != nil && !s.needed && (i > 0 || st.node.control != nil) {
 				st.out[i] = nil
 			}
 		}

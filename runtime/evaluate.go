@@ -32,7 +32,7 @@ func (e *evaluator) fold(n *op.Node, kernel device.Kernel, inputs, outputs []op.
 	}
 	size := 0
 	for i := range outputs {
-		if n.Output(i) == "" {
+		if n.Output(i) == "" && i > 0 {
 			continue
 		}
 		if !outputs[i].Concrete() {
@@ -76,7 +76,7 @@ func (e *evaluator) fold(n *op.Node, kernel device.Kernel, inputs, outputs []op.
 func (e *evaluator) run(n *op.Node, kernel device.Kernel, in []*tensor.Tensor, outputs []op.Fact) ([]*tensor.Tensor, error) {
 	call := device.Call{In: in, Out: make([]*tensor.Tensor, len(outputs)), Scratch: &device.Scratch{}}
 	for i := range outputs {
-		if n.Output(i) == "" {
+		if n.Output(i) == "" && i > 0 {
 			continue
 		}
 		if outputs[i].Type == onnx.Undefined {
