@@ -95,7 +95,7 @@ func newProof(m *onnx.Model, x *mixture) (*proof, error) {
 		return nil, errors.New("the rank of its tokens is not known")
 	}
 	// Few in all dimensions but the one before the last.
-	tokens := int(max(64, 16*x.Experts))
+	tokens := int(max(64, 4*x.Experts))
 	for i, d := range shape {
 		switch {
 		case i == len(shape)-1:
@@ -107,7 +107,7 @@ func newProof(m *onnx.Model, x *mixture) (*proof, error) {
 		}
 		p.shape = append(p.shape, c.value(d))
 	}
-	if n, err := tensor.CheckedCount(onnx.Float64, p.shape); err != nil || n > 1<<28 {
+	if n, err := tensor.CheckedCount(onnx.Float64, p.shape); err != nil || n > 1<<25 {
 		return nil, fmt.Errorf("its tokens %v are too many to try it", p.shape)
 	}
 	if err := c.need(x.output, 0); err != nil {
