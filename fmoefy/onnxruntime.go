@@ -13,7 +13,8 @@ import (
 
 // The input slots of com.microsoft::MoE, version 1. A linear layer's weight is
 // out × in, as in FMoE; the layer of gated experts that FMoE has in fc1 and fc3
-// is one, its rows alternating.
+// is one, its rows alternating. ONNX Runtime tells weights in × out, as they
+// were before, by their shapes; out × in as written here is never taken for it.
 const (
 	microsoftInput = iota // [N, d] or [batch, sequence, d]
 	microsoftRouter
