@@ -31,6 +31,18 @@ func (q *dequantizer) tensor(key string, dims []int64, d *dequantization) *onnx.
 	return t
 }
 
+// made reports whether t is a tensor of dequantised weights.
+func (q *dequantizer) made(t *onnx.Tensor) bool {
+	if q != nil {
+		for _, other := range q.done {
+			if other == t {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // dequantize resolves the output of a DequantizeLinear node whose inputs are
 // constants.
 func (s *scope) dequantize(n *onnx.Node, depth int) (*constant, error) {

@@ -149,3 +149,28 @@ func TestSkipNormsChained(t *testing.T) {
 		}
 	}
 }
+
+// TestShapeArithmetic: a shape that is computed from itself many times over,
+// or in a circle, takes no more time than another.
+func TestShapeArithmetic(t *testing.T) {
+	b := newBuilder(17)
+	x := b.tokens()
+	h := b.op("Relu", b.linear(x, dModel, dHidden))
+	n := b.op("Gather", b.op("Shape", h), b.ints(0))
+	for range 60 {
+		n = b.op("Add", n, n)
+	}
+	h = b.op("Reshape", h, b.op("Concat", n, b.ints(-1, dHidden), intAttribute("axis", 0)))
+	m := b.residual(x, b.op("Reshape", b.linear(h, dHidden, dModel), b.op("Shape", x)))
+	if blocks := fmoefy.Find(m); len(blocks) != 1 {
+		t.Errorf("%d blocks, want 1", len(blocks))
+	}
+
+	cyclic := newBuilder(17)
+	y := cyclic.tokens()
+	sum := cyclic.node("", "Add", "later", "later")
+	cut := cyclic.op("Slice", sum.Outputs[0], cyclic.ints(0), sum.Outputs[0])
+	cyclic.node("", "Cast", cut, intAttribute("to", int64(onnx.Int64))).Outputs[0] = "later"
+	rows := cyclic.op("Reshape", cyclic.op("Relu", cyclic.linear(y, dModel, dHidden)), cut)
+	_ = fmoefy.Find(cyclic.residual(y, cyclic.linear(rows, dHidden, dModel)))
+}

@@ -128,6 +128,22 @@ func (s *scope) axesOf(n *onnx.Node) ([]int64, bool) {
 // dimsOf returns the content of an integer vector that holds dimensions:
 // a constant, or a computation from Shape nodes.
 func (s *scope) dimsOf(value string, depth int) ([]dim, bool) {
+	known, done := s.dims[value]
+	if !done {
+		s.dims[value] = dimensions{} // ends the recursion in a graph with a cycle
+		known.list, known.ok = s.computeDims(value, depth)
+		s.dims[value] = known
+	}
+	return known.list, known.ok
+}
+
+// dimensions is what dimsOf found.
+type dimensions struct {
+	list []dim
+	ok   bool
+}
+
+func (s *scope) computeDims(value string, depth int) ([]dim, bool) {
 	if c, err := s.constant(value); err == nil {
 		list, ok := c.integers()
 		return numbers(list), ok

@@ -53,7 +53,7 @@ func Rewrite(m *onnx.Model, o Options) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	r := &rewriter{model: w, options: o, opset: opset, names: onnx.NewIndex(w.Graph), layers: layers(blocks), sets: map[string]*expertSet{}, digests: map[*onnx.Tensor]string{}}
+	r := &rewriter{model: w, options: o, opset: opset, names: onnx.NewIndex(w.Graph), layers: layers(blocks), sets: map[string]*expertSet{}, dequantizer: q, first: map[*onnx.Tensor]*onnx.Tensor{}, samples: map[string][]*onnx.Tensor{}}
 	for i := range blocks {
 		if reasons[i] == "" {
 			r.replace(&blocks[i])
@@ -95,7 +95,10 @@ type rewriter struct {
 	names   *onnx.Index // of the outermost graph, which knows all names
 	layers  map[*scope]int
 	sets    map[string]*expertSet
-	digests map[*onnx.Tensor]string // what identity found
+
+	dequantizer *dequantizer
+	first       map[*onnx.Tensor]*onnx.Tensor // the first of equal tensors, as identity found out
+	samples     map[string][]*onnx.Tensor     // those, by a part of their content
 
 	replaced []replacement
 }

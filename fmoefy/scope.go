@@ -19,12 +19,13 @@ type scope struct {
 
 	declared map[string]*onnx.Type // types stated by inputs, outputs and value_info
 	shapes   map[string][]dim      // what shapeOf found
+	dims     map[string]dimensions // what dimsOf found
 	roots    map[string]string     // what shapeRoot found
 }
 
 func newScope(m *onnx.Model, g *onnx.Graph, parent *scope, path string) *scope {
 	s := &scope{model: m, graph: g, parent: parent, path: path, index: onnx.NewIndex(g),
-		declared: map[string]*onnx.Type{}, shapes: map[string][]dim{}, roots: map[string]string{}}
+		declared: map[string]*onnx.Type{}, shapes: map[string][]dim{}, dims: map[string]dimensions{}, roots: map[string]string{}}
 	for _, list := range [][]*onnx.ValueInfo{g.ValueInfo, g.Outputs, g.Inputs} {
 		for _, v := range list {
 			if v.Type != nil && v.Type.Kind == onnx.KindTensor {

@@ -1,8 +1,11 @@
 package fmoefy
 
 import (
-	"crypto/sha256"
+	"bytes"
 	"fmt"
+	"hash/fnv"
+
+	"github.com/fmoe-go/fmoe/onnx"
 )
 
 // sharingKey identifies the experts of a block. Blocks with the same weights
@@ -14,9 +17,9 @@ import (
 func (r *rewriter) sharingKey(b *Block) string {
 	key := fmt.Sprint(b.Kind, b.Activation, b.ElementType)
 	for i, l := range b.matrices() {
-		key += "|" + r.identity(b.scope, l.weight)
+		key += "|" + r.identity(l.weight)
 		if bias := b.biases()[i]; bias != nil {
-			key += "|" + r.identity(b.scope, bias)
+			key += "|" + r.identity(bias)
 		}
 	}
 	b.weightKey = key
@@ -32,20 +35,38 @@ func (r *rewriter) sharingKey(b *Block) string {
 	return fmt.Sprintf("%s|%d", key, occurrence)
 }
 
-// identity returns what is equal for constants of the same content: those of
-// one tensor, seen in the same way, and in a subgraph, which may hold a copy of
-// what another one holds, those of equal tensors.
-func (r *rewriter) identity(s *scope, c *constant) string {
-	if s.parent == nil {
-		return c.key()
+// identity returns what is equal for constants of the same content: of one
+// tensor, seen in the same way, or of equal ones, such as the branches of an
+// If may hold, or an exporter makes of a weight wherever it is used.
+func (r *rewriter) identity(c *constant) string {
+	t := r.first[c.tensor]
+	if t == nil {
+		t = r.firstEqual(c.tensor)
+		r.first[c.tensor] = t
 	}
-	if r.digests[c.tensor] == "" {
-		r.digests[c.tensor] = fmt.Sprintf("%p", c.tensor)
-		if s.model.Graph.Initializer(c.tensor.Name) != c.tensor {
-			if data, err := c.tensor.Bytes(); err == nil {
-				r.digests[c.tensor] = fmt.Sprintf("%s %v %x", c.tensor.DataType, c.tensor.Dims, sha256.Sum256(data))
-			}
+	return fmt.Sprintf("%p", t) + c.view()
+}
+
+// firstEqual returns the first of the tensors equal to t. Few are read as a
+// whole: those of which a sample is equal to another's.
+func (r *rewriter) firstEqual(t *onnx.Tensor) *onnx.Tensor {
+	if r.dequantizer.made(t) {
+		return t // equal codes and scales made the same tensor
+	}
+	data, err := t.Bytes()
+	if err != nil {
+		return t
+	}
+	hash := fnv.New64a()
+	for at, step := 0, max(64, len(data)/64); at < len(data); at += step {
+		hash.Write(data[at:min(at+64, len(data))])
+	}
+	key := fmt.Sprint(t.DataType, t.Dims, hash.Sum64())
+	for _, other := range r.samples[key] {
+		if same, err := other.Bytes(); err == nil && bytes.Equal(same, data) {
+			return other
 		}
 	}
-	return r.digests[c.tensor] + c.view()
+	r.samples[key] = append(r.samples[key], t)
+	return t
 }

@@ -1,6 +1,7 @@
 package fmoefy_test
 
 import (
+	"math/rand/v2"
 	"testing"
 
 	"github.com/fmoe-go/fmoe/fmoefy"
@@ -82,5 +83,24 @@ func TestCopiesInBranches(t *testing.T) {
 			}
 			upcycle(t, b.model, 2, 1e-5)
 		})
+	}
+}
+
+// TestCopiesInOneGraph: exporters that fold a transposition into a shared
+// weight store it once for each use.
+func TestCopiesInOneGraph(t *testing.T) {
+	b := newBuilder(17)
+	x := b.tokens()
+	for range 2 {
+		b.random = newBuilder(17).random // the same numbers again
+		x = b.op("Add", x, b.linear(b.op("Relu", b.linear(x, dModel, dHidden)), dHidden, dModel))
+	}
+	b.random = rand.New(rand.NewPCG(7, 8))
+	x = b.op("Add", x, b.linear(b.op("Relu", b.linear(x, dModel, dHidden)), dHidden, dModel))
+	b.output(x)
+	upcycle(t, b.model, 3, 1e-5)
+	_, report := rewrite(t, b.model, fmoefy.Options{NumExperts: 4})
+	if report.Blocks[1].SharesWith != report.Blocks[0].Name || report.Blocks[2].SharesWith != "" {
+		t.Errorf("the second block shares with %q, the third with %q", report.Blocks[1].SharesWith, report.Blocks[2].SharesWith)
 	}
 }
