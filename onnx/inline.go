@@ -151,17 +151,31 @@ func (c *call) prefix() string {
 func (c *call) copyNode(n *Node) *Node {
 	out := n.Clone()
 	out.Name = c.index.NewNodeName(c.prefix() + n.Name)
-	for i, name := range out.Inputs {
-		out.Inputs[i] = c.rename(name)
-	}
-	for i, name := range out.Outputs {
-		out.Outputs[i] = c.rename(name)
-	}
-	c.attributes(out)
-	for _, g := range out.Subgraphs() {
-		c.subgraph(g)
-	}
+	c.adapt(out)
 	return out
+}
+
+// adapt gives a copied node, and what is nested in it, the caller's names and
+// attributes.
+func (c *call) adapt(n *Node) {
+	for i, name := range n.Inputs {
+		n.Inputs[i] = c.rename(name)
+	}
+	for i, name := range n.Outputs {
+		n.Outputs[i] = c.rename(name)
+	}
+	c.attributes(n)
+	for _, g := range n.Subgraphs() {
+		for _, v := range slices.Concat(g.Inputs, g.Outputs, g.ValueInfo) {
+			v.Name = c.rename(v.Name)
+		}
+		for _, t := range g.Initializers {
+			t.Name = c.rename(t.Name)
+		}
+		for _, inner := range g.Nodes {
+			c.adapt(inner)
+		}
+	}
 }
 
 // attributes replaces references to the function's attributes by what the
@@ -187,25 +201,4 @@ func (c *call) attributes(n *Node) {
 		a.Name = name
 		return false
 	})
-}
-
-func (c *call) subgraph(g *Graph) {
-	for _, v := range slices.Concat(g.Inputs, g.Outputs, g.ValueInfo) {
-		v.Name = c.rename(v.Name)
-	}
-	for _, t := range g.Initializers {
-		t.Name = c.rename(t.Name)
-	}
-	for _, n := range g.Nodes {
-		for i, name := range n.Inputs {
-			n.Inputs[i] = c.rename(name)
-		}
-		for i, name := range n.Outputs {
-			n.Outputs[i] = c.rename(name)
-		}
-		c.attributes(n)
-		for _, s := range n.Subgraphs() {
-			c.subgraph(s)
-		}
-	}
 }
