@@ -13,9 +13,22 @@ const maxDepth = 64
 
 // constant resolves a value that does not depend on the model's inputs. The
 // error says what stands in the way.
-func (s *scope) constant(value string) (*constant, error) { return s.resolve(value, maxDepth) }
+func (s *scope) constant(value string) (*constant, error) {
+	if s.effort.nesting == 0 {
+		s.effort.visited = 0
+	}
+	s.effort.nesting++
+	defer func() { s.effort.nesting-- }()
+	return s.resolve(value, maxDepth)
+}
+
+// maxVisited bounds the nodes behind one constant.
+const maxVisited = 1024
 
 func (s *scope) resolve(value string, depth int) (*constant, error) {
+	if s.effort.visited++; s.effort.visited > maxVisited {
+		return nil, fmt.Errorf("%q depends on more than %d computations", value, maxVisited)
+	}
 	d := s.lookup(value)
 	switch {
 	case d.tensor != nil:

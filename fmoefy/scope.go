@@ -21,11 +21,21 @@ type scope struct {
 	shapes   map[string][]dim      // what shapeOf found
 	dims     map[string]dimensions // what dimsOf found
 	roots    map[string]string     // what shapeRoot found
+
+	effort *effort // of the whole model
 }
+
+// effort counts the nodes that resolving one constant visits, so that a graph
+// with a cycle, or one in which a value is used twice at each of many steps,
+// ends in an error.
+type effort struct{ nesting, visited int }
 
 func newScope(m *onnx.Model, g *onnx.Graph, parent *scope, path string) *scope {
 	s := &scope{model: m, graph: g, parent: parent, path: path, index: onnx.NewIndex(g),
-		declared: map[string]*onnx.Type{}, shapes: map[string][]dim{}, dims: map[string]dimensions{}, roots: map[string]string{}}
+		declared: map[string]*onnx.Type{}, shapes: map[string][]dim{}, dims: map[string]dimensions{}, roots: map[string]string{}, effort: &effort{}}
+	if parent != nil {
+		s.effort = parent.effort
+	}
 	for _, list := range [][]*onnx.ValueInfo{g.ValueInfo, g.Outputs, g.Inputs} {
 		for _, v := range list {
 			if v.Type != nil && v.Type.Kind == onnx.KindTensor {
