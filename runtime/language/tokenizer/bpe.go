@@ -32,6 +32,9 @@ func (t *BPE) setModel(m model) error {
 	t.model, t.unknown = m, -1
 	t.spelling = make(map[int]string, len(m.Vocabulary))
 	for s, id := range m.Vocabulary {
+		if id < 0 {
+			return fmt.Errorf("token %q has the number %d", s, id)
+		}
 		t.spelling[id] = s
 	}
 	t.merges = make(map[[2]int]mergeRule, len(m.Merges))

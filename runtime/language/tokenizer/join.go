@@ -31,11 +31,11 @@ func newJoiner(c *component) (joiner, error) {
 		return mapPieces(func(_ int, s string) string { return p.replace(s, c.Content) }), nil
 	case "Strip":
 		return mapPieces(func(_ int, s string) string {
-			for range c.Start {
-				s = strings.TrimPrefix(s, c.Content)
+			for i := 0; i < c.Start && c.Content != "" && strings.HasPrefix(s, c.Content); i++ {
+				s = s[len(c.Content):]
 			}
-			for range c.Stop {
-				s = strings.TrimSuffix(s, c.Content)
+			for i := 0; i < c.Stop && c.Content != "" && strings.HasSuffix(s, c.Content); i++ {
+				s = s[:len(s)-len(c.Content)]
 			}
 			return s
 		}), nil

@@ -80,6 +80,7 @@ func TestParseRefuses(t *testing.T) {
 		{"no vocabulary", `{"model": {"type": "BPE"}}`, "no vocabulary"},
 		{"merge of unknown tokens", `{"model": {"vocab": {"a": 0}, "merges": ["a b"]}}`, `"a" "b"`},
 		{"merge of three", `{"model": {"vocab": {"a": 0}, "merges": ["a b c"]}}`, "not a pair"},
+		{"negative number", `{"model": {"vocab": {"a": -1}}}`, `"a" has the number -1`},
 		{"unknown token missing", `{"model": {"vocab": {"a": 0}, "unk_token": "<unk>"}}`, "<unk>"},
 		{"normalizer", `{"model": {"vocab": {}}, "normalizer": {"type": "Precompiled"}}`, "normalizer Precompiled"},
 		{"pre-tokenizer in a sequence", `{"model": {"vocab": {}}, "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "BertPreTokenizer"}]}}`, "BertPreTokenizer"},
