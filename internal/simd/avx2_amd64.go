@@ -4,15 +4,25 @@
 
 package simd
 
-// float32Tile is [tile] for 1 to 6 rows.
+// float32Tiles is [tiles].
 //
 //go:noescape
-func float32Tile(rows int, depth int, a *float32, b *float32, c *float32, stride int, add bool)
+func float32Tiles(rows int, depth int, a *float32, b *float32, c *float32, stride int, add bool)
 
-// float64Tile is [tile] for 1 to 6 rows.
+// float64Tiles is [tiles].
 //
 //go:noescape
-func float64Tile(rows int, depth int, a *float64, b *float64, c *float64, stride int, add bool)
+func float64Tiles(rows int, depth int, a *float64, b *float64, c *float64, stride int, add bool)
+
+// float32Row is the product of a row and panels that lie one behind the other, summed up block by block of the depth.
+//
+//go:noescape
+func float32Row(depth int, block int, panels int, a *float32, b *float32, c *float32)
+
+// float32Interleave is [interleaveRows] for six rows and the columns up to a multiple of 8.
+//
+//go:noescape
+func float32Interleave(dst *float32, rows *[6]*float32, depth int)
 
 // float32Add is [Add].
 //

@@ -30,20 +30,55 @@ func tileSize[T Number]() (rows, cols int) {
 	return portableRows, portableCols
 }
 
-// tileAVX2 is tile where it can be; it reports whether it could.
-func tileAVX2[T Number](rows, depth int, a, b, c []T, stride int, add bool) bool {
+// tilesAVX2 is tiles where it can be; it reports whether it could.
+func tilesAVX2[T Number](rows, depth int, a, b, c []T, stride int, add bool) bool {
 	height, width := tileSize[T]()
 	if height == portableRows {
 		return false
 	}
-	_, _, _ = a[depth*height-1], b[depth*width-1], c[(rows-1)*stride+width-1]
+	_, _, _ = a[roundUp(rows, height)*depth-1], b[depth*width-1], c[(rows-1)*stride+width-1]
 	switch a := any(unsafe.SliceData(a)).(type) {
 	case *float32:
-		float32Tile(rows, depth, a, pointer[float32](b), pointer[float32](c), stride, add)
+		float32Tiles(rows, depth, a, pointer[float32](b), pointer[float32](c), stride, add)
 	case *float64:
-		float64Tile(rows, depth, a, pointer[float64](b), pointer[float64](c), stride, add)
+		float64Tiles(rows, depth, a, pointer[float64](b), pointer[float64](c), stride, add)
 	}
 	return true
+}
+
+// multiplyRowAVX2 computes the columns from … to−1 of the product of one row
+// and b where it can; it reports whether it could. The bits are those that
+// the row would have in a product of more rows.
+func multiplyRowAVX2[T Number](c, row []T, b *Packed[T], from, to int) bool {
+	if !avx2 || !is[float32, T]() {
+		return false
+	}
+	const width = 16
+	row, c = row[:b.Rows], c[:to-from]
+	panels := b.data[from*b.Rows : roundUp(to, width)*b.Rows]
+	whole := len(c) / width
+	float32Row(b.Rows, depthBlock, whole, pointer[float32](row), pointer[float32](panels), pointer[float32](c))
+	if rest := len(c) % width; rest > 0 {
+		var last [width]float32
+		float32Row(b.Rows, depthBlock, 1, pointer[float32](row), pointer[float32](panels[whole*width*b.Rows:]), &last[0])
+		copy(float32s(c)[whole*width:], last[:rest])
+	}
+	return true
+}
+
+// interleaveRowsAVX2 is interleaveRows for as many columns as it can, whose
+// number it returns.
+func interleaveRowsAVX2[T Number](dst []T, rows *[maxRows][]T, depth int) int {
+	depth &^= 7
+	if !avx2 || !is[float32, T]() || depth == 0 {
+		return 0
+	}
+	var list [maxRows]*float32
+	for i := range list {
+		list[i] = pointer[float32](rows[i][:depth])
+	}
+	float32Interleave(pointer[float32](dst[:maxRows*depth]), &list, depth)
+	return depth
 }
 
 // axpyAVX2 is Axpy where it can be; it reports whether it could.

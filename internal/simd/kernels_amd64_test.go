@@ -53,15 +53,15 @@ func testAVX2Multiply[T Number](t *testing.T) {
 	}
 }
 
-// TestAVX2TileStaysInside: a tile writes its rows and columns and nothing else,
-// and reads no row beyond them.
-func TestAVX2TileStaysInside(t *testing.T) {
+// TestAVX2TilesStayInside: tiles write their rows and columns and nothing else,
+// and read no row beyond them.
+func TestAVX2TilesStayInside(t *testing.T) {
 	needAVX2(t)
 	const stride = 19
-	for rows := 1; rows <= 6; rows++ {
+	for rows := 1; rows <= 12; rows++ {
 		for _, add := range []bool{false, true} {
-			c := dirty[float32](7 * stride)
-			tileAVX2(rows, 3, random[float32](3*6), random[float32](3*16), c[:(rows-1)*stride+16], stride, add)
+			c := dirty[float32](13 * stride)
+			tilesAVX2(rows, 3, random[float32](2*3*6), random[float32](3*16), c[:(rows-1)*stride+16], stride, add)
 			for i, x := range c {
 				if outside := i/stride >= rows || i%stride >= 16; outside != (x == 77) {
 					t.Fatalf("rows %d: element %d of row %d is %v", rows, i%stride, i/stride, x)

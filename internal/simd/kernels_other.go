@@ -7,7 +7,11 @@ const avx2, f16c = false, false
 
 func tileSize[T Number]() (rows, cols int) { return portableRows, portableCols }
 
-func tileAVX2[T Number](rows, depth int, a, b, c []T, stride int, add bool) bool { return false }
+func tilesAVX2[T Number](rows, depth int, a, b, c []T, stride int, add bool) bool { return false }
+
+func multiplyRowAVX2[T Number](c, row []T, b *Packed[T], from, to int) bool { return false }
+
+func interleaveRowsAVX2[T Number](dst []T, rows *[maxRows][]T, depth int) int { return 0 }
 
 func axpyAVX2[T Number](alpha T, x, y []T) bool { return false }
 

@@ -69,6 +69,9 @@ func MultiplyPacked[T Number](c []T, stride int, a Matrix[T], b *Packed[T], from
 		zero(c, stride, a.Rows, to-from)
 		return
 	}
+	if a.Rows == 1 && a.ColStride == 1 && multiplyRowAVX2(c, a.row(0), b, from, to) {
+		return
+	}
 	for i := 0; i < a.Rows; i += rowBlock {
 		ni := min(rowBlock, a.Rows-i)
 		for l := 0; l < a.Cols; l += depthBlock {
@@ -83,33 +86,33 @@ func MultiplyPacked[T Number](c []T, stride int, a Matrix[T], b *Packed[T], from
 // block multiplies packed rows by packed columns. Panels of rows have the
 // given depth; those of columns lie panelDepth deep apart.
 func block[T Number](c []T, stride int, rows, cols []T, panelDepth, m, n, depth int, add bool) {
-	mr, nr := TileRows[T](), TileCols[T]()
-	for j := 0; j < n; j += nr {
+	width := TileCols[T]()
+	for j := 0; j < n; j += width {
 		b := cols[j*panelDepth:]
-		for i := 0; i < m; i += mr {
-			a, out := rows[i*depth:], c[i*stride+j:]
-			if n-j >= nr {
-				tile(min(mr, m-i), depth, a, b, out, stride, add)
-			} else {
-				edge(min(mr, m-i), n-j, depth, a, b, out, stride, add)
-			}
+		if n-j >= width {
+			tiles(m, depth, rows, b, c[j:], stride, add)
+		} else {
+			edge(m, n-j, depth, rows, b, c[j:], stride, add)
 		}
 	}
 }
 
-// edge computes a tile of which only some columns exist.
+// edge computes tiles of which only some columns exist.
 func edge[T Number](rows, cols, depth int, a, b, c []T, stride int, add bool) {
 	var whole [maxTile]T
-	nr := TileCols[T]()
-	tile(rows, depth, a, b, whole[:], nr, false)
-	for i := range rows {
-		from, to := whole[i*nr:][:cols], c[i*stride:][:cols]
-		if add {
-			for j, x := range from {
-				to[j] += x
+	height, width := TileRows[T](), TileCols[T]()
+	for first := 0; first < rows; first += height {
+		live := min(height, rows-first)
+		tiles(live, depth, a[first*depth:], b, whole[:], width, false)
+		for i := range live {
+			from, to := whole[i*width:][:cols], c[(first+i)*stride:][:cols]
+			if add {
+				for j, x := range from {
+					to[j] += x
+				}
+			} else {
+				copy(to, from)
 			}
-		} else {
-			copy(to, from)
 		}
 	}
 }

@@ -1,5 +1,11 @@
 package simd
 
+import (
+	"unsafe"
+
+	"github.com/fmoe-go/fmoe/internal/memory"
+)
+
 // Packed is a right-hand operand in the order in which products read it:
 // panels of as many columns as a tile has, each panel row by row, the last one
 // filled up with zeros. Packing costs about as much as a product with a few
@@ -18,7 +24,10 @@ func Pack[T Number](b Matrix[T]) *Packed[T] {
 
 // NewPacked makes room for an operand of rows × cols, to be filled by Fill.
 func NewPacked[T Number](rows, cols int) *Packed[T] {
-	return &Packed[T]{data: make([]T, roundUp(cols, TileCols[T]())*rows), Rows: rows, Cols: cols}
+	n := roundUp(cols, TileCols[T]()) * rows
+	var zero T
+	bytes := memory.Aligned(n * int(unsafe.Sizeof(zero)))
+	return &Packed[T]{data: unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(bytes))), n), Rows: rows, Cols: cols}
 }
 
 // Fill packs the columns from … to−1 of b. from must be a multiple of
@@ -37,20 +46,36 @@ func packRows[T Number](dst []T, a Matrix[T]) {
 	for i := 0; i < a.Rows; i += width {
 		live := min(width, a.Rows-i)
 		panel := dst[i*a.Cols : (i+width)*a.Cols]
-		if live < width {
-			clear(panel)
-		}
 		if a.RowStride == 1 && a.Index == nil {
+			if live < width {
+				clear(panel)
+			}
 			interleave(panel, a.Data[i:], width, live, a.Cols, a.ColStride)
 			continue
 		}
-		r := 0
-		for ; r+1 < live && a.ColStride == 1; r += 2 {
-			scatter2(panel[r:], a.row(i+r), a.row(i+r+1), width, a.Cols)
+		var rows [maxRows][]T
+		for r := range rows { // what a tile does not use may have any value
+			rows[r] = a.row(i + min(r, live-1))
 		}
-		for ; r < live; r++ {
-			scatter(panel[r:], a.row(i+r), width, a.Cols, a.ColStride)
-		}
+		interleaveRows(panel, &rows, width, a.Cols, a.ColStride)
+	}
+}
+
+// maxRows bounds the rows of a tile.
+const maxRows = 6
+
+// interleaveRows packs a panel of width rows, whose elements lie stride apart.
+func interleaveRows[T Number](dst []T, rows *[maxRows][]T, width, depth, stride int) {
+	from := 0
+	if stride == 1 && width == maxRows {
+		from = interleaveRowsAVX2(dst, rows, depth)
+	}
+	if from == depth {
+		return
+	}
+	dst = dst[from*width:]
+	for r, row := range rows[:width] {
+		scatter(dst[r:], row[from*stride:], width, depth-from, stride)
 	}
 }
 

@@ -24,17 +24,23 @@ func TileCols[T Number]() int {
 // maxTile bounds the elements of a tile.
 const maxTile = 6 * 16
 
-// tile computes the first rows of a tile from a panel of rows and a panel of
-// columns of the given depth, at least 1:
+// tiles goes down a panel of columns: it multiplies panels of rows, which lie
+// one behind the other, by it. The depth is at least 1; for every row i
 //
-//	c[i·stride+j] (+)= Σ_l a[l·TileRows+i] · b[l·TileCols+j]   for l = 0, 1, …
-func tile[T Number](rows, depth int, a, b, c []T, stride int, add bool) {
-	if !tileAVX2(rows, depth, a, b, c, stride, add) {
+//	c[i·stride+j] (+)= Σ_l a[(i/TileRows·depth+l)·TileRows + i%TileRows] · b[l·TileCols+j]   for l = 0, 1, …
+func tiles[T Number](rows, depth int, a, b, c []T, stride int, add bool) {
+	if tilesAVX2(rows, depth, a, b, c, stride, add) {
+		return
+	}
+	for ; rows > 0; rows -= portableRows {
 		tilePortable(rows, depth, a, b, c, stride, add)
+		if rows > portableRows {
+			a, c = a[portableRows*depth:], c[portableRows*stride:]
+		}
 	}
 }
 
-// tilePortable is the tile in portable Go. Two by four sums are what the
+// tilePortable computes the first tile in portable Go. Two by four sums are what the
 // compiler keeps in registers with their factors; four steps at a time leave
 // little of the loop's own cost.
 func tilePortable[T Number](rows, depth int, a, b, c []T, stride int, add bool) {

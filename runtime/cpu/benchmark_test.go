@@ -12,10 +12,8 @@ import (
 )
 
 // benchmark times a node whose first input changes and whose others are
-// constant, as weights are.
+// constant, as weights are, on one thread and on two.
 func benchmark(b *testing.B, operations float64, n *onnx.Node, opset int64, in ...*tensor.Tensor) {
-	d := New(device.Options{})
-	defer d.Close()
 	for i, x := range in {
 		name := ""
 		if x != nil {
@@ -37,6 +35,16 @@ func benchmark(b *testing.B, operations float64, n *onnx.Node, opset int64, in .
 	if err != nil {
 		b.Fatal(err)
 	}
+	for _, threads := range []int{1, 2} {
+		b.Run(fmt.Sprintf("%dthreads", threads), func(b *testing.B) {
+			d := New(device.Options{Threads: threads})
+			defer d.Close()
+			benchmarkOn(b, d, operations, node, in, outputs)
+		})
+	}
+}
+
+func benchmarkOn(b *testing.B, d *Device, operations float64, node *op.Node, in []*tensor.Tensor, outputs []op.Fact) {
 	kernel, err := d.Compile(node, append([]*tensor.Tensor{nil}, in[1:]...))
 	if err != nil {
 		b.Fatal(err)
@@ -55,20 +63,26 @@ func benchmark(b *testing.B, operations float64, n *onnx.Node, opset int64, in .
 }
 
 func BenchmarkMatMul(b *testing.B) {
-	const k, n = 1024, 4096
-	for _, m := range []int{1, 4, 16, 64, 512} {
-		b.Run(fmt.Sprintf("%dx%dx%d", m, k, n), func(b *testing.B) {
-			benchmark(b, 2*float64(m)*k*n, &onnx.Node{OpType: "MatMul", Outputs: []string{"y"}}, 13, random[float32](1, m, k), random[float32](2, k, n))
+	for _, s := range []struct{ m, k, n int }{{512, 768, 3072}, {1024, 1024, 1024}, {128, 768, 3072}, {16, 768, 3072}, {4, 768, 3072}, {1, 768, 30000}} {
+		b.Run(fmt.Sprintf("%dx%dx%d", s.m, s.k, s.n), func(b *testing.B) {
+			benchmark(b, 2*float64(s.m)*float64(s.k)*float64(s.n), &onnx.Node{OpType: "MatMul", Outputs: []string{"y"}}, 13,
+				random[float32](1, s.m, s.k), random[float32](2, s.k, s.n))
 		})
 	}
 }
 
 func BenchmarkFMoE(b *testing.B) {
-	for _, tokens := range []int{1, 8, 64, 512} {
-		l := layer{tokens: tokens, experts: 8, k: 2, d: 512, h: 2048, bias: true}
-		b.Run(fmt.Sprintf("%dtokens", tokens), func(b *testing.B) {
-			config := moe.Config{TopK: l.k, Gate: moe.GateNaive, Activation: moe.ReLU, Normalize: true}
-			benchmark(b, 4*float64(tokens*l.k*l.d*l.h), fmoeNode(config, 1), 1, l.inputs(1)...)
+	for _, l := range []layer{
+		{tokens: 1, experts: 8}, {tokens: 2, experts: 8}, {tokens: 16, experts: 8}, {tokens: 64, experts: 8}, {tokens: 512, experts: 8},
+		{tokens: 4096, experts: 8, d: 512, h: 1024}, {tokens: 4096, experts: 128, d: 512, h: 1024},
+	} {
+		if l.d == 0 {
+			l.d, l.h = 768, 3072
+		}
+		l.k, l.bias = 2, true
+		b.Run(fmt.Sprintf("%dtokens%dexperts", l.tokens, l.experts), func(b *testing.B) {
+			config := moe.Config{TopK: l.k, Gate: moe.GateNaive, Activation: moe.GELU, Normalize: true}
+			benchmark(b, 4*float64(l.tokens*l.k*l.d*l.h), fmoeNode(config, 1), 1, l.inputs(1)...)
 		})
 	}
 }

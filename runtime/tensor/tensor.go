@@ -9,6 +9,7 @@ import (
 	"strings"
 	"unsafe"
 
+	"github.com/fmoe-go/fmoe/internal/memory"
 	"github.com/fmoe-go/fmoe/onnx"
 )
 
@@ -29,9 +30,6 @@ type Element interface {
 	~float32 | ~float64 | ~int8 | ~int16 | ~int32 | ~int64 |
 		~uint8 | ~uint16 | ~uint32 | ~uint64 | ~bool | ~complex64 | ~complex128
 }
-
-// alignment of memory made by New, the width of a cache line.
-const alignment = 64
 
 // New makes a tensor of zeros.
 func New(t onnx.DataType, shape ...int) *Tensor {
@@ -216,15 +214,7 @@ func CheckedCount(t onnx.DataType, shape []int) (int, error) {
 
 // AlignedBytes returns n zero bytes that start on a cache line.
 func AlignedBytes(n int) []byte {
-	if n == 0 {
-		return []byte{}
-	}
-	b := make([]byte, n+alignment-1)
-	skip := 0
-	if r := int(uintptr(unsafe.Pointer(unsafe.SliceData(b))) % alignment); r != 0 {
-		skip = alignment - r
-	}
-	return b[skip : skip+n : skip+n]
+	return memory.Aligned(n)
 }
 
 func bytesOf[T Element](v []T) []byte {

@@ -11,6 +11,8 @@ func main() {
 	ConstraintExpr("!purego")
 	tile(float32s)
 	tile(float64s)
+	row()
+	interleave()
 	arithmetic()
 	axpy()
 	functions()

@@ -16,34 +16,61 @@ const tileRows = 6
 // only once while rows stay in the first cache.
 const prefetch = 512
 
-// tile writes the kernel of a tile's first rows: a loop for each number of
-// rows, so that a product of few rows does not compute the others.
+// tile writes the kernel that goes down a panel of columns tile by tile. What
+// is left at the end has a loop for each number of rows, so that a product of
+// few rows does not compute the others.
 func tile(e elements) {
-	TEXT(e.name+"Tile", NOSPLIT, fmt.Sprintf("func(rows, depth int, a, b, c *%s, stride int, add bool)", e.name))
+	TEXT(e.name+"Tiles", NOSPLIT, fmt.Sprintf("func(rows, depth int, a, b, c *%s, stride int, add bool)", e.name))
 	Pragma("noescape")
-	Doc(fmt.Sprintf("%sTile is [tile] for 1 to %d rows.", e.name, tileRows))
-	rows := Load(Param("rows"), GP64())
+	Doc(e.name + "Tiles is [tiles].")
 	t := operands{
-		depth: Load(Param("depth"), GP64()), a: Load(Param("a"), GP64()), b: Load(Param("b"), GP64()),
-		c: Load(Param("c"), GP64()), stride: Load(Param("stride"), GP64()), add: Load(Param("add"), GP8()),
+		rows: Load(Param("rows"), GP64()), depth: Load(Param("depth"), GP64()), a: Load(Param("a"), GP64()),
+		b: Load(Param("b"), GP64()), c: Load(Param("c"), GP64()), stride: Load(Param("stride"), GP64()), add: Load(Param("add"), GP8()),
+		left: GP64(), column: GP64(),
 	}
 	IMUL3Q(Imm(uint64(e.size)), t.stride, t.stride)
-	for n := tileRows; n > 1; n-- {
-		CMPQ(rows, Imm(uint64(n)))
+	Label("next")
+	CMPQ(t.rows, Imm(tileRows))
+	JGE(LabelRef(fmt.Sprintf("rows%d", tileRows)))
+	for n := tileRows - 1; n > 0; n-- {
+		CMPQ(t.rows, Imm(uint64(n)))
 		JE(LabelRef(fmt.Sprintf("rows%d", n)))
 	}
+	end()
 	for n := 1; n <= tileRows; n++ {
 		Label(fmt.Sprintf("rows%d", n))
 		tileOf(e, n, t)
+		if n < tileRows {
+			end()
+		}
 	}
+	SUBQ(Imm(tileRows), t.rows)
+	JMP(LabelRef("next"))
 }
 
-// operands are the registers that hold a tile's arguments.
-type operands struct{ depth, a, b, c, stride, add reg.Register }
+// operands are the registers that hold the kernel's arguments; left and column
+// are depth and b of the tile in progress.
+type operands struct{ rows, depth, a, b, c, stride, add, left, column reg.Register }
 
-// tileOf writes the loop for one number of rows, to the function's end.
+// tileOf writes the loop for one number of rows. It moves a and c on to the
+// next tile.
 func tileOf(e elements, rows int, t operands) {
 	label := func(name string) string { return fmt.Sprintf("%s%d", name, rows) }
+	// eachRow goes over the rows of c and returns what lies below them.
+	eachRow := func(do func(i int, row reg.Register)) (below reg.Register) {
+		row := GP64()
+		MOVQ(t.c, row)
+		for i := range rows {
+			do(i, row)
+			ADDQ(t.stride, row)
+		}
+		return row
+	}
+	eachRow(func(_ int, row reg.Register) { // which may lie on two cache lines
+		PREFETCHT0(Mem{Base: row})
+		PREFETCHT0(Mem{Base: row, Disp: 2*register - 1})
+	})
+
 	sums := make([][2]reg.VecVirtual, rows)
 	for i := range sums {
 		for j := range sums[i] {
@@ -55,9 +82,9 @@ func tileOf(e elements, rows int, t operands) {
 	factors := [2]reg.VecVirtual{YMM(), YMM()}
 	step := func(l int) {
 		at := l * 2 * register
-		PREFETCHT0(Mem{Base: t.b, Disp: at + prefetch})
+		PREFETCHT0(Mem{Base: t.column, Disp: at + prefetch})
 		for j, column := range columns {
-			e.load(Mem{Base: t.b, Disp: at + j*register}, column)
+			e.load(Mem{Base: t.column, Disp: at + j*register}, column)
 		}
 		for i := range rows {
 			factor := factors[i%2]
@@ -72,40 +99,37 @@ func tileOf(e elements, rows int, t operands) {
 			step(l)
 		}
 		ADDQ(U32(n*tileRows*e.size), t.a)
-		ADDQ(U32(n*2*register), t.b)
-		SUBQ(U32(n), t.depth)
+		ADDQ(U32(n*2*register), t.column)
+		SUBQ(U32(n), t.left)
 	}
 
 	const unroll = 4
+	MOVQ(t.b, t.column)
+	MOVQ(t.depth, t.left)
 	Label(label("four"))
-	CMPQ(t.depth, U32(unroll))
+	CMPQ(t.left, U32(unroll))
 	JL(LabelRef(label("one")))
 	steps(unroll)
 	JMP(LabelRef(label("four")))
 	Label(label("one"))
-	TESTQ(t.depth, t.depth)
+	TESTQ(t.left, t.left)
 	JE(LabelRef(label("done")))
 	steps(1)
 	JMP(LabelRef(label("one")))
 	Label(label("done"))
 
-	eachRow := func(do func(sum reg.VecVirtual, at Mem)) {
-		row := GP64()
-		MOVQ(t.c, row)
-		for i := range sums {
-			for j, sum := range sums[i] {
-				do(sum, Mem{Base: row, Disp: j * register})
-			}
-			if i < rows-1 {
-				ADDQ(t.stride, row)
-			}
-		}
-	}
 	TESTB(t.add, t.add)
 	JE(LabelRef(label("store")))
-	eachRow(func(sum reg.VecVirtual, at Mem) { e.add(at, sum, sum) })
+	eachRow(func(i int, row reg.Register) {
+		for j, sum := range sums[i] {
+			e.add(Mem{Base: row, Disp: j * register}, sum, sum)
+		}
+	})
 	Label(label("store"))
-	eachRow(func(sum reg.VecVirtual, at Mem) { e.load(sum, at) })
-	VZEROUPPER()
-	RET()
+	below := eachRow(func(i int, row reg.Register) {
+		for j, sum := range sums[i] {
+			e.load(sum, Mem{Base: row, Disp: j * register})
+		}
+	})
+	MOVQ(below, t.c)
 }
