@@ -10,6 +10,10 @@ const (
 	rowBlock   = 96 // a multiple of every tile's rows
 	colBlock   = 256
 
+	// wholeBlock bounds the elements of A that are packed over their whole
+	// depth.
+	wholeBlock = 1 << 16
+
 	// few is up to how many rows or columns packing costs more than it saves.
 	few = 4
 )
@@ -17,12 +21,17 @@ const (
 // WorkLen returns the number of elements of working memory that Multiply
 // needs for a product of m × k by k × n.
 func WorkLen[T Number](m, k, n int) int {
-	return WorkLenPacked[T](m, k) + min(depthBlock, k)*min(colBlock, roundUp(n, TileCols[T]()))
+	return workLenRows[T](m, k) + min(depthBlock, k)*min(colBlock, roundUp(n, TileCols[T]()))
 }
 
 // WorkLenPacked returns the number of elements of working memory that
 // MultiplyPacked needs for a left-hand operand of m × k.
 func WorkLenPacked[T Number](m, k int) int {
+	return max(workLenRows[T](m, k), min(roundUp(m, TileRows[T]())*k, wholeBlock))
+}
+
+// workLenRows is the number of elements of a packed block of rows.
+func workLenRows[T Number](m, k int) int {
 	return min(depthBlock, k) * min(rowBlock, roundUp(m, TileRows[T]()))
 }
 
@@ -42,7 +51,7 @@ func Multiply[T Number](c []T, stride int, a, b Matrix[T], work []T) {
 		multiplyRows(c, stride, a, b)
 		return
 	}
-	at := WorkLenPacked[T](a.Rows, a.Cols)
+	at := workLenRows[T](a.Rows, a.Cols)
 	rows, cols := work[:at], work[at:]
 	for j := 0; j < b.Cols; j += colBlock {
 		nj := min(colBlock, b.Cols-j)
@@ -72,6 +81,10 @@ func MultiplyPacked[T Number](c []T, stride int, a Matrix[T], b *Packed[T], from
 	if a.Rows == 1 && a.ColStride == 1 && multiplyRowAVX2(c, a.row(0), b, from, to) {
 		return
 	}
+	if a.Rows <= rowBlock && roundUp(a.Rows, TileRows[T]())*a.Cols <= wholeBlock {
+		multiplyPanels(c, stride, a, b, from, to, work)
+		return
+	}
 	for i := 0; i < a.Rows; i += rowBlock {
 		ni := min(rowBlock, a.Rows-i)
 		for l := 0; l < a.Cols; l += depthBlock {
@@ -79,6 +92,22 @@ func MultiplyPacked[T Number](c []T, stride int, a Matrix[T], b *Packed[T], from
 			packRows(work, a.Block(i, l, ni, nl))
 			panels := b.data[from*b.Rows+l*TileCols[T]():]
 			block(c[i*stride:], stride, work, panels, b.Rows, ni, to-from, nl, l > 0)
+		}
+	}
+}
+
+// multiplyPanels is MultiplyPacked for rows that fit into a cache over their
+// whole depth. It reads b from its beginning to its end, as few rows, which
+// wait for b, want it.
+func multiplyPanels[T Number](c []T, stride int, a Matrix[T], b *Packed[T], from, to int, work []T) {
+	rows, width := roundUp(a.Rows, TileRows[T]()), TileCols[T]()
+	for l := 0; l < a.Cols; l += depthBlock {
+		packRows(work[l*rows:], a.Block(0, l, a.Rows, min(depthBlock, a.Cols-l)))
+	}
+	for j := from; j < to; j += width {
+		for l := 0; l < a.Cols; l += depthBlock {
+			block(c[j-from:], stride, work[l*rows:], b.data[j*b.Rows+l*width:], b.Rows, a.Rows, min(width, to-j),
+				min(depthBlock, a.Cols-l), l > 0)
 		}
 	}
 }
