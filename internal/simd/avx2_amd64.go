@@ -24,6 +24,11 @@ func float32Row(depth int, block int, panels int, a *float32, b *float32, c *flo
 //go:noescape
 func float32Interleave(dst *float32, rows *[6]*float32, depth int)
 
+// pause is [Pause].
+//
+//go:noescape
+func pause()
+
 // float32Add is [Add].
 //
 //go:noescape

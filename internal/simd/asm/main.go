@@ -13,6 +13,7 @@ func main() {
 	tile(float64s)
 	row()
 	interleave()
+	pause()
 	arithmetic()
 	axpy()
 	functions()

@@ -1,0 +1,4 @@
+package simd
+
+// Pause tells the processor that a loop waits for another thread.
+func Pause() { pause() }
