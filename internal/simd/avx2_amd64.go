@@ -168,3 +168,6 @@ func bfloat16ToFloat32(dst []float32, src []uint16)
 //
 //go:noescape
 func float32ToBFloat16(dst []uint16, src []float32)
+
+// float32Peak does 12 multiply-adds of registers in each round.
+func float32Peak(rounds int)

@@ -48,3 +48,4 @@ func float16ToFloat32(dst []float32, src []uint16)                         {}
 func float32ToFloat16(dst []uint16, src []float32)                         {}
 func bfloat16ToFloat32(dst []float32, src []uint16)                        {}
 func float32ToBFloat16(dst []uint16, src []float32)                        {}
+func float32Peak(rounds int)                                               {}

@@ -25,6 +25,7 @@ func main() {
 	expSum()
 	normalize()
 	halfConversions()
+	peak()
 	Generate()
 }
 
