@@ -85,6 +85,10 @@ type latency struct {
 	Mean float64 `json:"mean_ms"`
 }
 
+func newLatency(l benchmark.Latency) latency {
+	return latency{l.Runs, milliseconds(l.Min), milliseconds(l.P50), milliseconds(l.P90), milliseconds(l.P99), milliseconds(l.Mean)}
+}
+
 func (o *runFlags) run(ctx context.Context, out io.Writer, path string) error {
 	if err := o.validate(); err != nil {
 		return err
@@ -129,7 +133,8 @@ func (o *runFlags) run(ctx context.Context, out io.Writer, path string) error {
 		if err != nil {
 			return err
 		}
-		result.Latency = &latency{l.Runs, milliseconds(l.Min), milliseconds(l.P50), milliseconds(l.P90), milliseconds(l.P99), milliseconds(l.Mean)}
+		summary := newLatency(l)
+		result.Latency = &summary
 	}
 	if o.json {
 		err = cli.WriteJSON(out, result)

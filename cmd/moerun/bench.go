@@ -1,0 +1,275 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	gort "runtime"
+	"runtime/pprof"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/fmoe-go/fmoe/internal/cli"
+	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime/benchmark"
+	"github.com/fmoe-go/fmoe/runtime/language"
+	"github.com/fmoe-go/fmoe/runtime/tensor"
+)
+
+var benchCommand = &cli.Command{
+	Name:      "moerun bench",
+	Arguments: "MODEL",
+	Summary:   "measure how fast a model runs, and how far from what the machine can do",
+	Details: `Runs a model again and again on given or random inputs. With --decode it reads a prompt
+as a language model and then one token after another, with its caches of keys and values.
+
+GFLOP/s count the products, GB/s the weights that have to be read, each once; both are also
+shown as a share of what this machine does at most with as many threads, measured in the
+same run.
+
+` + dataHelp + `
+
+Examples:
+  moerun bench model.onnx --dim batch=8,sequence=128 --threads 2
+  moerun bench gpt.onnx --prefill 128 --decode 64 --json
+  moerun bench model.onnx --cpuprofile cpu.pprof`,
+	Flags: func(flags *pflag.FlagSet) cli.Action {
+		o := benchFlags{flags: flags}
+		o.data.register(flags)
+		o.data.random = true
+		flags.IntVar(&o.runs, "runs", 0, "number of runs; 0 means as many as take about 3 seconds")
+		flags.IntVar(&o.prefill, "prefill", 128, "with --decode: number of tokens of the prompt")
+		flags.IntVar(&o.decode, "decode", 0, "number of tokens to read one by one after the prompt")
+		flags.StringVar(&o.cpuProfile, "cpuprofile", "", "write a profile for go tool pprof to this `file`")
+		o.runtime.register(flags)
+		flags.BoolVar(&o.json, "json", false, "print JSON")
+		return func(ctx context.Context, out io.Writer, args []string) error { return o.run(ctx, out, args[0]) }
+	},
+}
+
+type benchFlags struct {
+	data            dataFlags
+	runtime         runtimeFlags
+	runs            int
+	prefill, decode int
+	cpuProfile      string
+	json            bool
+	flags           *pflag.FlagSet
+}
+
+// benchResult is what bench prints.
+type benchResult struct {
+	Model   string      `json:"model"`
+	Threads int         `json:"threads"`
+	Inputs  []valueInfo `json:"inputs,omitempty"`
+	Phases  []phase     `json:"phases"` // run, or prefill and decode
+	Machine machineInfo `json:"machine"`
+	Memory  memoryInfo  `json:"memory"`
+}
+
+// phase is one kind of run.
+type phase struct {
+	Name            string   `json:"name"`
+	Latency         latency  `json:"latency"`
+	Tokens          int      `json:"tokens,omitempty"` // of a run
+	TokensPerSecond float64  `json:"tokens_per_second,omitempty"`
+	GFLOP           float64  `json:"gflop"`           // of a run
+	WeightMB        float64  `json:"weight_mb"`       // read in a run, 10⁶ bytes
+	GFLOPS          float64  `json:"gflops"`          // per second, by the median
+	PeakShare       float64  `json:"peak_share"`      // of machine.peak_gflops
+	GBPS            float64  `json:"gbps"`            // weights, by the median
+	BandwidthShare  float64  `json:"bandwidth_share"` // of machine.read_gbps
+	Allocations     *float64 `json:"allocations,omitempty"`
+}
+
+type machineInfo struct {
+	Peak      float64 `json:"peak_gflops"`
+	Bandwidth float64 `json:"read_gbps"`
+}
+
+type memoryInfo struct {
+	Peak int64 `json:"peak_bytes"` // of the process, with mapped files; 0 where not known
+}
+
+func (o *benchFlags) run(ctx context.Context, out io.Writer, path string) (err error) {
+	if err := o.validate(); err != nil {
+		return err
+	}
+	if o.cpuProfile != "" {
+		f, err := os.Create(o.cpuProfile)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return err
+		}
+	}
+	result := benchResult{Model: path, Threads: o.runtime.threads}
+	if result.Threads == 0 {
+		result.Threads = gort.GOMAXPROCS(0)
+	}
+	if o.decode > 0 {
+		err = o.measureLanguage(ctx, &result)
+	} else {
+		err = o.measureRuns(ctx, &result)
+	}
+	if o.cpuProfile != "" {
+		pprof.StopCPUProfile()
+	}
+	if err != nil {
+		return err
+	}
+	result.Memory.Peak = benchmark.PeakMemory() // before the machine's buffer is added
+	m := benchmark.MeasureMachine(result.Threads)
+	result.Machine = machineInfo{m.Peak / 1e9, m.Bandwidth / 1e9}
+	for i := range result.Phases {
+		result.Phases[i].rate(result.Machine)
+	}
+	if o.json {
+		return cli.WriteJSON(out, result)
+	}
+	result.print(out)
+	return nil
+}
+
+func (o *benchFlags) validate() error {
+	switch {
+	case o.runs < 0:
+		return cli.Misusef("--runs=%d must be 0 or more", o.runs)
+	case o.decode < 0:
+		return cli.Misusef("--decode=%d must be 0 or more", o.decode)
+	case o.prefill < 1:
+		return cli.Misusef("--prefill=%d must be 1 or more", o.prefill)
+	case o.decode == 0 && o.flags.Changed("prefill"):
+		return cli.Misusef("--prefill is for language models: give --decode too")
+	}
+	for _, name := range []string{"data", "input", "dim", "seed"} {
+		if o.decode > 0 && o.flags.Changed(name) {
+			return cli.Misusef("--%s is not for --decode, whose inputs follow from --prefill", name)
+		}
+	}
+	return nil
+}
+
+// measureRuns measures runs that are all alike.
+func (o *benchFlags) measureRuns(ctx context.Context, result *benchResult) error {
+	s, err := openSession(result.Model, o.runtime)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	inputs, err := o.data.read(s.model, s.Inputs())
+	if err != nil {
+		return err
+	}
+	for _, v := range s.Inputs() {
+		result.Inputs = append(result.Inputs, valueInfo{v.Name, inputs[v.Name].String()})
+	}
+	times, allocations, err := benchmark.Steady(o.runs, func() error {
+		_, err := s.Run(ctx, inputs)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	p, err := newPhase("run", tokenCount(s.Inputs(), inputs), times, s.model, inputs)
+	p.Allocations = &allocations
+	result.Phases = []phase{p}
+	return err
+}
+
+// measureLanguage measures the reading of a prompt and of the tokens after it.
+func (o *benchFlags) measureLanguage(ctx context.Context, result *benchResult) (err error) {
+	options, err := o.runtime.options()
+	if err != nil {
+		return err
+	}
+	m, err := language.Open(result.Model, language.Options{Runtime: options, Tokenizer: "bytes"})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, m.Close()) }()
+	if !m.HasCaches() {
+		return fmt.Errorf("%s has no caches of keys and values, without which decoding reads the whole text for each token: leave out --decode", result.Model)
+	}
+	var prefill, decode []time.Duration
+	warm := false
+	_, _, err = benchmark.Steady(o.runs, func() error {
+		t, err := m.Time(ctx, o.prefill, o.decode)
+		if warm {
+			prefill, decode = append(prefill, t.Prefill), append(decode, t.Decode...)
+		}
+		warm = true
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	first, err := newPhase("prefill", o.prefill, prefill, m.Graph(), m.Step(0, o.prefill))
+	if err != nil {
+		return err
+	}
+	rest, err := newPhase("decode", 1, decode, m.Graph(), m.Step(o.prefill+o.decode/2, 1))
+	result.Phases = []phase{first, rest}
+	return err
+}
+
+// newPhase sums up runs of a model on inputs of given shapes.
+func newPhase(name string, tokens int, times []time.Duration, m *onnx.Model, inputs map[string]*tensor.Tensor) (phase, error) {
+	work, err := benchmark.CountWork(m, inputs)
+	return phase{Name: name, Tokens: tokens, Latency: newLatency(benchmark.Summarize(times)), GFLOP: work.Operations / 1e9, WeightMB: work.Bytes / 1e6}, err
+}
+
+// rate relates the phase to time and to what the machine can do.
+func (p *phase) rate(m machineInfo) {
+	perSecond := 1000 / p.Latency.P50
+	p.TokensPerSecond = float64(p.Tokens) * perSecond
+	p.GFLOPS, p.GBPS = p.GFLOP*perSecond, p.WeightMB/1000*perSecond
+	p.PeakShare, p.BandwidthShare = p.GFLOPS/m.Peak, p.GBPS/m.Bandwidth
+}
+
+// tokenCount is the number of tokens that inputs hold: token numbers, or the
+// rows of a model's only input; 0 where neither is there.
+func tokenCount(values []*onnx.ValueInfo, inputs map[string]*tensor.Tensor) int {
+	if ids := inputs["input_ids"]; ids != nil {
+		return ids.Len()
+	}
+	if len(values) != 1 {
+		return 0
+	}
+	x := inputs[values[0].Name]
+	switch rank := len(x.Shape); {
+	case rank == 2 && (x.Type == onnx.Int64 || x.Type == onnx.Int32):
+		return x.Len()
+	case (rank == 2 || rank == 3) && x.Shape[rank-1] > 0:
+		return x.Len() / x.Shape[rank-1]
+	}
+	return 0
+}
+
+func (r *benchResult) print(out io.Writer) {
+	t := cli.NewTable()
+	for _, v := range r.Inputs {
+		t.Row("input", v.Name, v.Type)
+	}
+	t.Print(out)
+	t = cli.NewTable(1, 2, 3, 4, 5, 6, 7, 8)
+	t.Row("", "runs", "p50 ms", "p90 ms", "p99 ms", "tokens/s", "GFLOP/s", "of peak", "GB/s", "of bandwidth")
+	for _, p := range r.Phases {
+		tokens := ""
+		if p.Tokens > 0 {
+			tokens = fmt.Sprintf("%.0f", p.TokensPerSecond)
+		}
+		t.Row(p.Name, fmt.Sprint(p.Latency.Runs), fmt.Sprintf("%.3f", p.Latency.P50), fmt.Sprintf("%.3f", p.Latency.P90), fmt.Sprintf("%.3f", p.Latency.P99),
+			tokens, fmt.Sprintf("%.1f", p.GFLOPS), fmt.Sprintf("%.0f %%", 100*p.PeakShare), fmt.Sprintf("%.1f", p.GBPS), fmt.Sprintf("%.0f %%", 100*p.BandwidthShare))
+	}
+	t.Print(out)
+	fmt.Fprintf(out, "\nmachine with %d threads: %.0f GFLOP/s of multiply-adds, reads %.1f GB/s\n", r.Threads, r.Machine.Peak, r.Machine.Bandwidth)
+	if r.Memory.Peak > 0 {
+		fmt.Fprintf(out, "peak memory: %d MB\n", r.Memory.Peak/1e6)
+	}
+}
