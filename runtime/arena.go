@@ -168,6 +168,20 @@ func (p *plan) attach(arena []byte) {
 	}
 }
 
+// detach forgets the arena if it is the given one.
+func (p *plan) detach(arena []byte) {
+	if p.arena == nil || unsafe.SliceData(arena) != unsafe.SliceData(p.arena) {
+		return
+	}
+	p.arena = nil
+	p.scratch.Attach(nil)
+	for _, s := range p.slots {
+		if s.planned {
+			s.tensor.Data = nil
+		}
+	}
+}
+
 // size returns the bytes that the plan needs: its values and, behind them, the
 // scratch memory of its steps.
 func (p *plan) size() int { return p.arenaSize + p.scratch.Size() }

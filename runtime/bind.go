@@ -1,7 +1,7 @@
 package runtime
 
 import (
-	"fmt"
+	"slices"
 
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/device"
@@ -48,6 +48,7 @@ type step struct {
 // time may use it.
 type plan struct {
 	inputs, captures, outputs []*slot
+	results                   []*tensor.Tensor // of outputs
 	steps                     []*step
 	slots                     []*slot
 	arenaSize                 int
@@ -89,13 +90,18 @@ func (s *Session) bind(p *program, inputs, captures []*tensor.Tensor) (*plan, er
 	if err := b.layOut(); err != nil {
 		return nil, err
 	}
-	return b.plan, b.kernels()
+	b.plan.results = tensors(b.plan.outputs)
+	if err := b.kernels(); err != nil {
+		return nil, err
+	}
+	s.notePlan(b.plan.size())
+	return b.plan, nil
 }
 
 // external makes the slot of a tensor that each run supplies anew.
 func (b *binder) external(t *tensor.Tensor) *slot {
 	s := b.slot(op.Fact{Type: t.Type, Shape: op.Dims(t.Shape...)})
-	s.tensor = &tensor.Tensor{Type: t.Type, Shape: t.Shape}
+	s.tensor = &tensor.Tensor{Type: t.Type, Shape: slices.Clone(t.Shape)}
 	return s
 }
 
@@ -327,17 +333,4 @@ func tensors(slots []*slot) []*tensor.Tensor {
 		}
 	}
 	return list
-}
-
-// signature identifies the types and shapes to which a plan is bound.
-func signature(key []byte, lists ...[]*tensor.Tensor) []byte {
-	for _, list := range lists {
-		for _, t := range list {
-			key = append(key, byte(t.Type), byte(len(t.Shape)))
-			for _, d := range t.Shape {
-				key = fmt.Appendf(key, "%d,", d)
-			}
-		}
-	}
-	return key
 }

@@ -1,10 +1,8 @@
 package runtime
 
 import (
-	"bytes"
 	"context"
-	"slices"
-	"sync"
+	"time"
 
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/op"
@@ -14,51 +12,60 @@ import (
 // execute runs a program: it finds or makes the plan for the shapes at hand,
 // lends it memory, and returns the outputs in memory of their own.
 func (s *Session) execute(ctx context.Context, p *program, inputs, captures []*tensor.Tensor) ([]*tensor.Tensor, error) {
-	plan, err := s.plans.take(s, p, inputs, captures)
+	r := s.runners.take(s)
+	defer s.runners.give(r)
+	lent, err := r.run(ctx, p, inputs, captures)
 	if err != nil {
 		return nil, err
 	}
-	arena := s.arenas.take(plan.plan.size())
-	plan.plan.attach(arena)
-	err = plan.plan.run(ctx, s, inputs, captures)
-	var outputs []*tensor.Tensor
-	if err == nil {
-		outputs = make([]*tensor.Tensor, len(plan.plan.outputs))
-		for i, o := range plan.plan.outputs {
-			outputs[i] = o.tensor.Clone()
-		}
-		s.plans.give(plan)
+	outputs := make([]*tensor.Tensor, len(lent))
+	for i, t := range lent {
+		outputs[i] = t.Clone()
 	}
-	s.arenas.give(arena)
-	return outputs, err
+	return outputs, nil
 }
 
-func (p *plan) run(ctx context.Context, s *Session, inputs, captures []*tensor.Tensor) error {
-	lend := func(slots []*slot, list []*tensor.Tensor) {
-		for i, t := range list {
-			slots[i].tensor.Data, slots[i].tensor.Strings = t.Data, t.Strings
-		}
-	}
+// run executes the steps. An error or a panic is told of the step's node.
+func (p *plan) run(ctx context.Context, s *Session, inputs, captures []*tensor.Tensor) (err error) {
 	lend(p.inputs, inputs)
 	lend(p.captures, captures)
+	var n *node
+	defer func() {
+		if r := recover(); r != nil {
+			err = panicked(n.op.Node, r)
+		}
+	}()
 	for _, st := range p.steps {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := st.execute(ctx, s); err != nil {
-			return err
+		n = st.node
+		if s.profile == nil {
+			err = st.execute(ctx, s)
+		} else {
+			start := time.Now()
+			err = st.execute(ctx, s)
+			s.profile.add(n, time.Since(start))
+		}
+		if err != nil {
+			return failed(n.op.Node, err)
 		}
 	}
 	return nil
 }
 
-func (st *step) execute(ctx context.Context, s *Session) (err error) {
-	return guard(st.node.op.Node, func() error {
-		if st.dynamic {
-			return st.bindAndRun(ctx, s)
-		}
-		return st.run()
-	})
+// lend lets slots have the content of the caller's tensors.
+func lend(slots []*slot, list []*tensor.Tensor) {
+	for i, t := range list {
+		slots[i].tensor.Data, slots[i].tensor.Strings = t.Data, t.Strings
+	}
+}
+
+func (st *step) execute(ctx context.Context, s *Session) error {
+	if st.dynamic {
+		return st.bindAndRun(ctx, s)
+	}
+	return st.run()
 }
 
 // bindAndRun computes a step whose binding had to wait for its inputs.
@@ -96,72 +103,6 @@ func (st *step) bindAndRun(ctx context.Context, s *Session) error {
 		}
 	}
 	return nil
-}
-
-// maxIdlePlans bounds how many plans a session keeps for later runs.
-const maxIdlePlans = 16
-
-// planStore keeps plans that no run uses, the most recently used last.
-type planStore struct {
-	mu   sync.Mutex
-	idle []*storedPlan
-	key  []byte
-}
-
-type storedPlan struct {
-	program *program
-	key     []byte
-	plan    *plan
-}
-
-func (ps *planStore) take(s *Session, p *program, inputs, captures []*tensor.Tensor) (*storedPlan, error) {
-	ps.mu.Lock()
-	ps.key = signature(ps.key[:0], inputs, captures)
-	for i, c := range ps.idle {
-		if c.program == p && bytes.Equal(c.key, ps.key) {
-			ps.idle = slices.Delete(ps.idle, i, i+1)
-			ps.mu.Unlock()
-			return c, nil
-		}
-	}
-	key := slices.Clone(ps.key)
-	ps.mu.Unlock()
-	plan, err := s.bind(p, inputs, captures)
-	return &storedPlan{program: p, key: key, plan: plan}, err
-}
-
-func (ps *planStore) give(p *storedPlan) {
-	ps.mu.Lock()
-	defer ps.mu.Unlock()
-	if len(ps.idle) == maxIdlePlans {
-		ps.idle = slices.Delete(ps.idle, 0, 1)
-	}
-	ps.idle = append(ps.idle, p)
-}
-
-// arenaStore lends memory to plans, so that plans for many shapes share it.
-type arenaStore struct {
-	mu   sync.Mutex
-	idle [][]byte
-}
-
-func (as *arenaStore) take(size int) []byte {
-	as.mu.Lock()
-	defer as.mu.Unlock()
-	if last := len(as.idle) - 1; last >= 0 {
-		arena := as.idle[last]
-		as.idle = as.idle[:last]
-		if len(arena) >= size {
-			return arena
-		}
-	}
-	return tensor.AlignedBytes(size)
-}
-
-func (as *arenaStore) give(arena []byte) {
-	as.mu.Lock()
-	defer as.mu.Unlock()
-	as.idle = append(as.idle, arena)
 }
 
 // fits reports whether a tensor is one that the graph declares.

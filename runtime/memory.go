@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"fmt"
+	"unsafe"
 
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
@@ -40,4 +41,50 @@ func (b *budget) admitBytes(n int) error {
 		return fmt.Errorf("needs %d MiB, more than the memory limit of %d MiB; give a higher limit or smaller inputs", n>>20, b.limit>>20)
 	}
 	return nil
+}
+
+// Memory is what a session holds, in bytes.
+type Memory struct {
+	// Weights is the size of the constants that the model's nodes use.
+	Weights int64
+	// Plan is the size of the largest plan so far: the arena of one run with
+	// its scratch memory.
+	Plan int64
+}
+
+// Memory returns what the session holds by now.
+func (s *Session) Memory() Memory {
+	return Memory{Weights: s.weights, Plan: s.planned.Load()}
+}
+
+// notePlan remembers the size of the largest plan.
+func (s *Session) notePlan(size int) {
+	for {
+		largest := s.planned.Load()
+		if int64(size) <= largest || s.planned.CompareAndSwap(largest, int64(size)) {
+			return
+		}
+	}
+}
+
+// weights returns the bytes of the constants that the program's nodes use and
+// that counted, which holds where their memory begins, has not seen yet.
+func (p *program) weights(counted map[*byte]bool) int64 {
+	var size int64
+	for _, n := range p.nodes {
+		for _, id := range n.in {
+			if id == absent || p.values[id].fact.Value == nil {
+				continue
+			}
+			data := p.values[id].fact.Value.Data
+			if at := unsafe.SliceData(data); !counted[at] {
+				counted[at] = true
+				size += int64(len(data))
+			}
+		}
+		for _, b := range n.bodies {
+			size += b.weights(counted)
+		}
+	}
+	return size
 }

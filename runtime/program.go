@@ -63,13 +63,19 @@ var ErrInternal = errors.New("internal error")
 func guard(n *onnx.Node, f func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = fmt.Errorf("%s: %w: %v", describe(n), ErrInternal, r)
+			err = panicked(n, r)
 		}
 	}()
 	if err = f(); err != nil {
-		err = fmt.Errorf("%s: %w", describe(n), err)
+		err = failed(n, err)
 	}
 	return err
+}
+
+func failed(n *onnx.Node, err error) error { return fmt.Errorf("%s: %w", describe(n), err) }
+
+func panicked(n *onnx.Node, r any) error {
+	return fmt.Errorf("%s: %w: %v", describe(n), ErrInternal, r)
 }
 
 // removeDead drops nodes whose outputs nobody uses, and captures that only

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/cpu"
@@ -22,6 +23,8 @@ type Options struct {
 	// MaxMemory bounds the bytes of memory that a run may plan for; 0 means
 	// 80 % of the machine's.
 	MaxMemory int64
+	// Profile collects the time of each node; see [Session.Profile].
+	Profile bool
 }
 
 // Session is a model ready to run. It may be used by several goroutines.
@@ -35,7 +38,10 @@ type Session struct {
 	main      *program
 	inputs    []*onnx.ValueInfo
 	plans     planStore
-	arenas    arenaStore
+	runners   runnerStore
+	profile   *profile // nil unless asked for
+	weights   int64
+	planned   atomic.Int64 // bytes of the largest plan so far
 }
 
 // Open reads and compiles the model at path. Nodes that cannot be run are
@@ -70,6 +76,9 @@ func New(m *onnx.Model, o Options) (*Session, error) {
 	s := &Session{model: m.Clone(), device: d, memory: newBudget(o.MaxMemory)}
 	s.evaluator = &evaluator{device: d, memory: s.memory}
 	s.host = s.evaluator
+	if o.Profile {
+		s.profile = &profile{index: map[*node]int{}}
+	}
 	if err := s.compile(); err != nil {
 		d.Close()
 		return nil, err
@@ -90,8 +99,11 @@ func (s *Session) compile() error {
 	}
 	c := &compiler{model: s.model, device: s.device, host: s.host}
 	var err error
-	s.main, err = c.compile()
-	return err
+	if s.main, err = c.compile(); err != nil {
+		return err
+	}
+	s.weights = s.main.weights(map[*byte]bool{})
+	return nil
 }
 
 // Inputs returns what a run needs: name, type and shape of each input.
@@ -101,7 +113,8 @@ func (s *Session) Inputs() []*onnx.ValueInfo { return s.inputs }
 func (s *Session) Outputs() []*onnx.ValueInfo { return s.model.Graph.Outputs }
 
 // Run computes the outputs of the model for the named inputs. The outputs are
-// new tensors. It stops between nodes when ctx is done.
+// new tensors; see [Runner] for runs that allocate nothing. It stops between
+// nodes when ctx is done.
 func (s *Session) Run(ctx context.Context, inputs map[string]*tensor.Tensor) (map[string]*tensor.Tensor, error) {
 	list := make([]*tensor.Tensor, len(s.inputs))
 	for i, v := range s.inputs {
@@ -109,8 +122,8 @@ func (s *Session) Run(ctx context.Context, inputs map[string]*tensor.Tensor) (ma
 		if !ok || t == nil {
 			return nil, fmt.Errorf("input %q is missing; the model needs %s", v.Name, s.inputNames())
 		}
-		if !fits(v, t) {
-			return nil, fmt.Errorf("input %q is %s, the model needs %s", v.Name, t, v.Type)
+		if err := s.admits(i, t); err != nil {
+			return nil, err
 		}
 		list[i] = t
 	}
@@ -130,6 +143,15 @@ func (s *Session) Run(ctx context.Context, inputs map[string]*tensor.Tensor) (ma
 		outputs[v.Name] = out[i]
 	}
 	return outputs, nil
+}
+
+// admits fails where a tensor is not what the graph declares of input i.
+func (s *Session) admits(i int, t *tensor.Tensor) error {
+	v := s.inputs[i]
+	if t == nil || !fits(v, t) {
+		return fmt.Errorf("input %q is %s, the model needs %s", v.Name, t, v.Type)
+	}
+	return nil
 }
 
 func (s *Session) inputNames() string {

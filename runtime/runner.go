@@ -1,0 +1,174 @@
+package runtime
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/fmoe-go/fmoe/runtime/op"
+	"github.com/fmoe-go/fmoe/runtime/tensor"
+)
+
+// Runner runs a session's model again and again in memory that it keeps: a
+// run for inputs of the same shapes as the last ones allocates nothing. One
+// goroutine at a time may use it; a session may have several.
+type Runner struct {
+	session *Session
+	bound   *boundProgram // nil before the first run, and after one that failed
+	arena   []byte
+}
+
+// NewRunner returns a runner, which takes memory with its first run.
+func (s *Session) NewRunner() *Runner { return &Runner{session: s} }
+
+// Run computes the outputs of the model for the given inputs, both in the
+// order in which the session lists them. The outputs are the runner's: they
+// hold until its next run and must not be written to. It stops between nodes
+// when ctx is done.
+func (r *Runner) Run(ctx context.Context, inputs []*tensor.Tensor) ([]*tensor.Tensor, error) {
+	s := r.session
+	if len(inputs) != len(s.inputs) {
+		return nil, fmt.Errorf("there are %d inputs, the model needs %s", len(inputs), s.inputNames())
+	}
+	for i, t := range inputs {
+		if err := s.admits(i, t); err != nil {
+			return nil, err
+		}
+	}
+	return r.run(ctx, s.main, inputs, nil)
+}
+
+func (r *Runner) run(ctx context.Context, p *program, inputs, captures []*tensor.Tensor) ([]*tensor.Tensor, error) {
+	if !r.bound.is(p, inputs, captures) {
+		r.release()
+		var err error
+		if r.bound, err = r.session.plans.take(r.session, p, inputs, captures); err != nil {
+			return nil, err
+		}
+	}
+	plan := r.bound.plan
+	r.reserve(plan.size())
+	plan.attach(r.arena)
+	if err := plan.run(ctx, r.session, inputs, captures); err != nil {
+		r.bound = nil
+		return nil, err
+	}
+	return plan.results, nil
+}
+
+// reserve lets the arena have at least size bytes.
+func (r *Runner) reserve(size int) {
+	if len(r.arena) >= size {
+		return
+	}
+	old := r.arena
+	r.arena = nil
+	r.session.plans.detach(old)
+	if len(old) > 0 {
+		size += size / arenaSpare // shapes that grow once are likely to grow again
+	}
+	r.arena = tensor.AlignedBytes(size)
+}
+
+// arenaSpare says which part of a plan's size an arena that has to grow gets
+// beyond it.
+const arenaSpare = 8
+
+// release gives the plan back, for any runner to use.
+func (r *Runner) release() {
+	if r.bound != nil {
+		r.session.plans.give(r.bound)
+		r.bound = nil
+	}
+}
+
+// boundProgram is a program with its plan for inputs and captures of certain
+// types and shapes.
+type boundProgram struct {
+	program *program
+	plan    *plan
+}
+
+func (b *boundProgram) is(p *program, inputs, captures []*tensor.Tensor) bool {
+	return b != nil && b.program == p && sameKinds(b.plan.inputs, inputs) && sameKinds(b.plan.captures, captures)
+}
+
+// sameKinds reports whether tensors have the types and shapes of slots.
+func sameKinds(slots []*slot, list []*tensor.Tensor) bool {
+	return slices.EqualFunc(slots, list, func(s *slot, t *tensor.Tensor) bool {
+		return s.fact.Type == t.Type &&
+			slices.EqualFunc(s.fact.Shape, t.Shape, func(d op.Dim, n int) bool { return int(d) == n })
+	})
+}
+
+// maxIdlePlans bounds how many plans a session keeps for later runs.
+const maxIdlePlans = 16
+
+// planStore keeps plans that no runner uses, the most recently used last.
+type planStore struct {
+	mu   sync.Mutex
+	idle []*boundProgram
+}
+
+// take finds or makes a plan.
+func (ps *planStore) take(s *Session, p *program, inputs, captures []*tensor.Tensor) (*boundProgram, error) {
+	ps.mu.Lock()
+	for i, b := range ps.idle {
+		if b.is(p, inputs, captures) {
+			ps.idle = slices.Delete(ps.idle, i, i+1)
+			ps.mu.Unlock()
+			return b, nil
+		}
+	}
+	ps.mu.Unlock()
+	plan, err := s.bind(p, inputs, captures)
+	if err != nil {
+		return nil, err
+	}
+	return &boundProgram{program: p, plan: plan}, nil
+}
+
+func (ps *planStore) give(b *boundProgram) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	if len(ps.idle) == maxIdlePlans {
+		ps.idle = slices.Delete(ps.idle, 0, 1)
+	}
+	ps.idle = append(ps.idle, b)
+}
+
+// detach makes plans forget an arena that is given up, which their values
+// would otherwise keep in memory.
+func (ps *planStore) detach(arena []byte) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	for _, b := range ps.idle {
+		b.plan.detach(arena)
+	}
+}
+
+// runnerStore lends runners for single runs.
+type runnerStore struct {
+	mu   sync.Mutex
+	idle []*Runner
+}
+
+func (rs *runnerStore) take(s *Session) *Runner {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	last := len(rs.idle) - 1
+	if last < 0 {
+		return s.NewRunner()
+	}
+	r := rs.idle[last]
+	rs.idle = rs.idle[:last]
+	return r
+}
+
+func (rs *runnerStore) give(r *Runner) {
+	r.release()
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	rs.idle = append(rs.idle, r)
+}
