@@ -86,3 +86,33 @@ func BenchmarkFMoE(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkAttention: the work is counted as if every key were visible.
+func BenchmarkAttention(b *testing.B) {
+	const heads, size = 12, 64
+	for _, c := range []struct {
+		name                 string
+		batch, queries, keys int
+		kvHeads              int
+		causal, mask         bool
+	}{
+		{"causal", 1, 128, 128, heads, true, false},
+		{"long", 1, 1024, 1024, heads, true, false},
+		{"masked", 8, 128, 128, heads, false, true},
+		{"decode", 1, 1, 1024, heads, false, false},
+		{"decodeshared", 1, 1, 1024, heads / 3, false, false},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			n := &onnx.Node{OpType: "Attention", Outputs: []string{"y"}}
+			if c.causal {
+				n.Attributes = append(n.Attributes, onnx.IntAttribute("is_causal", 1))
+			}
+			in := []*tensor.Tensor{random[float32](1, c.batch, heads, c.queries, size),
+				random[float32](2, c.batch, c.kvHeads, c.keys, size), random[float32](3, c.batch, c.kvHeads, c.keys, size)}
+			if c.mask {
+				in = append(in, random[float32](4, c.batch, 1, c.queries, c.keys))
+			}
+			benchmark(b, 4*float64(c.batch*heads*c.queries*c.keys*size), n, 23, in...)
+		})
+	}
+}

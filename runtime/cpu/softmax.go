@@ -70,56 +70,55 @@ func softmaxLine[T simd.Float](x, y []T) {
 		simd.Softmax(any(y).([]float32), x)
 		return
 	}
-	subtract(x, y, largest(x))
-	expLine(y)
-	factor := T(1 / sumLine(0.0, y))
-	for i := range y {
-		y[i] *= factor
-	}
+	scaleLine(y, T(1/expSumLine(x, y, largest(x))))
 }
 
 // logSoftmaxLine writes x − log Σ e^x to y, which must not be x.
 func logSoftmaxLine[T simd.Float](x, y []T) {
 	top := largest(x)
-	subtract(x, y, top)
-	expLine(y)
-	shift := float64(top) + math.Log(sumLine(0.0, y))
+	shift := float64(top) + math.Log(expSumLine(x, y, top))
 	for i, v := range x {
 		y[i] = T(float64(v) - shift)
 	}
 }
 
-// largest returns the greatest element of x, or perhaps any where one is not a
-// number.
+// largest returns the greatest element of x that is a number, −∞ if there is
+// none.
 func largest[T simd.Float](x []T) T {
-	a, b := x[0], x[len(x)-1]
-	for ; len(x) >= 2; x = x[2:] {
-		if x[0] > a {
-			a = x[0]
-		}
-		if x[1] > b {
-			b = x[1]
+	if x, ok := any(x).([]float32); ok {
+		return T(simd.Max(x))
+	}
+	top := T(math.Inf(-1))
+	for _, v := range x {
+		if v > top {
+			top = v
 		}
 	}
-	return max(a, b)
+	return top
 }
 
-func subtract[T simd.Float](x, y []T, shift T) {
-	y = y[:len(x)]
+// expSumLine writes e^(x − shift) to y, which may be x, and returns the sum.
+func expSumLine[T simd.Float](x, y []T, shift T) float64 {
+	if x, ok := any(x).([]float32); ok {
+		return simd.ExpSum(any(y).([]float32), x, float32(shift))
+	}
+	sum := 0.0
 	for i, v := range x {
-		y[i] = v - shift
+		e := math.Exp(float64(v - shift))
+		y[i] = T(e)
+		sum += e
 	}
+	return sum
 }
 
-// expLine replaces x by e^x.
-func expLine[T simd.Float](x []T) {
-	switch x := any(x).(type) {
-	case []float32:
-		simd.Exp(x)
-	case []float64:
-		for i, v := range x {
-			x[i] = math.Exp(v)
-		}
+// scaleLine multiplies x by factor.
+func scaleLine[T simd.Float](x []T, factor T) {
+	if x, ok := any(x).([]float32); ok {
+		simd.Scale(x, float32(factor))
+		return
+	}
+	for i := range x {
+		x[i] *= factor
 	}
 }
 
