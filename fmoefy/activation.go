@@ -5,35 +5,12 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/fmoe-go/fmoe/internal/formula"
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/moe"
 )
 
-// formulas says how exporters write each activation, as a function of x. What
-// is only a matter of order, of division against multiplication, or of
-// intermediate powers, is one formula.
-var formulas = []struct {
-	activation moe.Activation
-	formula    string
-}{
-	{moe.ReLU, "relu(x)"},
-	{moe.ReLU2, "relu(x) * relu(x)"},
-	{moe.GELU, "gelu(x)"},
-	{moe.GELU, "0.5 * x * (1 + erf(x / 1.4142135623730951))"},
-	{moe.GELUTanh, "gelu_tanh(x)"},
-	{moe.GELUTanh, "0.5 * x * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x*x*x)))"},
-	{moe.GELUTanh, "0.5 * x * (1 + tanh(0.7978845608028654 * x * (1 + 0.044715 * x*x)))"},
-	{moe.QuickGELU, "x * sigmoid(1.702 * x)"},
-	{moe.SiLU, "x * sigmoid(x)"},
-	{moe.SiLU, "x / (1 + exp(-x))"},
-	{moe.Mish, "mish(x)"},
-	{moe.Mish, "x * tanh(softplus(x))"},
-	{moe.HardSwish, "hardswish(x)"},
-	{moe.Sigmoid, "sigmoid(x)"},
-	{moe.Tanh, "tanh(x)"},
-}
-
-// activationForm is a parsed formula without its constant factor. In a gated
+// activationForm is a parsed formula of exporters without its constant factor. In a gated
 // block the activation of one projection is multiplied by another projection,
 // u.
 type activationForm struct {
@@ -45,15 +22,15 @@ type activationForm struct {
 
 var activationForms = func() []activationForm {
 	var forms []activationForm
-	add := func(a moe.Activation, gated bool, formula string) {
-		e, factor := parseFormula(formula).unscaled()
+	add := func(a moe.Activation, gated bool, text string) {
+		e, factor := formula.Parse[operand](text).Unscaled()
 		forms = append(forms, activationForm{a, gated, e, factor})
 	}
-	for _, f := range formulas {
-		add(f.activation, false, f.formula)
+	for _, f := range formula.Activations {
+		add(f.Activation, false, f.Formula)
 	}
-	for _, f := range formulas {
-		add(f.activation, true, "u * ("+f.formula+")")
+	for _, f := range formula.Activations {
+		add(f.Activation, true, "u * ("+f.Formula+")")
 	}
 	return forms
 }()
@@ -80,13 +57,13 @@ var operatorFormulas = []struct {
 // by itself, with the value of alpha put in.
 func operatorFormula(n *onnx.Node) (*expression, bool) {
 	if n.OpType == "FusedGemm" && n.Domain == contrib {
-		return call(strings.ToLower(n.String("activation", "")), &expression{kind: variable, name: "x"}), true
+		return formula.Call(strings.ToLower(n.String("activation", "")), &expression{Kind: formula.Variable, Name: "x"}), true
 	}
 	for _, o := range operatorFormulas {
 		if o.opType == n.OpType && o.domain == onnx.CanonicalDomain(n.Domain) {
-			alpha := number64(float64(n.Float("alpha", o.alpha)))
-			return parseFormula(o.formula).substitute(map[string]*expression{
-				"alpha": alpha, "x": {kind: variable, name: "x"}, "u": {kind: variable, name: "u"}}), true
+			alpha := formula.Number[operand](float64(n.Float("alpha", o.alpha)))
+			return formula.Parse[operand](o.formula).Substitute(map[string]*expression{
+				"alpha": alpha, "x": {Kind: formula.Variable, Name: "x"}, "u": {Kind: formula.Variable, Name: "u"}}), true
 		}
 	}
 	return nil, false
@@ -98,8 +75,8 @@ func hasActivation(n *onnx.Node) bool {
 }
 
 // instantiate puts a node's inputs into its formula.
-func (r *reader) instantiate(n *onnx.Node, formula *expression, arg func(int) *expression) *expression {
-	of := func(o operand) *expression { return &expression{kind: leaf, operand: o} }
+func (r *reader) instantiate(n *onnx.Node, template *expression, arg func(int) *expression) *expression {
+	of := func(o operand) *expression { return &expression{ID: o} }
 	variables := map[string]*expression{}
 	switch {
 	case hasActivation(n):
@@ -115,7 +92,7 @@ func (r *reader) instantiate(n *onnx.Node, formula *expression, arg func(int) *e
 			variables["u"] = arg(1)
 		}
 	}
-	return formula.substitute(variables)
+	return template.Substitute(variables)
 }
 
 // functionName is what a unary operator is called in formulas.
@@ -135,21 +112,21 @@ type activated struct {
 	scale      float64 // the constant; optimisers move factors into products
 }
 
-// activation reads an expression as an activation. Constants may differ from
+// readActivation reads an expression as an activation. Constants may differ from
 // the formulas' by the relative tolerance.
-func (e *expression) activation(tolerance float64) (activated, bool) {
-	e, factor := e.unscaled()
+func readActivation(e *expression, tolerance float64) (activated, bool) {
+	e, factor := e.Unscaled()
 	for _, form := range activationForms {
 		bound := map[string]*expression{}
-		if !e.match(form.formula, bound, tolerance) || bound["x"].kind != leaf {
+		if !e.Match(form.formula, bound, tolerance) || bound["x"].Kind != formula.Leaf {
 			continue
 		}
-		a := activated{activation: form.activation, x: bound["x"].operand, gated: form.gated, scale: factor / form.factor}
+		a := activated{activation: form.activation, x: bound["x"].ID, gated: form.gated, scale: factor / form.factor}
 		if form.gated {
-			if bound["u"].kind != leaf {
+			if bound["u"].Kind != formula.Leaf {
 				continue
 			}
-			a.u = bound["u"].operand
+			a.u = bound["u"].ID
 		}
 		if math.Abs(a.scale-1) <= tolerance {
 			a.scale = 1

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/fmoe-go/fmoe/internal/formula"
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/moe"
 )
@@ -81,7 +82,7 @@ func candidate(r *reader, n *onnx.Node) *Block {
 		return nil
 	}
 	e := r.read(fc2.input)
-	a, ok := e.activation(fc2.tolerance())
+	a, ok := readActivation(e, fc2.tolerance())
 	if !ok {
 		return r.unrecognised(fc2, e)
 	}
@@ -127,12 +128,12 @@ func (l *linear) tolerance() float64 {
 // one of anything else.
 func (r *reader) unrecognised(fc2 *linear, e *expression) *Block {
 	s := r.scope
-	if e.kind == leaf {
-		norm := s.producer(e.operand.value)
+	if e.Kind == formula.Leaf {
+		norm := s.producer(e.ID.value)
 		if norm == nil || !isNorm[norm.OpType] {
 			return nil
 		}
-		a, ok := r.read(norm.Input(0)).activation(fc2.tolerance())
+		a, ok := readActivation(r.read(norm.Input(0)), fc2.tolerance())
 		if !ok {
 			return nil
 		}
@@ -145,14 +146,14 @@ func (r *reader) unrecognised(fc2 *linear, e *expression) *Block {
 	}
 	var fc1 *linear
 	all, applied := true, []string{}
-	e.walk(func(e *expression) {
-		switch e.kind {
-		case leaf:
-			l := s.linearBehind(e.operand)
+	e.Walk(func(e *expression) {
+		switch e.Kind {
+		case formula.Leaf:
+			l := s.linearBehind(e.ID)
 			all = all && l != nil && (fc1 == nil || fc1.input == l.input)
 			fc1 = l
-		case function:
-			applied = append(applied, e.name)
+		case formula.Function:
+			applied = append(applied, e.Name)
 		}
 	})
 	if len(applied) == 0 || !all || fc1 == nil {

@@ -186,7 +186,7 @@ func (r *reader) expertsBefore(output string, among map[*onnx.Node]bool, router 
 		if fc2 == nil || fc2.weight == nil {
 			continue
 		}
-		a, ok := r.read(fc2.input).activation(fc2.tolerance())
+		a, ok := readActivation(r.read(fc2.input), fc2.tolerance())
 		if !ok || a.scale != 1 {
 			continue
 		}

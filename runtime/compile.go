@@ -42,17 +42,25 @@ func (e *UnsupportedError) Error() string {
 	return b.String()
 }
 
-// compiler turns a model's graphs into programs.
+// compiler turns a model's graphs into programs: it builds them, lets passes
+// rewrite them, and makes their kernels.
 type compiler struct {
 	model       *onnx.Model
 	device      device.Device
 	host        *evaluator
+	noFusion    bool
 	symbols     op.Symbols
 	unsupported []UnsupportedNode
 }
 
 func (c *compiler) compile() (*program, error) {
 	p, err := c.program(c.model.Graph, nil)
+	if err == nil && len(c.unsupported) == 0 {
+		if !c.noFusion {
+			c.optimize(p)
+		}
+		err = c.kernels(p, false)
+	}
 	if len(c.unsupported) > 0 {
 		return nil, &UnsupportedError{Nodes: c.unsupported}
 	}
@@ -94,6 +102,7 @@ func (s *scope) lookup(name string) (int, bool) {
 	return id, true
 }
 
+// program builds the program of a graph, whose nodes have no kernels yet.
 func (c *compiler) program(g *onnx.Graph, outer *scope) (*program, error) {
 	p := &program{}
 	s := &scope{program: p, ids: map[string]int{}, outer: outer}
@@ -227,22 +236,11 @@ func (c *compiler) node(n *onnx.Node, s *scope) error {
 			if s.outer == nil {
 				return err
 			}
-			// A branch that is never taken may be inconsistent, and what a
-			// body declares may be wrong: binding tells.
+			// What a body declares may be wrong: binding tells.
 			outputs = make([]op.Fact, len(n.Outputs))
-			if err := c.kernel(made, facts); err != nil {
-				made.control = nil
-				made.kernel = device.KernelFunc(func(*device.Call) (func() error, error) { return nil, err })
-			}
 			return nil
 		}
-		if err := c.host.fold(resolved, nil, facts, outputs, compileFoldLimit(facts)); err != nil {
-			return err
-		}
-		if allKnown(outputs) {
-			return nil
-		}
-		return c.kernel(made, facts)
+		return c.host.fold(resolved, nil, facts, outputs, compileFoldLimit(facts))
 	})
 	if err != nil {
 		return err
@@ -258,17 +256,44 @@ func (c *compiler) node(n *onnx.Node, s *scope) error {
 	return nil
 }
 
+// kernels gives the nodes of a program and of its bodies what computes them.
+func (c *compiler) kernels(p *program, body bool) error {
+	for _, n := range p.nodes {
+		for _, b := range n.bodies {
+			if err := c.kernels(b, true); err != nil {
+				return err
+			}
+		}
+		err := guard(n.op.Node, func() error {
+			err := c.kernel(n, p)
+			if err != nil && body {
+				// A branch that is never taken may be inconsistent.
+				n.control = nil
+				n.kernel = device.KernelFunc(func(*device.Call) (func() error, error) { return nil, err })
+				return nil
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // kernel gives the node what computes it.
-func (c *compiler) kernel(n *node, facts []op.Fact) error {
+func (c *compiler) kernel(n *node, p *program) error {
 	if n.control = controls[n.op.OpType]; n.control != nil && n.op.Operator.Domain == "" {
 		return n.control.check(n)
 	}
 	if n.op.Operator.View {
 		return nil
 	}
-	constants := make([]*tensor.Tensor, len(facts))
-	for i, f := range facts {
-		constants[i] = f.Value
+	constants := make([]*tensor.Tensor, len(n.in))
+	for i, v := range n.in {
+		if v != absent {
+			constants[i] = p.values[v].fact.Value
+		}
 	}
 	var err error
 	n.kernel, err = c.device.Compile(n.op, constants)

@@ -25,6 +25,9 @@ type Options struct {
 	MaxMemory int64
 	// Profile collects the time of each node; see [Session.Profile].
 	Profile bool
+	// NoFusion runs the nodes that the model has, one by one, instead of
+	// recognising what several compute together: for comparing and debugging.
+	NoFusion bool
 }
 
 // Session is a model ready to run. It may be used by several goroutines.
@@ -79,14 +82,14 @@ func New(m *onnx.Model, o Options) (*Session, error) {
 	if o.Profile {
 		s.profile = &profile{index: map[*node]int{}}
 	}
-	if err := s.compile(); err != nil {
+	if err := s.compile(o.NoFusion); err != nil {
 		d.Close()
 		return nil, err
 	}
 	return s, nil
 }
 
-func (s *Session) compile() error {
+func (s *Session) compile(noFusion bool) error {
 	supported := func(n *onnx.Node) bool { return s.device.Supports(n.Domain, n.OpType) }
 	if err := s.model.Inline(supported); err != nil {
 		return err
@@ -97,7 +100,7 @@ func (s *Session) compile() error {
 			s.inputs = append(s.inputs, v)
 		}
 	}
-	c := &compiler{model: s.model, device: s.device, host: s.host}
+	c := &compiler{model: s.model, device: s.device, host: s.host, noFusion: noFusion}
 	var err error
 	if s.main, err = c.compile(); err != nil {
 		return err

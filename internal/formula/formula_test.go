@@ -1,4 +1,4 @@
-package fmoefy
+package formula
 
 import "testing"
 
@@ -23,12 +23,12 @@ func TestMatch(t *testing.T) {
 		{"x / (1 + exp(-x))", "a / (exp(-1 * a) + 1)", true},
 		{"x", "2", false},
 	} {
-		e := parseFormula(c.expression).substitute(map[string]*expression{
-			"a": {kind: leaf, value: "a", operand: operand{value: "a"}},
-			"b": {kind: leaf, value: "b", operand: operand{value: "b"}},
-			"c": {kind: leaf, value: "c", operand: operand{value: "c"}},
+		e := Parse[string](c.expression).Substitute(map[string]*Expression[string]{
+			"a": {ID: "a"},
+			"b": {ID: "b"},
+			"c": {ID: "c"},
 		})
-		if got := e.match(parseFormula(c.formula), map[string]*expression{}, 1e-3); got != c.want {
+		if got := e.Match(Parse[string](c.formula), map[string]*Expression[string]{}, 1e-3); got != c.want {
 			t.Errorf("%s as %s: %v, want %v", c.expression, c.formula, got, c.want)
 		}
 	}
@@ -37,15 +37,15 @@ func TestMatch(t *testing.T) {
 // TestTooLong: expressions that no activation reaches are given up, not
 // expanded without end.
 func TestTooLong(t *testing.T) {
-	x := &expression{kind: leaf}
+	x := &Expression[string]{ID: "x"}
 	e := x
 	for range 3 {
-		e = multiply(e, e)
+		e = Multiply(e, e)
 	}
-	if e == nil || len(e.args) != 8 {
+	if e == nil || len(e.Args) != 8 {
 		t.Errorf("a product of 8 is %v", e)
 	}
-	if multiply(e, x) != nil || sumOf(sumOf(x, x, x, x, x), sumOf(x, x, x, x)) != nil {
+	if Multiply(e, x) != nil || SumOf(SumOf(x, x, x, x, x), SumOf(x, x, x, x)) != nil {
 		t.Error("a product or sum of 9 is kept")
 	}
 }

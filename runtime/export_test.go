@@ -1,0 +1,19 @@
+package runtime
+
+// NodeTypes lists the operators of a compiled model in the order in which they
+// run, those of bodies behind the nodes that have them.
+func (s *Session) NodeTypes() []string { return s.main.nodeTypes() }
+
+func (p *program) nodeTypes() (list []string) {
+	for _, n := range p.nodes {
+		name := n.op.OpType
+		if d := n.op.Operator.Domain; d != "" {
+			name = d + "::" + name
+		}
+		list = append(list, name)
+		for _, b := range n.bodies {
+			list = append(list, b.nodeTypes()...)
+		}
+	}
+	return list
+}
