@@ -20,7 +20,9 @@ type pass struct {
 // passes are applied in this order, each to the whole of a program and to the
 // bodies of its control flow. A pass takes time linear in the nodes.
 var passes = []pass{
+	{"identity", removeIdentities},
 	{"activation", recogniseActivations},
+	{"normalization", recogniseNormalizations},
 }
 
 // optimize applies all passes to a program and its bodies.

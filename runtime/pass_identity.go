@@ -1,0 +1,56 @@
+package runtime
+
+import (
+	"slices"
+
+	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime/op"
+)
+
+// removeIdentities lets what uses the output of a node that changes nothing
+// use its input.
+func removeIdentities(r *rewriter) {
+	for n := range r.nodes() {
+		if v, ok := r.identity(n); ok && same(r.fact(v), r.fact(n.out[0])) {
+			r.substitute(n.out[0], v)
+		}
+	}
+}
+
+// same reports whether two values certainly have one type and one shape.
+func same(a, b op.Fact) bool {
+	return a.Type == b.Type && a.Type != onnx.Undefined && a.Shape != nil && b.Shape != nil && slices.Equal(a.Shape, b.Shape)
+}
+
+// identity returns the input whose elements are those of the node's output,
+// provided that types and shapes are the same.
+func (r *rewriter) identity(n *node) (v int, ok bool) {
+	if n.out[0] == absent || n.op.Operator.Domain != "" {
+		return absent, false
+	}
+	switch n.op.OpType {
+	case "Identity", "Reshape", "Flatten", "Cast", "Expand":
+		return n.in[0], true
+	case "Sum", "Concat", "Max", "Min", "Mean":
+		return n.in[0], len(n.in) == 1
+	case "Dropout":
+		training := n.op.Since >= 12 && n.input(2) != absent
+		if training {
+			on, known := r.number(n.in[2])
+			training = !known || on != 0
+		}
+		return n.in[0], !training && (len(n.out) < 2 || n.out[1] == absent)
+	case "Mul":
+		v, x, ok := r.scaled(n, true)
+		return v, ok && x == 1
+	case "Div":
+		v, x, ok := r.scaled(n, false)
+		return v, ok && x == 1
+	case "Transpose":
+		if rank := r.rank(n.in[0]); rank >= 0 {
+			perm, err := op.Permutation(n.op, rank)
+			return n.in[0], err == nil && slices.IsSorted(perm)
+		}
+	}
+	return absent, false
+}
