@@ -169,5 +169,30 @@ func bfloat16ToFloat32(dst []float32, src []uint16)
 //go:noescape
 func float32ToBFloat16(dst []uint16, src []float32)
 
+// float32DotFour is the products of a with groups of four rows of b, stride apart, as 8 interleaved sums each. The size is a multiple of 8.
+//
+//go:noescape
+func float32DotFour(groups int, size int, a *float32, b *float32, stride int, c *float32)
+
+// float32AddRows is c += a·b for one row a and rows of b that lie stride apart. The width is a multiple of 8.
+//
+//go:noescape
+func float32AddRows(rows int, width int, a *float32, b *float32, stride int, c *float32)
+
+// float32Columns is the packing of 16 columns, stride apart, whose depth is a multiple of 8.
+//
+//go:noescape
+func float32Columns(dst *float32, src *float32, stride int, depth int)
+
+// float32AddMask is [AddMask].
+//
+//go:noescape
+func float32AddMask(x []float32, mask []float32)
+
+// float32Keep is [Keep] for a multiple of 8 elements.
+//
+//go:noescape
+func float32Keep(n int, x *float32, mask *bool)
+
 // float32Peak does 12 multiply-adds of registers in each round.
 func float32Peak(rounds int)

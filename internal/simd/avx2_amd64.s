@@ -4516,6 +4516,317 @@ DATA lanes00000040<>+24(SB)/4, $0x00000040
 DATA lanes00000040<>+28(SB)/4, $0x00000040
 GLOBL lanes00000040<>(SB), RODATA|NOPTR, $32
 
+// func float32DotFour(groups int, size int, a *float32, b *float32, stride int, c *float32)
+// Requires: AVX, FMA3
+TEXT ·float32DotFour(SB), NOSPLIT, $0-48
+	MOVQ groups+0(FP), AX
+	MOVQ size+8(FP), CX
+	MOVQ a+16(FP), DX
+	MOVQ b+24(FP), BX
+	MOVQ c+40(FP), SI
+	MOVQ stride+32(FP), DI
+	SHLQ $0x02, DI
+	LEAQ (DI)(DI*2), R8
+
+group:
+	TESTQ  AX, AX
+	JE     end
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVQ   CX, R9
+	MOVQ   DX, R10
+	MOVQ   BX, R11
+
+eight:
+	VMOVUPS      (R10), Y4
+	VFMADD231PS  (R11), Y4, Y0
+	VFMADD231PS  (R11)(DI*1), Y4, Y1
+	VFMADD231PS  (R11)(DI*2), Y4, Y2
+	VFMADD231PS  (R11)(R8*1), Y4, Y3
+	ADDQ         $0x20, R10
+	ADDQ         $0x20, R11
+	SUBQ         $0x08, R9
+	JNE          eight
+	VHADDPS      Y1, Y0, Y0
+	VHADDPS      Y3, Y2, Y2
+	VHADDPS      Y2, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X1
+	VMOVUPS      X1, (SI)
+	ADDQ         $0x10, SI
+	LEAQ         (BX)(DI*4), BX
+	DECQ         AX
+	JMP          group
+
+end:
+	VZEROUPPER
+	RET
+
+// func float32AddRows(rows int, width int, a *float32, b *float32, stride int, c *float32)
+// Requires: AVX, FMA3
+TEXT ·float32AddRows(SB), NOSPLIT, $0-48
+	MOVQ rows+0(FP), AX
+	MOVQ width+8(FP), CX
+	MOVQ a+16(FP), DX
+	MOVQ b+24(FP), BX
+	MOVQ c+40(FP), SI
+	MOVQ stride+32(FP), DI
+	SHLQ $0x02, DI
+
+columns8:
+	CMPQ    CX, $0x00000040
+	JL      done8
+	VMOVUPS (SI), Y0
+	VMOVUPS 32(SI), Y1
+	VMOVUPS 64(SI), Y2
+	VMOVUPS 96(SI), Y3
+	VMOVUPS 128(SI), Y4
+	VMOVUPS 160(SI), Y5
+	VMOVUPS 192(SI), Y6
+	VMOVUPS 224(SI), Y7
+	MOVQ    AX, R8
+	MOVQ    DX, R9
+	MOVQ    BX, R10
+
+row8:
+	VBROADCASTSS (R9), Y8
+	VFMADD231PS  (R10), Y8, Y0
+	VFMADD231PS  32(R10), Y8, Y1
+	VFMADD231PS  64(R10), Y8, Y2
+	VFMADD231PS  96(R10), Y8, Y3
+	VFMADD231PS  128(R10), Y8, Y4
+	VFMADD231PS  160(R10), Y8, Y5
+	VFMADD231PS  192(R10), Y8, Y6
+	VFMADD231PS  224(R10), Y8, Y7
+	ADDQ         $0x04, R9
+	ADDQ         DI, R10
+	DECQ         R8
+	JNE          row8
+	VMOVUPS      Y0, (SI)
+	VMOVUPS      Y1, 32(SI)
+	VMOVUPS      Y2, 64(SI)
+	VMOVUPS      Y3, 96(SI)
+	VMOVUPS      Y4, 128(SI)
+	VMOVUPS      Y5, 160(SI)
+	VMOVUPS      Y6, 192(SI)
+	VMOVUPS      Y7, 224(SI)
+	ADDQ         $0x00000100, BX
+	ADDQ         $0x00000100, SI
+	SUBQ         $0x00000040, CX
+	JMP          columns8
+
+done8:
+columns1:
+	CMPQ    CX, $0x00000008
+	JL      done1
+	VMOVUPS (SI), Y0
+	MOVQ    AX, R8
+	MOVQ    DX, R9
+	MOVQ    BX, R10
+
+row1:
+	VBROADCASTSS (R9), Y1
+	VFMADD231PS  (R10), Y1, Y0
+	ADDQ         $0x04, R9
+	ADDQ         DI, R10
+	DECQ         R8
+	JNE          row1
+	VMOVUPS      Y0, (SI)
+	ADDQ         $0x00000020, BX
+	ADDQ         $0x00000020, SI
+	SUBQ         $0x00000008, CX
+	JMP          columns1
+
+done1:
+	VZEROUPPER
+	RET
+
+// func float32Columns(dst *float32, src *float32, stride int, depth int)
+// Requires: AVX
+TEXT ·float32Columns(SB), NOSPLIT, $0-32
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ depth+24(FP), DX
+	MOVQ stride+16(FP), BX
+	SHLQ $0x02, BX
+	LEAQ (BX)(BX*2), SI
+	LEAQ (CX)(BX*4), DI
+	LEAQ (DI)(BX*4), R8
+	LEAQ (R8)(BX*4), R9
+
+eight:
+	VMOVUPS    (CX), Y0
+	VMOVUPS    (CX)(BX*1), Y1
+	VMOVUPS    (CX)(BX*2), Y2
+	VMOVUPS    (CX)(SI*1), Y3
+	VMOVUPS    (DI), Y4
+	VMOVUPS    (DI)(BX*1), Y5
+	VMOVUPS    (DI)(BX*2), Y6
+	VMOVUPS    (DI)(SI*1), Y7
+	VUNPCKLPS  Y1, Y0, Y8
+	VUNPCKHPS  Y1, Y0, Y0
+	VUNPCKLPS  Y3, Y2, Y1
+	VUNPCKHPS  Y3, Y2, Y2
+	VUNPCKLPS  Y5, Y4, Y3
+	VUNPCKHPS  Y5, Y4, Y4
+	VUNPCKLPS  Y7, Y6, Y5
+	VUNPCKHPS  Y7, Y6, Y6
+	VSHUFPS    $0x44, Y1, Y8, Y7
+	VSHUFPS    $0xee, Y1, Y8, Y1
+	VSHUFPS    $0x44, Y2, Y0, Y8
+	VSHUFPS    $0xee, Y2, Y0, Y0
+	VSHUFPS    $0x44, Y5, Y3, Y2
+	VSHUFPS    $0xee, Y5, Y3, Y3
+	VSHUFPS    $0x44, Y6, Y4, Y5
+	VSHUFPS    $0xee, Y6, Y4, Y4
+	VPERM2F128 $0x20, Y2, Y7, Y6
+	VPERM2F128 $0x31, Y2, Y7, Y2
+	VPERM2F128 $0x20, Y3, Y1, Y7
+	VPERM2F128 $0x31, Y3, Y1, Y1
+	VPERM2F128 $0x20, Y5, Y8, Y3
+	VPERM2F128 $0x31, Y5, Y8, Y5
+	VPERM2F128 $0x20, Y4, Y0, Y8
+	VPERM2F128 $0x31, Y4, Y0, Y0
+	VMOVUPS    Y6, (AX)
+	VMOVUPS    Y7, 64(AX)
+	VMOVUPS    Y3, 128(AX)
+	VMOVUPS    Y8, 192(AX)
+	VMOVUPS    Y2, 256(AX)
+	VMOVUPS    Y1, 320(AX)
+	VMOVUPS    Y5, 384(AX)
+	VMOVUPS    Y0, 448(AX)
+	VMOVUPS    (R8), Y0
+	VMOVUPS    (R8)(BX*1), Y1
+	VMOVUPS    (R8)(BX*2), Y2
+	VMOVUPS    (R8)(SI*1), Y3
+	VMOVUPS    (R9), Y4
+	VMOVUPS    (R9)(BX*1), Y5
+	VMOVUPS    (R9)(BX*2), Y6
+	VMOVUPS    (R9)(SI*1), Y7
+	VUNPCKLPS  Y1, Y0, Y8
+	VUNPCKHPS  Y1, Y0, Y0
+	VUNPCKLPS  Y3, Y2, Y1
+	VUNPCKHPS  Y3, Y2, Y2
+	VUNPCKLPS  Y5, Y4, Y3
+	VUNPCKHPS  Y5, Y4, Y4
+	VUNPCKLPS  Y7, Y6, Y5
+	VUNPCKHPS  Y7, Y6, Y6
+	VSHUFPS    $0x44, Y1, Y8, Y7
+	VSHUFPS    $0xee, Y1, Y8, Y1
+	VSHUFPS    $0x44, Y2, Y0, Y8
+	VSHUFPS    $0xee, Y2, Y0, Y0
+	VSHUFPS    $0x44, Y5, Y3, Y2
+	VSHUFPS    $0xee, Y5, Y3, Y3
+	VSHUFPS    $0x44, Y6, Y4, Y5
+	VSHUFPS    $0xee, Y6, Y4, Y4
+	VPERM2F128 $0x20, Y2, Y7, Y6
+	VPERM2F128 $0x31, Y2, Y7, Y2
+	VPERM2F128 $0x20, Y3, Y1, Y7
+	VPERM2F128 $0x31, Y3, Y1, Y1
+	VPERM2F128 $0x20, Y5, Y8, Y3
+	VPERM2F128 $0x31, Y5, Y8, Y5
+	VPERM2F128 $0x20, Y4, Y0, Y8
+	VPERM2F128 $0x31, Y4, Y0, Y0
+	VMOVUPS    Y6, 32(AX)
+	VMOVUPS    Y7, 96(AX)
+	VMOVUPS    Y3, 160(AX)
+	VMOVUPS    Y8, 224(AX)
+	VMOVUPS    Y2, 288(AX)
+	VMOVUPS    Y1, 352(AX)
+	VMOVUPS    Y5, 416(AX)
+	VMOVUPS    Y0, 480(AX)
+	ADDQ       $0x20, CX
+	ADDQ       $0x20, DI
+	ADDQ       $0x20, R8
+	ADDQ       $0x20, R9
+	ADDQ       $0x00000200, AX
+	SUBQ       $0x08, DX
+	JNE        eight
+	VZEROUPPER
+	RET
+
+// func float32AddMask(x []float32, mask []float32)
+// Requires: AVX
+TEXT ·float32AddMask(SB), NOSPLIT, $0-48
+	VMOVUPS lanesff800000<>+0(SB), Y0
+	MOVQ    x_len+8(FP), AX
+	XORQ    CX, CX
+	MOVQ    x_base+0(FP), DX
+	MOVQ    mask_base+24(FP), BX
+
+loop27_many:
+	CMPQ      AX, $0x00000010
+	JL        loop27_one
+	VMOVUPS   (DX)(CX*4), Y1
+	VMOVUPS   (BX)(CX*4), Y2
+	VADDPS    Y2, Y1, Y1
+	VCMPPS    $0x00, Y0, Y2, Y2
+	VBLENDVPS Y2, Y0, Y1, Y1
+	VMOVUPS   Y1, (DX)(CX*4)
+	VMOVUPS   32(DX)(CX*4), Y1
+	VMOVUPS   32(BX)(CX*4), Y2
+	VADDPS    Y2, Y1, Y1
+	VCMPPS    $0x00, Y0, Y2, Y2
+	VBLENDVPS Y2, Y0, Y1, Y1
+	VMOVUPS   Y1, 32(DX)(CX*4)
+	ADDQ      $0x00000010, CX
+	SUBQ      $0x00000010, AX
+	JMP       loop27_many
+
+loop27_one:
+	CMPQ      AX, $0x00000008
+	JL        loop27_rest
+	VMOVUPS   (DX)(CX*4), Y1
+	VMOVUPS   (BX)(CX*4), Y2
+	VADDPS    Y2, Y1, Y1
+	VCMPPS    $0x00, Y0, Y2, Y2
+	VBLENDVPS Y2, Y0, Y1, Y1
+	VMOVUPS   Y1, (DX)(CX*4)
+	ADDQ      $0x00000008, CX
+	SUBQ      $0x00000008, AX
+	JMP       loop27_one
+
+loop27_rest:
+	TESTQ      AX, AX
+	JE         loop27_done
+	LEAQ       masks<>+32(SB), SI
+	NEGQ       AX
+	VMOVUPS    (SI)(AX*4), Y1
+	VMASKMOVPS (DX)(CX*4), Y1, Y2
+	VMASKMOVPS (BX)(CX*4), Y1, Y3
+	VADDPS     Y3, Y2, Y2
+	VCMPPS     $0x00, Y0, Y3, Y3
+	VBLENDVPS  Y3, Y0, Y2, Y2
+	VMASKMOVPS Y2, Y1, (DX)(CX*4)
+
+loop27_done:
+	VZEROUPPER
+	RET
+
+// func float32Keep(n int, x *float32, mask *bool)
+// Requires: AVX, AVX2
+TEXT ·float32Keep(SB), NOSPLIT, $0-24
+	MOVQ    n+0(FP), AX
+	MOVQ    x+8(FP), CX
+	MOVQ    mask+16(FP), DX
+	VMOVUPS lanesff800000<>+0(SB), Y0
+	VXORPS  Y1, Y1, Y1
+
+eight:
+	VPMOVZXBD (DX), Y2
+	VPCMPEQD  Y1, Y2, Y2
+	VMOVUPS   (CX), Y3
+	VBLENDVPS Y2, Y0, Y3, Y3
+	VMOVUPS   Y3, (CX)
+	ADDQ      $0x08, DX
+	ADDQ      $0x20, CX
+	SUBQ      $0x08, AX
+	JNE       eight
+	VZEROUPPER
+	RET
+
 // func float32Peak(rounds int)
 // Requires: AVX, FMA3
 TEXT ·float32Peak(SB), NOSPLIT, $0-8

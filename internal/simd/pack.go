@@ -92,6 +92,9 @@ func packCols[T Number](dst []T, b Matrix[T]) {
 			interleave(panel, b.Data[j:], width, live, b.Rows, b.RowStride)
 			continue
 		}
+		if live == width && b.RowStride == 1 && columnsAVX2(panel, b.Data[j*b.ColStride:], b.Rows, b.ColStride) {
+			continue
+		}
 		c := 0
 		for ; c+1 < live && b.RowStride == 1; c += 2 {
 			scatter2(panel[c:], b.Data[(j+c)*b.ColStride:], b.Data[(j+c+1)*b.ColStride:], width, b.Rows)

@@ -49,7 +49,7 @@ func bindAttention[T simd.Float](d *Device, c *device.Call, n *op.Node) (func() 
 		return window(offset+i, left, right, to)
 	}
 	if mask := at(c.In, 3); mask != nil {
-		a.bias = maskBias[T](mask, a.keys, n.Since < 24)
+		a.bias = maskBias[T](mask, n.Since < 24)
 	}
 	attend := a.bind(d, c.Scratch)
 	return func() error {
@@ -150,7 +150,7 @@ func newCache[T simd.Float](d *Device, s *op.AttentionShape, size int, added, pa
 // keys], whose dimensions broadcast and of which leading ones may lack, to
 // scores. Keys beyond the mask's end are masked, unless broadcastKeys lets a
 // mask of one key stand for all.
-func maskBias[T simd.Float](mask *tensor.Tensor, keys int, broadcastKeys bool) func(b, h, i, first int, scores []T) {
+func maskBias[T simd.Float](mask *tensor.Tensor, broadcastKeys bool) func(b, h, i, first int, scores []T) {
 	var strides [3]int
 	width := mask.Shape[mask.Rank()-1]
 	for i, stride := mask.Rank()-2, width; i >= 0; i-- {
@@ -159,32 +159,54 @@ func maskBias[T simd.Float](mask *tensor.Tensor, keys int, broadcastKeys bool) f
 		}
 		stride *= mask.Shape[i]
 	}
-	masked := T(math.Inf(-1))
 	single := broadcastKeys && width == 1
 	return func(b, h, i, first int, scores []T) {
 		start := b*strides[0] + h*strides[1] + i*strides[2]
+		covered := scores[:max(0, min(width-first, len(scores)))]
+		first = min(first, width)
 		if mask.Type == onnx.Bool {
 			line := tensor.Of[bool](mask)[start:][:width]
+			if single && line[0] {
+				return
+			}
+			keep(covered, line[first:])
+		} else if line := tensor.Of[T](mask)[start:][:width]; single {
 			for j := range scores {
-				if key := first + j; single && !line[0] || !single && (key >= width || !line[key]) {
-					scores[j] = masked
-				}
+				addMask(scores[j:j+1], line)
 			}
 			return
+		} else {
+			addMask(covered, line[first:])
 		}
-		line := tensor.Of[T](mask)[start:][:width]
-		for j := range scores {
-			m := masked
-			if single {
-				m = line[0]
-			} else if first+j < width {
-				m = line[first+j]
-			}
-			if m == masked { // also where the score is +∞
-				scores[j] = masked
-			} else {
-				scores[j] += m
-			}
+		hide(scores[len(covered):])
+	}
+}
+
+// addMask adds mask to scores. Where mask is −∞, so is the score then, were it
+// +∞ before.
+func addMask[T simd.Float](scores, mask []T) {
+	if x, ok := any(scores).([]float32); ok {
+		simd.AddMask(x, any(mask).([]float32)[:len(x)])
+		return
+	}
+	for j := range scores {
+		if m := mask[j]; math.IsInf(float64(m), -1) {
+			scores[j] = m
+		} else {
+			scores[j] += m
+		}
+	}
+}
+
+// keep hides the scores for which mask does not hold.
+func keep[T simd.Float](scores []T, mask []bool) {
+	if x, ok := any(scores).([]float32); ok {
+		simd.Keep(x, mask[:len(x)])
+		return
+	}
+	for j := range scores {
+		if !mask[j] {
+			scores[j] = T(math.Inf(-1))
 		}
 	}
 }

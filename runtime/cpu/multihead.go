@@ -90,7 +90,7 @@ func (a *attend[T]) setMasks(n *op.Node, mask, bias *tensor.Tensor) {
 		list = append(list, paddingBias(mask, a.batch, a.queries, a.keys, T(n.Float("mask_filter_value", -10000))))
 	}
 	if bias != nil {
-		list = append(list, maskBias[T](bias, a.keys, false))
+		list = append(list, maskBias[T](bias, false))
 	}
 	if len(list) > 0 {
 		a.bias = func(b, h, i, first int, scores []T) {

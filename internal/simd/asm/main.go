@@ -25,6 +25,10 @@ func main() {
 	expSum()
 	normalize()
 	halfConversions()
+	dotRows()
+	addRows()
+	transposeColumns()
+	masks()
 	peak()
 	Generate()
 }
