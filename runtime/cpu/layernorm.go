@@ -42,28 +42,47 @@ func (z *normalization[T]) run(line int, x, y []T) {
 	if z.center {
 		mean, variance = moments(x)
 	} else {
-		variance = squareLine(0.0, x) / float64(len(x))
+		variance = meanSquare(x)
 	}
 	inverse := 1 / math.Sqrt(variance+z.epsilon)
 	setFloat(z.mean, line, mean)
 	setFloat(z.deviation, line, inverse)
-	y = y[:len(x)]
-	shift, factor := T(mean), T(inverse)
-	if scale, bias := denseLine[T](z.scale, line), denseLine[T](z.bias, line); scale != nil && bias != nil {
-		scale, bias = scale[:len(x)], bias[:len(x)]
-		for i, v := range x {
-			y[i] = (v-shift)*factor*scale[i] + bias[i]
-		}
+	scale, bias := denseLine[T](z.scale, line), denseLine[T](z.bias, line)
+	whole := z.scale != nil && scale != nil && (z.bias == nil || bias != nil)
+	if !whole {
+		scale, bias = nil, nil
+	}
+	normalizeLine(y, x, scale, bias, T(mean), T(inverse))
+	if !whole {
+		combineLine(y, z.scale, line, multiplyTo[T])
+		combineLine(y, z.bias, line, addTo[T])
+	}
+}
+
+// normalizeLine writes (x − mean)·factor·scale + bias to y, which may be x; bias
+// may be nil, and scale where bias is.
+func normalizeLine[T simd.Float](y, x, scale, bias []T, mean, factor T) {
+	if x, ok := any(x).([]float32); ok {
+		simd.Normalize(any(y).([]float32), x, any(scale).([]float32), any(bias).([]float32), float32(mean), float32(factor))
 		return
 	}
 	for i, v := range x {
-		y[i] = (v - shift) * factor
+		v = (v - mean) * factor
+		if scale != nil {
+			v *= scale[i]
+		}
+		if bias != nil {
+			v += bias[i]
+		}
+		y[i] = v
 	}
-	combineLine(y, z.scale, line, multiplyTo[T])
-	combineLine(y, z.bias, line, addTo[T])
 }
 
 func multiplyTo[T simd.Float](y, x []T) {
+	if y, ok := any(y).([]float32); ok {
+		simd.Mul(y, y, any(x).([]float32))
+		return
+	}
 	x = x[:len(y)]
 	for i := range y {
 		y[i] *= x[i]
@@ -71,6 +90,10 @@ func multiplyTo[T simd.Float](y, x []T) {
 }
 
 func addTo[T simd.Float](y, x []T) {
+	if y, ok := any(y).([]float32); ok {
+		simd.Add(y, y, any(x).([]float32))
+		return
+	}
 	x = x[:len(y)]
 	for i := range y {
 		y[i] += x[i]
@@ -79,21 +102,24 @@ func addTo[T simd.Float](y, x []T) {
 
 // moments returns mean and variance of x.
 func moments[T simd.Float](x []T) (mean, variance float64) {
-	mean = sumLine(0.0, x) / float64(len(x))
-	var a, b float64
-	for ; len(x) >= 2; x = x[2:] {
-		p, q := float64(x[0])-mean, float64(x[1])-mean
-		a += p * p
-		b += q * q
-		variance++
+	if x, ok := any(x).([]float32); ok {
+		return simd.Moments(x)
 	}
-	n := 2 * variance
-	if len(x) > 0 {
-		p := float64(x[0]) - mean
-		a += p * p
-		n++
+	n := float64(len(x))
+	mean = sumLine(0.0, x) / n
+	for _, v := range x {
+		d := float64(v) - mean
+		variance += d * d
 	}
-	return mean, (a + b) / n
+	return mean, variance / n
+}
+
+// meanSquare returns the mean of the squares of x.
+func meanSquare[T simd.Float](x []T) float64 {
+	if x, ok := any(x).([]float32); ok {
+		return simd.MeanSquare(x)
+	}
+	return squareLine(0.0, x) / float64(len(x))
 }
 
 // lineOperand is a tensor that broadcasts to one which is walked line by

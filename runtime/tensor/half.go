@@ -3,6 +3,7 @@ package tensor
 import (
 	"math"
 
+	"github.com/fmoe-go/fmoe/internal/simd"
 	"github.com/fmoe-go/fmoe/onnx"
 )
 
@@ -136,28 +137,9 @@ func convert[D, S Element](dst []D, src []S, f func(S) D) {
 	}
 }
 
-// The conversions that models of 16-bit floats spend their time in.
+// Whole slices go through vector kernels.
 
-func decodeFloat16(dst []float32, src []uint16) {
-	for i, h := range src[:len(dst)] {
-		dst[i] = Float16ToFloat32(h)
-	}
-}
-
-func decodeBFloat16(dst []float32, src []uint16) {
-	for i, h := range src[:len(dst)] {
-		dst[i] = BFloat16ToFloat32(h)
-	}
-}
-
-func encodeFloat16(dst []uint16, src []float32) {
-	for i, x := range src {
-		dst[i] = Float32ToFloat16(x)
-	}
-}
-
-func encodeBFloat16(dst []uint16, src []float32) {
-	for i, x := range src {
-		dst[i] = Float32ToBFloat16(x)
-	}
-}
+func decodeFloat16(dst []float32, src []uint16)  { simd.Float16ToFloat32(dst, src[:len(dst)]) }
+func decodeBFloat16(dst []float32, src []uint16) { simd.BFloat16ToFloat32(dst, src[:len(dst)]) }
+func encodeFloat16(dst []uint16, src []float32)  { simd.Float32ToFloat16(dst, src) }
+func encodeBFloat16(dst []uint16, src []float32) { simd.Float32ToBFloat16(dst, src) }
