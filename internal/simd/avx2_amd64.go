@@ -196,3 +196,43 @@ func float32Keep(n int, x *float32, mask *bool)
 
 // float32Peak does 12 multiply-adds of registers in each round.
 func float32Peak(rounds int)
+
+// int8Rows is [compressedRows]; two panels for no rows.
+//
+//go:noescape
+func int8Rows(rows int, depth int, block int, a *float32, sums *float32, data *byte, dataStep int, scales *float32, scaleStep int, zeros *float32, zeroStep int, zeroStride int, c *float32, stride int)
+
+// int8Expand is [expand] of depth rows of a panel.
+//
+//go:noescape
+func int8Expand(depth int, block int, data *byte, scales *float32, zeros *float32, zeroStride int, out *float32)
+
+// int4Rows is [compressedRows]; two panels for no rows.
+//
+//go:noescape
+func int4Rows(rows int, depth int, block int, a *float32, sums *float32, data *byte, dataStep int, scales *float32, scaleStep int, zeros *float32, zeroStep int, zeroStride int, c *float32, stride int)
+
+// int4Expand is [expand] of depth rows of a panel.
+//
+//go:noescape
+func int4Expand(depth int, block int, data *byte, scales *float32, zeros *float32, zeroStride int, out *float32)
+
+// float16Rows is [compressedRows]; two panels for no rows.
+//
+//go:noescape
+func float16Rows(rows int, depth int, block int, a *float32, sums *float32, data *byte, dataStep int, scales *float32, scaleStep int, zeros *float32, zeroStep int, zeroStride int, c *float32, stride int)
+
+// float16Expand is [expand] of depth rows of a panel.
+//
+//go:noescape
+func float16Expand(depth int, block int, data *byte, scales *float32, zeros *float32, zeroStride int, out *float32)
+
+// bfloat16Rows is [compressedRows]; two panels for no rows.
+//
+//go:noescape
+func bfloat16Rows(rows int, depth int, block int, a *float32, sums *float32, data *byte, dataStep int, scales *float32, scaleStep int, zeros *float32, zeroStep int, zeroStride int, c *float32, stride int)
+
+// bfloat16Expand is [expand] of depth rows of a panel.
+//
+//go:noescape
+func bfloat16Expand(depth int, block int, data *byte, scales *float32, zeros *float32, zeroStride int, out *float32)

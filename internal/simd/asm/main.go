@@ -30,6 +30,7 @@ func main() {
 	transposeColumns()
 	masks()
 	peak()
+	compressed()
 	Generate()
 }
 
