@@ -51,6 +51,9 @@ type kernelEntry struct {
 	// anyType: the kernel takes every element type as it is. The others
 	// compute float16 and bfloat16 in float32; see half.go.
 	anyType bool
+	// stored are inputs of float16 and bfloat16 that it takes as they are
+	// where they are constant.
+	stored []int
 }
 
 type kernelKey struct{ domain, opType string }
@@ -92,5 +95,5 @@ func (d *Device) Compile(n *op.Node, constants []*tensor.Tensor) (device.Kernel,
 	if e.anyType {
 		return e.make(d, n, constants)
 	}
-	return newWidened(d, n, constants, e.make)
+	return newWidened(d, n, constants, e)
 }

@@ -12,8 +12,9 @@ import (
 // bias [T, out].
 type projection[T simd.Float] struct {
 	stack        stack
-	weight, bias *tensor.Tensor    // bias may be nil
-	packed       []*simd.Packed[T] // the experts' weights, where they are constant
+	weight, bias *tensor.Tensor     // bias may be nil
+	packed       []*simd.Packed[T]  // the experts' weights, where they are constant
+	compressed   []*simd.Compressed // or those stored in fewer bits
 }
 
 // newProjection describes the layer whose weight is in an input slot of FMoE
@@ -30,14 +31,24 @@ func newProjection[T simd.Float](k *fmoe, c *device.Call, slot int) *projection[
 	}
 	p := &projection[T]{weight: input(slot), bias: input(slot + 1)}
 	p.packed, _ = k.packed[slot].([]*simd.Packed[T])
-	p.stack = newStack(p.weight.Shape, fmoeOrder(slot), nil)
+	if p.compressed, _ = k.packed[slot].([]*simd.Compressed); p.compressed != nil {
+		p.stack = stack{rows: p.compressed[0].Rows, cols: p.compressed[0].Cols}
+	} else {
+		p.stack = newStack(p.weight.Shape, fmoeOrder(slot), nil)
+	}
 	return p
 }
 
+// ready reports whether the weights were packed beforehand.
+func (p *projection[T]) ready() bool { return p.packed != nil || p.compressed != nil }
+
 // workLen returns the elements of working memory that apply needs.
 func (p *projection[T]) workLen() int {
-	rows, cols := pieceSize(p.packed != nil)
-	if p.packed != nil {
+	rows, cols := pieceSize(p.ready())
+	switch {
+	case p.compressed != nil:
+		return simd.WorkLenCompressed[T](rows, p.stack.rows)
+	case p.packed != nil:
 		return simd.WorkLenPacked[T](rows, p.stack.rows)
 	}
 	return simd.WorkLen[T](rows, p.stack.rows, cols)
@@ -46,9 +57,12 @@ func (p *projection[T]) workLen() int {
 // apply computes a piece of an expert's layer: width outputs from col on, for
 // rows of inputs. out begins at the piece.
 func (p *projection[T]) apply(out []T, stride int, rows simd.Matrix[T], expert, col, width int, work []T) {
-	if p.packed != nil {
+	switch {
+	case p.compressed != nil:
+		simd.MultiplyCompressed(out, stride, rows, p.compressed[expert], col, col+width, work)
+	case p.packed != nil:
 		simd.MultiplyPacked(out, stride, rows, p.packed[expert], col, col+width, work)
-	} else {
+	default:
 		weight := matrix(&p.stack, tensor.Of[T](p.weight), expert)
 		simd.Multiply(out, stride, rows, weight.Block(0, col, p.stack.rows, width), work)
 	}
@@ -80,7 +94,7 @@ func (p *projection[T]) cut(s *pieces, offset []int, threads int) int {
 	if rows == 0 || s.cols == 0 {
 		return 0
 	}
-	s.rowStep, s.colStep = pieceSize(p.packed != nil)
+	s.rowStep, s.colStep = pieceSize(p.ready())
 	s.colStep = roundUp(min(s.colStep, s.cols), tile)
 	n := s.count()
 	for threads > 1 && n < 4*threads && s.colStep > tile && rows*s.cols/n*depth >= 2*pieceWork {

@@ -11,7 +11,9 @@ import (
 	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
 
-func init() { register(moe.Domain, moe.OpType, newFMoE) }
+func init() {
+	addKernel(moe.Domain, moe.OpType, kernelEntry{make: newFMoE, stored: expertWeights})
+}
 
 // fmoe is the kernel of FMoE. Only the experts that the gate picks for a
 // token compute it, and the weights of an expert that nobody picks are not
@@ -19,7 +21,7 @@ func init() { register(moe.Domain, moe.OpType, newFMoE) }
 type fmoe struct {
 	device *Device
 	config moe.Config
-	packed [moe.InputCount]any // []*simd.Packed[T] of the weights that are constant
+	packed [moe.InputCount]any // []*simd.Packed[T] or []*simd.Compressed of the weights that are constant
 }
 
 func newFMoE(d *Device, n *op.Node, constants []*tensor.Tensor) (device.Kernel, error) {
@@ -28,12 +30,10 @@ func newFMoE(d *Device, n *op.Node, constants []*tensor.Tensor) (device.Kernel, 
 		return nil, err
 	}
 	k := &fmoe{device: d, config: config}
-	for _, slot := range []int{moe.InputGateWeight, moe.InputFC1Weight, moe.InputFC2Weight, moe.InputFC3Weight} {
-		if slot < len(constants) && constants[slot] != nil {
-			k.packed[slot] = packConstant(d, constants[slot], fmoeOrder(slot))
-		}
+	if w := at(constants, moe.InputGateWeight); w != nil {
+		k.packed[moe.InputGateWeight] = packConstant(d, w, fmoeOrder(moe.InputGateWeight))
 	}
-	return k, nil
+	return k, k.packExperts(constants)
 }
 
 // fmoeOrder returns the order of a weight's axes as a right-hand operand: the
@@ -46,6 +46,21 @@ func fmoeOrder(slot int) []int {
 }
 
 func (k *fmoe) Bind(c *device.Call) (func() error, error) {
+	c, widen, err := k.widenExperts(c)
+	if err != nil {
+		return nil, err
+	}
+	run, err := k.bind(c)
+	if err != nil || widen == nil {
+		return run, err
+	}
+	return func() error {
+		widen()
+		return run()
+	}, nil
+}
+
+func (k *fmoe) bind(c *device.Call) (func() error, error) {
 	switch t := c.In[moe.InputX].Type; t {
 	case onnx.Float32:
 		return bindFMoE(k, c, expertFunctions[float32]{activate: expertActivations[k.config.Activation].float32}, nil)
@@ -105,8 +120,7 @@ func bindFMoE[T simd.Float](k *fmoe, c *device.Call, f expertFunctions[T], logit
 		fc2: newProjection[T](k, c, moe.InputFC2Weight),
 		fc3: newProjection[T](k, c, moe.InputFC3Weight),
 	}
-	shape := c.In[moe.InputFC1Weight].Shape
-	r.experts, r.h, r.d = shape[0], shape[1], shape[2]
+	r.experts, r.h, r.d = c.In[moe.InputFC1Weight].Shape[0], r.fc1.stack.cols, r.fc1.stack.rows
 	leading := c.In[moe.InputX].Shape
 	r.tokens = tensor.Count(leading[:len(leading)-1])
 	if _, err := tensor.CheckedCount(onnx.Float64, []int{r.tokens, r.experts + r.k}); err != nil {
@@ -124,7 +138,7 @@ func bindFMoE[T simd.Float](k *fmoe, c *device.Call, f expertFunctions[T], logit
 	rows := r.round * r.k
 	work := max(r.fc1.workLen(), r.fc2.workLen())
 	if r.fc3 != nil {
-		height, width := pieceSize(r.fc1.packed != nil)
+		height, width := pieceSize(r.fc1.ready())
 		work = max(work, min(rows, height)*width+r.fc3.workLen())
 	}
 	routing := r.tokens * (r.experts + r.k)

@@ -187,6 +187,78 @@ func TestFMoEHalf(t *testing.T) {
 	}
 }
 
+// quantized stores the experts' weights of inputs as integers, and returns
+// the inputs with the numbers that these stand for too.
+func quantized(q moe.Quantization, in []*tensor.Tensor) (stored, dense []*tensor.Tensor) {
+	stored, dense = slices.Clone(in), slices.Clone(in)
+	stored = append(stored, make([]*tensor.Tensor, moe.InputCount-len(in))...)
+	for _, slot := range expertWeights {
+		if at(in, slot) == nil {
+			continue
+		}
+		shape := in[slot].Shape
+		width, blocks := shape[2], q.Blocks(shape[2])
+		packed := tensor.New(onnx.Uint8, shape[0], shape[1], blocks, q.BlockBytes())
+		scales := tensor.New(onnx.Float32, shape[0], shape[1], blocks)
+		dense[slot] = tensor.New(onnx.Float32, shape...)
+		for row := range shape[0] * shape[1] {
+			p, s := packed.Data[row*blocks*q.BlockBytes():][:blocks*q.BlockBytes()], tensor.Of[float32](scales)[row*blocks:][:blocks]
+			q.Quantize(tensor.Of[float32](in[slot])[row*width:][:width], p, s)
+			q.Dequantize(tensor.Of[float32](dense[slot])[row*width:][:width], p, s)
+		}
+		stored[slot], stored[moe.Scales(slot)] = packed, scales
+	}
+	return stored, dense
+}
+
+// TestFMoEQuantized: quantised experts compute what experts with the numbers
+// that their integers stand for do.
+func TestFMoEQuantized(t *testing.T) {
+	for _, l := range []layer{
+		{tokens: 1, experts: 4, k: 2, d: 24, h: 96, bias: true},
+		{tokens: 6, experts: 4, k: 2, d: 64, h: 40, gated: true},
+		{tokens: 90, experts: 3, k: 2, d: 130, h: 65, bias: true, gated: true},
+		{tokens: 4, experts: 2, k: 1, d: 6, h: 0, bias: true},
+		{tokens: 0, experts: 2, k: 1, d: 6, h: 7},
+	} {
+		for _, q := range []moe.Quantization{{Bits: 8, Block: 32}, {Bits: 4, Block: 16}, {Bits: 4, Block: 64}} {
+			config := moe.Config{TopK: l.k, Gate: moe.GateNaive, Activation: moe.ReLU, Normalize: true, Quantization: q}
+			stored, dense := quantized(q, l.inputs(3))
+			y, _ := l.reference(dense, true)
+			for _, constant := range []bool{true, false} {
+				got := compute(t, 2, constant, fmoeNode(config, 1), 1, stored...)[0]
+				wantNear(t, fmt.Sprintf("%+v %+v constant=%v", l, q, constant), got, y, 1e-5)
+				if one := compute(t, 1, constant, fmoeNode(config, 1), 1, stored...)[0]; !bytes.Equal(one.Data, got.Data) {
+					t.Errorf("%+v %+v: two threads give other bits than one", l, q)
+				}
+			}
+		}
+	}
+}
+
+// TestFMoEHalfWeights: experts' weights may have fewer bits than tokens.
+func TestFMoEHalfWeights(t *testing.T) {
+	l := layer{tokens: 12, experts: 4, k: 2, d: 16, h: 32, bias: true, gated: true}
+	config := moe.Config{TopK: 2, Gate: moe.GateNaive, Activation: moe.ReLU, Normalize: true}
+	for _, dtype := range []onnx.DataType{onnx.Float16, onnx.BFloat16} {
+		in := l.inputs(3)
+		rounded := as(dtype, in)
+		dense := slices.Clone(in)
+		for _, slot := range expertWeights {
+			in[slot] = rounded[slot]
+			dense[slot] = as(onnx.Float32, rounded)[slot]
+		}
+		want := compute(t, 1, true, fmoeNode(config, 1), 1, dense...)[0]
+		for _, constant := range []bool{true, false} {
+			got := compute(t, 2, constant, fmoeNode(config, 1), 1, in...)[0]
+			if constant && !bytes.Equal(got.Data, want.Data) {
+				t.Errorf("%s: other bits than with the same weights in float32", dtype)
+			}
+			wantNear(t, dtype.String(), got, floats(want), 1e-5)
+		}
+	}
+}
+
 // TestFMoEThreads: the bits do not depend on the number of threads.
 func TestFMoEThreads(t *testing.T) {
 	for _, l := range []layer{

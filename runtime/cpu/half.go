@@ -1,6 +1,8 @@
 package cpu
 
 import (
+	"slices"
+
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/device"
 	"github.com/fmoe-go/fmoe/runtime/op"
@@ -12,22 +14,24 @@ import (
 // through untouched.
 type widened struct {
 	kernel    device.Kernel
-	constants []*tensor.Tensor // the converted ones, nil elsewhere
+	constants []*tensor.Tensor // as the kernel takes them, nil for others that it takes as they are
 }
 
-func newWidened(d *Device, n *op.Node, constants []*tensor.Tensor, construct constructor) (device.Kernel, error) {
+func newWidened(d *Device, n *op.Node, constants []*tensor.Tensor, e kernelEntry) (device.Kernel, error) {
 	w := &widened{constants: make([]*tensor.Tensor, len(constants))}
 	seen := make([]*tensor.Tensor, len(constants))
 	for i, t := range constants {
 		seen[i] = t
-		if t != nil && isHalf(t.Type) {
+		if t != nil && slices.Contains(e.stored, i) {
+			w.constants[i] = t
+		} else if t != nil && isHalf(t.Type) {
 			w.constants[i] = tensor.New(onnx.Float32, t.Shape...)
 			tensor.ConvertFloat(w.constants[i], t)
 			seen[i] = w.constants[i]
 		}
 	}
 	var err error
-	w.kernel, err = construct(d, n, seen)
+	w.kernel, err = e.make(d, n, seen)
 	return w, err
 }
 

@@ -50,12 +50,7 @@ func (k *matMulNBits) open(in []*tensor.Tensor) (load func(), b *tensor.Tensor, 
 		return nil, nil, err
 	}
 	b = tensor.New(onnx.Float32, w.Rows, w.Columns)
-	body := func(lo, hi int) {
-		for row := lo; row < hi; row++ {
-			m.read(row, tensor.Of[float32](b)[row*w.Columns:][:w.Columns])
-		}
-	}
-	return func() { k.device.pool.run(w.Rows, max(1, elementwiseGrain/w.Columns), body) }, b, nil
+	return m.reader(k.device, tensor.Of[float32](b), w.Columns), b, nil
 }
 
 func (k *matMulNBits) Bind(c *device.Call) (func() error, error) {

@@ -58,6 +58,19 @@ func (m *packedMatrix) read(row int, out []float32) {
 	}
 }
 
+// reader returns what writes all rows, columns wide, to out.
+func (m *packedMatrix) reader(d *Device, out []float32, columns int) func() {
+	if columns == 0 {
+		return func() {}
+	}
+	body := func(lo, hi int) {
+		for row := lo; row < hi; row++ {
+			m.read(row, out[row*columns:][:columns])
+		}
+	}
+	return func() { d.pool.run(len(out)/columns, max(1, elementwiseGrain/columns), body) }
+}
+
 // zero returns the zero point of a block of a row.
 func (m *packedMatrix) zero(row, block int) float32 {
 	switch {

@@ -27,7 +27,7 @@ func init() {
 // interpolates between numbers along one axis after another.
 func newResize(d *Device, n *op.Node, constants []*tensor.Tensor) (device.Kernel, error) {
 	if n.String("mode", "nearest") != "nearest" {
-		return newWidened(d, n, constants, newElementwise)
+		return newWidened(d, n, constants, kernelEntry{make: newElementwise})
 	}
 	return device.KernelFunc(func(c *device.Call) (func() error, error) {
 		r, err := newResizing(n, c)

@@ -73,7 +73,7 @@ func (d *Device) bindScatter(c *device.Call, s scattering, updates *tensor.Tenso
 // the former does arithmetic on the elements.
 func newScatter(d *Device, n *op.Node, constants []*tensor.Tensor) (device.Kernel, error) {
 	if n.String("reduction", "none") != "none" {
-		return newWidened(d, n, constants, newElementwise)
+		return newWidened(d, n, constants, kernelEntry{make: newElementwise})
 	}
 	return device.KernelFunc(func(c *device.Call) (func() error, error) {
 		s, err := d.planScatter(n, c)

@@ -10,14 +10,16 @@ import (
 
 // The attributes of an FMoE node.
 const (
-	AttributeTopK       = "top_k"      // int, required
-	AttributeGate       = "gate"       // string, default "naive"
-	AttributeActivation = "activation" // string, default "gelu"
-	AttributeNormalize  = "normalize"  // int, default 1
+	AttributeTopK       = "top_k"       // int, required
+	AttributeGate       = "gate"        // string, default "naive"
+	AttributeActivation = "activation"  // string, default "gelu"
+	AttributeNormalize  = "normalize"   // int, default 1
+	AttributeExpertBits = "expert_bits" // int, default 0: the experts' weights are floating-point
+	AttributeBlockSize  = "block_size"  // int, default 32, of quantised weights only
 )
 
 // Attributes lists the attributes that an FMoE node may have.
-var Attributes = []string{AttributeTopK, AttributeGate, AttributeActivation, AttributeNormalize}
+var Attributes = []string{AttributeTopK, AttributeGate, AttributeActivation, AttributeNormalize, AttributeExpertBits, AttributeBlockSize}
 
 // Config is what the attributes of an FMoE node say.
 type Config struct {
@@ -34,6 +36,10 @@ type Config struct {
 	// sum to 1. Otherwise they are the chosen entries of the softmax over all
 	// experts.
 	Normalize bool
+
+	// Quantization is that of the experts' weights, zero where they are
+	// floating-point.
+	Quantization Quantization
 }
 
 // ParseConfig reads the attributes of an FMoE node. It fails for attributes
@@ -46,13 +52,16 @@ func ParseConfig(n *onnx.Node) (Config, error) {
 			return Config{}, err
 		}
 	}
+	if c.Quantization.Bits != 0 && c.Quantization.Block == 0 {
+		c.Quantization.Block = DefaultBlock
+	}
 	return c, c.check()
 }
 
 func (c *Config) set(a *onnx.Attribute) error {
 	var want onnx.AttributeType
 	switch a.Name {
-	case AttributeTopK, AttributeNormalize:
+	case AttributeTopK, AttributeNormalize, AttributeExpertBits, AttributeBlockSize:
 		want = onnx.AttributeInt
 	case AttributeGate, AttributeActivation:
 		want = onnx.AttributeString
@@ -76,6 +85,10 @@ func (c *Config) set(a *onnx.Attribute) error {
 			return fmt.Errorf("attribute normalize is %d, must be 0 or 1", a.Int)
 		}
 		c.Normalize = a.Int == 1
+	case AttributeExpertBits:
+		c.Quantization.Bits = int(a.Int)
+	case AttributeBlockSize:
+		c.Quantization.Block = int(a.Int)
 	case AttributeGate:
 		c.Gate = string(a.String)
 	case AttributeActivation:
@@ -102,21 +115,28 @@ func (c *Config) check() error {
 		}
 		return fmt.Errorf("activation %q is not known; there are %s", c.Activation, strings.Join(names, ", "))
 	}
-	return nil
+	if c.Quantization == (Quantization{}) {
+		return nil
+	}
+	return c.Quantization.Check()
 }
 
-// Encode returns the attributes of a node with this configuration. All are
-// written out, since runtimes that run the node through its model-local
-// function do not know the defaults.
+// Encode returns the attributes of a node with this configuration. All that
+// apply are written out, since runtimes that run the node through its
+// model-local function do not know the defaults.
 func (c Config) Encode() []*onnx.Attribute {
 	normalize := int64(0)
 	if c.Normalize {
 		normalize = 1
 	}
-	return []*onnx.Attribute{
+	attributes := []*onnx.Attribute{
 		onnx.IntAttribute(AttributeTopK, int64(c.TopK)),
 		onnx.StringAttribute(AttributeGate, c.Gate),
 		onnx.StringAttribute(AttributeActivation, string(c.Activation)),
 		onnx.IntAttribute(AttributeNormalize, normalize),
 	}
+	if q := c.Quantization; q.Bits != 0 {
+		attributes = append(attributes, onnx.IntAttribute(AttributeExpertBits, int64(q.Bits)), onnx.IntAttribute(AttributeBlockSize, int64(q.Block)))
+	}
+	return attributes
 }

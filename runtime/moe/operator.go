@@ -24,6 +24,13 @@ const (
 // Inputs up to fc2_bias that are not marked optional must be there. All have
 // X's element type, but the router's may be float32 where that is float16 or
 // bfloat16: which experts are chosen should not depend on rounding.
+//
+// The experts' weights alone may be stored in fewer bits, since few tokens take
+// as long as reading them does. They are float16 or bfloat16, whatever X has,
+// or with the attribute expert_bits integers as [Quantization] describes them:
+// [T, out, blocks, bytes of a block] uint8, and scales [T, out, blocks]
+// float32. All that an expert computes, it computes in X's type, or in float32
+// where that is narrower.
 const (
 	InputX           = iota // […, d] tokens
 	InputGateWeight         // [d, T] router
@@ -35,6 +42,9 @@ const (
 	InputFC3Weight          // [T, h, d], optional: makes the experts gated
 	InputFC3Bias            // [T, h], optional
 	InputNoiseWeight        // [d, T], optional: the noisy gate's second projection
+	InputFC1Scales          // [T, h, d/block_size], of quantised weights only
+	InputFC2Scales          // [T, d, h/block_size], of quantised weights only
+	InputFC3Scales          // [T, h, d/block_size], of quantised weights only
 	InputCount
 )
 
@@ -49,7 +59,10 @@ const (
 // InputNames are the names of the input slots, as documentation and
 // model-local functions spell them.
 var InputNames = [InputCount]string{"X", "gate_weight", "gate_bias", "fc1_weight", "fc1_bias",
-	"fc2_weight", "fc2_bias", "fc3_weight", "fc3_bias", "noise_weight"}
+	"fc2_weight", "fc2_bias", "fc3_weight", "fc3_bias", "noise_weight", "fc1_scales", "fc2_scales", "fc3_scales"}
+
+// Scales returns the input slot of the scales of an expert's weight.
+func Scales(weight int) int { return InputFC1Scales + (weight-InputFC1Weight)/2 }
 
 // OutputNames are the names of the output slots.
 var OutputNames = [OutputCount]string{"Y", "aux_loss", "expert_count"}

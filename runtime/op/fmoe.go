@@ -22,10 +22,10 @@ func inferFMoE(c *Inference) error {
 	if err != nil {
 		return err
 	}
-	if err := fmoeInputs(c); err != nil {
+	if err := fmoeInputs(c, config.Quantization); err != nil {
 		return err
 	}
-	t, err := fmoeType(c)
+	t, err := fmoeType(c, config.Quantization)
 	if err != nil {
 		return err
 	}
@@ -39,22 +39,26 @@ func inferFMoE(c *Inference) error {
 		}
 		model = x[len(x)-1]
 	}
-	for _, in := range []struct {
-		slot  int
-		shape []*Dim
-	}{
+	inputs := []fmoeInput{
 		{moe.InputGateWeight, []*Dim{&model, &experts}},
 		{moe.InputGateBias, []*Dim{&experts}},
-		{moe.InputFC1Weight, []*Dim{&experts, &hidden, &model}},
-		{moe.InputFC1Bias, []*Dim{&experts, &hidden}},
-		{moe.InputFC2Weight, []*Dim{&experts, &model, &hidden}},
-		{moe.InputFC2Bias, []*Dim{&experts, &model}},
-		{moe.InputFC3Weight, []*Dim{&experts, &hidden, &model}},
-		{moe.InputFC3Bias, []*Dim{&experts, &hidden}},
-	} {
+	}
+	for _, l := range []struct {
+		weight  int
+		out, in *Dim
+	}{{moe.InputFC1Weight, &hidden, &model}, {moe.InputFC2Weight, &model, &hidden}, {moe.InputFC3Weight, &hidden, &model}} {
+		if config.Quantization.Bits == 0 {
+			inputs = append(inputs, fmoeInput{l.weight, []*Dim{&experts, l.out, l.in}})
+		}
+		inputs = append(inputs, fmoeInput{l.weight + 1, []*Dim{&experts, l.out}})
+	}
+	for _, in := range inputs {
 		if err := c.unifyInput(in.slot, in.shape); err != nil {
 			return err
 		}
+	}
+	if err := c.unifyQuantized(config.Quantization, &experts, &hidden, &model); err != nil {
+		return err
 	}
 	if experts.Known() && Dim(config.TopK) > experts {
 		return fmt.Errorf("attribute top_k is %d, more than the %d experts", config.TopK, experts)
@@ -71,8 +75,43 @@ func inferFMoE(c *Inference) error {
 	return nil
 }
 
+// fmoeInput is the shape that an input must have.
+type fmoeInput struct {
+	slot  int
+	shape []*Dim
+}
+
+// unifyQuantized checks the shapes of quantised weights and their scales.
+// They say how wide the experts are, but not the inputs of their layers.
+func (c *Inference) unifyQuantized(q moe.Quantization, experts, hidden, model *Dim) error {
+	if q.Bits == 0 {
+		return nil
+	}
+	bytes := Dim(q.BlockBytes())
+	blocks := func(width Dim) Dim {
+		if !width.Known() {
+			return c.Fresh()
+		}
+		return Dim(q.Blocks(int(width)))
+	}
+	for _, slot := range []int{moe.InputFC1Weight, moe.InputFC3Weight, moe.InputFC2Weight} {
+		out, in := hidden, model
+		if slot == moe.InputFC2Weight {
+			out, in = model, hidden
+		}
+		n := blocks(*in)
+		if err := c.unifyInput(slot, []*Dim{experts, out, &n, &bytes}); err != nil {
+			return err
+		}
+		if err := c.unifyInput(moe.Scales(slot), []*Dim{experts, out, &n}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // fmoeInputs checks which of the optional inputs are there.
-func fmoeInputs(c *Inference) error {
+func fmoeInputs(c *Inference, q moe.Quantization) error {
 	for _, slot := range []int{moe.InputGateWeight, moe.InputFC1Weight, moe.InputFC2Weight} {
 		if !c.Has(slot) {
 			return fmt.Errorf("lacks its input %d, %s", slot, moe.InputNames[slot])
@@ -84,24 +123,34 @@ func fmoeInputs(c *Inference) error {
 	if c.Has(moe.InputNoiseWeight) {
 		return fmt.Errorf("has noise_weight, which the gates %q do not take", moe.Gates)
 	}
+	for _, slot := range fmoeWeights {
+		scales := moe.Scales(slot)
+		switch {
+		case q.Bits == 0 && c.Has(scales):
+			return fmt.Errorf("has %s, but no attribute expert_bits that says how %s is quantised", moe.InputNames[scales], moe.InputNames[slot])
+		case q.Bits != 0 && c.Has(slot) != c.Has(scales):
+			return fmt.Errorf("quantised experts need both %s and %s", moe.InputNames[slot], moe.InputNames[scales])
+		}
+	}
 	return nil
 }
 
+// fmoeWeights are the slots of experts' weights.
+var fmoeWeights = []int{moe.InputFC1Weight, moe.InputFC2Weight, moe.InputFC3Weight}
+
 // fmoeType returns the type of tokens and experts. The router has it too, or
-// is float32 where they are narrower.
-func fmoeType(c *Inference) (onnx.DataType, error) {
-	var experts []int
-	for slot := range moe.InputCount {
-		if slot != moe.InputGateWeight && slot != moe.InputGateBias {
-			experts = append(experts, slot)
-		}
-	}
-	t, err := c.sameType(experts...)
+// is float32 where they are narrower; the experts' weights have it or one of
+// fewer bits.
+func fmoeType(c *Inference, q moe.Quantization) (onnx.DataType, error) {
+	t, err := c.sameType(moe.InputX, moe.InputFC1Bias, moe.InputFC2Bias, moe.InputFC3Bias)
 	switch {
 	case err != nil:
 		return t, err
 	case t != onnx.Undefined && (!t.IsFloat() || t.Bits() < 16):
 		return t, fmt.Errorf("cannot compute experts of type %s", t)
+	}
+	if err := fmoeWeightTypes(c, q, t); err != nil {
+		return t, err
 	}
 	router, err := c.sameType(moe.InputGateWeight, moe.InputGateBias)
 	if err != nil {
@@ -111,6 +160,34 @@ func fmoeType(c *Inference) (onnx.DataType, error) {
 		return t, nil
 	}
 	return t, fmt.Errorf("its router has type %s, its experts %s; it must be the same type, or float32 for experts of float16 or bfloat16", router, t)
+}
+
+// fmoeWeightTypes checks the types of the experts' weights, where tokens have
+// type t.
+func fmoeWeightTypes(c *Inference, q moe.Quantization, t onnx.DataType) error {
+	w, err := c.sameType(fmoeWeights...)
+	if err != nil {
+		return err
+	}
+	half := w == onnx.Float16 || w == onnx.BFloat16
+	switch {
+	case w == onnx.Undefined:
+	case q.Bits != 0 && w != onnx.Uint8:
+		return fmt.Errorf("its experts' weights have type %s; with the attribute expert_bits they must be uint8", w)
+	case q.Bits != 0 && t == onnx.Float64:
+		return fmt.Errorf("tokens have type %s; those of quantised experts must be float32, float16 or bfloat16", t)
+	case q.Bits == 0 && w == onnx.Uint8:
+		return fmt.Errorf("its experts' weights have type uint8, and no attribute expert_bits says how they are quantised")
+	case q.Bits == 0 && w != t && t != onnx.Undefined && (!half || t == onnx.Float64):
+		return fmt.Errorf("its experts' weights have type %s, its tokens %s; they must be the same type, or the weights float16 or bfloat16", w, t)
+	}
+	for _, slot := range fmoeWeights {
+		scales := moe.Scales(slot)
+		if got := c.Type(scales); got != onnx.Undefined && got != onnx.Float32 {
+			return fmt.Errorf("input %s has type %s, must be float32", moe.InputNames[scales], got)
+		}
+	}
+	return nil
 }
 
 // unifyInput checks the shape of an input against dimensions, and sets those

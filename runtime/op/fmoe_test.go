@@ -52,6 +52,68 @@ func inferFMoEShapes(topK int, shapes map[int][]Dim, types map[int]onnx.DataType
 	return Infer(node, facts, &Symbols{last: -100})
 }
 
+// TestInferQuantizedFMoE: the shapes and types of weights in fewer bits.
+func TestInferQuantizedFMoE(t *testing.T) {
+	valid := map[int]Fact{
+		moe.InputX: {Type: onnx.Float32, Shape: []Dim{-1, 40}}, moe.InputGateWeight: {Type: onnx.Float32, Shape: []Dim{40, 8}},
+		moe.InputFC1Weight: {Type: onnx.Uint8, Shape: []Dim{8, 70, 2, 16}}, moe.InputFC1Scales: {Type: onnx.Float32, Shape: []Dim{8, 70, 2}},
+		moe.InputFC2Weight: {Type: onnx.Uint8, Shape: []Dim{8, 40, 3, 16}}, moe.InputFC2Scales: {Type: onnx.Float32, Shape: []Dim{8, 40, 3}},
+	}
+	half := map[int]Fact{moe.InputFC1Weight: {Type: onnx.BFloat16, Shape: []Dim{8, 70, 40}}, moe.InputFC2Weight: {Type: onnx.BFloat16, Shape: []Dim{8, 40, 70}},
+		moe.InputFC1Scales: {}, moe.InputFC2Scales: {}}
+	int4 := moe.Quantization{Bits: 4, Block: 32}
+	fact := func(slot int, t onnx.DataType, shape ...Dim) map[int]Fact {
+		return map[int]Fact{slot: {Type: t, Shape: shape}}
+	}
+	for _, c := range []struct {
+		name         string
+		quantization moe.Quantization
+		replace      map[int]Fact
+		fails        string
+	}{
+		{"int4", int4, nil, ""},
+		{"bfloat16", moe.Quantization{}, half, ""},
+		{"no bits", moe.Quantization{}, nil, "has fc1_scales, but no attribute expert_bits"},
+		{"5 bits", moe.Quantization{Bits: 5, Block: 32}, nil, "expert_bits is 5; it can be 4 or 8"},
+		{"block of 8", moe.Quantization{Bits: 4, Block: 8}, nil, "block_size is 8; it can be a power of two from 16"},
+		{"8 bits", moe.Quantization{Bits: 8, Block: 32}, nil, "fc1_weight has shape [8,70,2,16], needs [8,?,2,32]"},
+		{"other blocks", int4, fact(moe.InputFC2Weight, onnx.Uint8, 8, 40, 2, 16), "fc2_weight has shape [8,40,2,16], needs [8,40,3,16]"},
+		{"floating-point weights", int4, fact(moe.InputFC1Weight, onnx.Float32, 8, 70, 2, 16), "input 5 has elements of type uint8, others have float32"},
+		{"no scales", int4, map[int]Fact{moe.InputFC2Scales: {}}, "need both fc2_weight and fc2_scales"},
+		{"scales of other blocks", int4, fact(moe.InputFC1Scales, onnx.Float32, 8, 70, 3), "fc1_scales has shape [8,70,3], needs [8,70,2]"},
+		{"scales of float16", int4, fact(moe.InputFC1Scales, onnx.Float16, 8, 70, 2), "fc1_scales has type float16, must be float32"},
+		{"float64 tokens", int4, fact(moe.InputX, onnx.Float64, 3, 40), "tokens have type float64"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			config := moe.Config{TopK: 2, Gate: moe.GateNaive, Activation: moe.GELU, Normalize: true, Quantization: c.quantization}
+			n := &onnx.Node{Domain: moe.Domain, OpType: moe.OpType, Attributes: config.Encode(), Outputs: []string{"y"}, Inputs: make([]string, moe.InputCount)}
+			facts := make([]Fact, moe.InputCount)
+			for slot := range facts {
+				facts[slot] = valid[slot]
+				if f, ok := c.replace[slot]; ok {
+					facts[slot] = f
+				}
+				if facts[slot].Type != onnx.Undefined {
+					n.Inputs[slot] = moe.InputNames[slot]
+				}
+			}
+			node, err := Resolve(n, moe.Version)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out, err := Infer(node, facts, &Symbols{last: -100})
+			switch {
+			case c.fails == "" && err != nil:
+				t.Error(err)
+			case c.fails == "" && (out[0].Type != onnx.Float32 || FormatDims(out[0].Shape) != "[?,40]"):
+				t.Errorf("got %v", out)
+			case c.fails != "" && (err == nil || !strings.Contains(err.Error(), c.fails)):
+				t.Errorf("error is %v, want one with %q", err, c.fails)
+			}
+		})
+	}
+}
+
 func TestInferFMoE(t *testing.T) {
 	with := func(slot int, shape []Dim) map[int][]Dim {
 		shapes := map[int][]Dim{}

@@ -1,0 +1,80 @@
+package cpu
+
+import (
+	"github.com/fmoe-go/fmoe/internal/simd"
+	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime/tensor"
+)
+
+// compress packs the matrices of a stack, columns wide, transposed as
+// right-hand operands that keep their integers. It takes rows first,
+// first+step … of each, count in all, and returns nil for what has no
+// elements, or what is not stored as such operands are: integers of 2 bits, or
+// columns that say which block is theirs.
+func (m *packedMatrix) compress(d *Device, first, step, count, columns int) []*simd.Compressed {
+	format, ok := map[int]simd.Format{8: simd.Int8, 4: simd.Int4}[m.bits]
+	if !ok || m.groups != nil || count == 0 || columns == 0 {
+		return nil
+	}
+	scales := tensor.Of[float32](m.scales)
+	list := make([]*simd.Compressed, len(scales)/(m.rows*m.blocks))
+	block := m.block
+	if m.blocks == 1 {
+		block = 0
+	}
+	for i := range list {
+		list[i] = simd.NewCompressed(format, columns, count, block, m.zeros != nil)
+	}
+	eachColumn(d, list, func(matrix, col int) {
+		row := matrix*m.rows + first + col*step
+		integers := make([]byte, columns)
+		for l := range integers {
+			integers[l] = unpack(m.data.Data[row*m.rowBytes:], m.bits, l)
+		}
+		var zeros []float32
+		if m.zeros != nil {
+			zeros = make([]float32, m.blocks)
+			for b := range zeros {
+				zeros[b] = m.zero(row, b)
+			}
+		}
+		list[matrix].SetIntegers(col, integers, scales[row*m.blocks:][:m.blocks], zeros, m.block)
+	})
+	return list
+}
+
+// compressHalf packs the matrices of t [matrices, rows, columns], of float16
+// or bfloat16, transposed as right-hand operands that keep their elements. It
+// returns nil if they have none.
+func compressHalf(d *Device, t *tensor.Tensor) []*simd.Compressed {
+	matrices, rows, columns := t.Shape[0], t.Shape[1], t.Shape[2]
+	if rows == 0 || columns == 0 {
+		return nil
+	}
+	format := simd.Float16
+	if t.Type == onnx.BFloat16 {
+		format = simd.BFloat16
+	}
+	list := make([]*simd.Compressed, matrices)
+	for i := range list {
+		list[i] = simd.NewCompressed(format, columns, rows, 0, false)
+	}
+	elements := tensor.Of[uint16](t)
+	eachColumn(d, list, func(matrix, col int) {
+		list[matrix].SetHalf(col, elements[(matrix*rows+col)*columns:], 1)
+	})
+	return list
+}
+
+// eachColumn calls set for every column of some operands of one size.
+func eachColumn(d *Device, list []*simd.Compressed, set func(matrix, col int)) {
+	if len(list) == 0 {
+		return
+	}
+	cols := list[0].Cols
+	d.pool.run(len(list)*cols, max(1, elementwiseGrain/list[0].Rows), func(lo, hi int) {
+		for i := lo; i < hi; i++ {
+			set(i/cols, i%cols)
+		}
+	})
+}
