@@ -23,6 +23,7 @@ var passes = []pass{
 	{"identity", removeIdentities},
 	{"activation", recogniseActivations},
 	{"normalization", recogniseNormalizations},
+	{"linear", fuseLinear},
 }
 
 // optimize applies all passes to a program and its bodies.

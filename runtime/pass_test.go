@@ -102,7 +102,7 @@ func scalars(list map[string]float32) map[string]*tensor.Tensor {
 
 // steps makes nodes from lines such as "y = Op(a, b)"; "microsoft.Op" is an
 // operator of ONNX Runtime's.
-func steps(t *testing.T, text string) (list []*onnx.Node) {
+func steps(t testing.TB, text string) (list []*onnx.Node) {
 	t.Helper()
 	for line := range strings.SplitSeq(strings.TrimSpace(text), "\n") {
 		if line = strings.TrimSpace(line); line == "" {

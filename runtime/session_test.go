@@ -15,7 +15,7 @@ import (
 )
 
 // node makes a node from "y, z = Op(a, b)".
-func node(t *testing.T, text string, attributes ...*onnx.Attribute) *onnx.Node {
+func node(t testing.TB, text string, attributes ...*onnx.Attribute) *onnx.Node {
 	t.Helper()
 	left, right, ok := strings.Cut(text, " = ")
 	opType, inputs, ok2 := strings.Cut(strings.TrimSuffix(right, ")"), "(")
@@ -32,7 +32,7 @@ func node(t *testing.T, text string, attributes ...*onnx.Attribute) *onnx.Node {
 }
 
 // value makes a declaration from "name float32[batch,4]".
-func value(t *testing.T, text string) *onnx.ValueInfo {
+func value(t testing.TB, text string) *onnx.ValueInfo {
 	t.Helper()
 	name, typ, _ := strings.Cut(text, " ")
 	elem, dims, _ := strings.Cut(strings.TrimSuffix(typ, "]"), "[")
@@ -51,7 +51,7 @@ func value(t *testing.T, text string) *onnx.ValueInfo {
 	return v
 }
 
-func model(t *testing.T, inputs, outputs []string, initializers map[string]*tensor.Tensor, nodes ...*onnx.Node) *onnx.Model {
+func model(t testing.TB, inputs, outputs []string, initializers map[string]*tensor.Tensor, nodes ...*onnx.Node) *onnx.Model {
 	t.Helper()
 	g := &onnx.Graph{Name: "test", Nodes: nodes}
 	for _, s := range inputs {
@@ -66,7 +66,7 @@ func model(t *testing.T, inputs, outputs []string, initializers map[string]*tens
 	return &onnx.Model{IRVersion: 8, OpsetImports: []onnx.OpsetImport{{Version: 17}}, Graph: g}
 }
 
-func open(t *testing.T, m *onnx.Model) *runtime.Session {
+func open(t testing.TB, m *onnx.Model) *runtime.Session {
 	t.Helper()
 	s, err := runtime.New(m, runtime.Options{Threads: 2})
 	if err != nil {

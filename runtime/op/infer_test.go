@@ -12,6 +12,7 @@ import (
 // inferCase is a node and what its inference is to state.
 type inferCase struct {
 	name    string
+	domain  string
 	op      string
 	opset   int64
 	attrs   []*onnx.Attribute
@@ -43,7 +44,7 @@ var (
 )
 
 func inferOne(c inferCase) ([]Fact, error) {
-	n := &onnx.Node{OpType: c.op, Attributes: c.attrs}
+	n := &onnx.Node{Domain: c.domain, OpType: c.op, Attributes: c.attrs}
 	for i, f := range c.in {
 		name := fmt.Sprint("in", i)
 		if f.Type == onnx.Undefined && f.Shape == nil {
