@@ -99,18 +99,9 @@ func inferConstantOfShape(c *Inference) error {
 	if err := c.wantParameters(0); err != nil {
 		return err
 	}
-	target, known := c.Ints(0)
-	if !known {
-		c.Set(0, value.Type, c.listed(0))
-		return nil
-	}
-	for _, d := range target {
-		if d < 0 {
-			return fmt.Errorf("shape %v has a negative dimension", target)
-		}
-	}
-	c.Set(0, value.Type, Dims(target...))
-	return nil
+	shape, err := c.dimensions(0)
+	c.Set(0, value.Type, shape)
+	return err
 }
 
 // EyeLikeType returns the element type of an EyeLike node's output.

@@ -17,19 +17,10 @@ func inferExpand(c *Inference) error {
 	if err := c.wantParameters(1); err != nil {
 		return err
 	}
-	target, known := c.Ints(1)
-	wanted := Dims(target...)
-	if !known {
-		if wanted = c.listed(1); wanted == nil {
-			c.Set(0, c.Type(0), nil)
-			return nil
-		}
-	} else {
-		for _, d := range target {
-			if d < 0 {
-				return fmt.Errorf("shape %v has a negative dimension", target)
-			}
-		}
+	wanted, err := c.dimensions(1)
+	if wanted == nil || err != nil {
+		c.Set(0, c.Type(0), nil)
+		return err
 	}
 	shape, err := c.Broadcast(c.Shape(0), wanted)
 	c.Set(0, c.Type(0), shape)

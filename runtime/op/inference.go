@@ -26,6 +26,9 @@ type Fact struct {
 	// Value is the content, where that is known too. Its type and shape
 	// agree with the fact's.
 	Value *tensor.Tensor
+	// Numbers are the elements of a scalar or vector of integers, where the
+	// content is not known but some of it is: the dimensions of a shape.
+	Numbers []Number
 }
 
 // FactOf returns what a tensor with known content is.
@@ -81,15 +84,6 @@ func JoinDims(parts ...[]Dim) []Dim {
 	return dims
 }
 
-// Symbols makes symbols that differ from one another.
-type Symbols struct{ last Dim }
-
-// Fresh returns a symbol that equals no other.
-func (s *Symbols) Fresh() Dim {
-	s.last--
-	return s.last
-}
-
 // Inference is the setting in which an operator's Infer runs: the node, what
 // is known of its inputs, and the outputs to state.
 type Inference struct {
@@ -106,6 +100,7 @@ func Infer(n *Node, inputs []Fact, symbols *Symbols) ([]Fact, error) {
 	if err := n.Operator.Infer(c); err != nil {
 		return nil, err
 	}
+	c.inferNumbers()
 	return c.Outputs, nil
 }
 
@@ -246,9 +241,9 @@ func (c *Inference) BroadcastAll() ([]Dim, error) {
 	return shape, nil
 }
 
-// Mul multiplies dimensions; a product with a symbol is a fresh symbol unless
-// the other factor is 0 or 1. What overflows becomes the largest dimension,
-// for which there is no memory.
+// Mul multiplies dimensions; a product with a symbol is a symbol, the same for
+// the same factors, unless the other factor is 0 or 1. What overflows becomes
+// the largest dimension, for which there is no memory.
 func (c *Inference) Mul(a, b Dim) Dim {
 	switch {
 	case a == 0 || b == 0:
@@ -262,7 +257,7 @@ func (c *Inference) Mul(a, b Dim) Dim {
 	case a > 0 && b > 0:
 		return a * b
 	}
-	return c.Fresh()
+	return c.Symbols.product(a, b)
 }
 
 // Add adds dimensions, and treats overflow as Mul does.
@@ -277,7 +272,7 @@ func (c *Inference) Add(a, b Dim) Dim {
 	case a > 0 && b > 0:
 		return a + b
 	}
-	return c.Fresh()
+	return c.Symbols.sum(a, b)
 }
 
 // Unify returns the dimension that two equal ones are, preferring a number,

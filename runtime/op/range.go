@@ -26,7 +26,7 @@ func inferRange(c *Inference) error {
 	if err != nil {
 		return err
 	}
-	c.Set(0, t, c.Unknown(1))
+	c.Set(0, t, []Dim{c.rangeLength()})
 	values := [3]*tensor.Tensor{c.Value(0), c.Value(1), c.Value(2)}
 	for i, v := range values {
 		if v == nil {
@@ -42,6 +42,23 @@ func inferRange(c *Inference) error {
 	}
 	c.Set(0, t, []Dim{count})
 	return nil
+}
+
+// rangeLength returns the length of a range of which start and limit are not
+// known but their difference is.
+func (c *Inference) rangeLength() Dim {
+	var x [3]Number
+	for i := range x {
+		list := c.numbers(i)
+		if len(list) != 1 {
+			return c.Fresh()
+		}
+		x[i] = list[0]
+	}
+	if n := c.subtract(x[1], x[0]); x[2] == (Number{Value: 1}) && n.Symbol != 0 {
+		return n.Symbol
+	}
+	return c.Fresh()
 }
 
 // rangeCount returns how many numbers there are from start to before limit in

@@ -34,8 +34,8 @@ func inferReshape(c *Inference) error {
 	if err := c.wantParameters(1); err != nil {
 		return err
 	}
-	target, known := c.Ints(1)
-	if !known {
+	target := c.numbers(1)
+	if target == nil {
 		c.Set(0, c.Type(0), c.listed(1))
 		return nil
 	}
@@ -47,34 +47,41 @@ func inferReshape(c *Inference) error {
 // reshaped returns the shape that Reshape gives to data of the given shape
 // (nil when unknown). In target −1 stands for what is left, and 0 for the
 // dimension of the same place unless allowZero.
-func (c *Inference) reshaped(data []Dim, target []int64, allowZero bool) ([]Dim, error) {
-	shape := make([]Dim, len(target))
-	inferred := -1
+func (c *Inference) reshaped(data []Dim, target []Number, allowZero bool) ([]Dim, error) {
+	shape := make([]Dim, len(target), len(target)+1)
+	inferred, zero := -1, false
 	kept := make([]bool, len(data)) // dimensions that the target copies
+	open := false                   // some of the target is not known
 	var stated []Dim
-	for i, t := range target {
+	for i, n := range target {
+		t := n.Value
 		switch {
+		case n.Unknown:
+			shape[i], open = c.Fresh(), true
+		case n.Symbol != 0:
+			shape[i] = n.Symbol
+			stated = append(stated, shape[i])
 		case t == -1 && inferred >= 0:
-			return nil, fmt.Errorf("target shape %v has more than one -1", target)
+			return nil, fmt.Errorf("target shape %s has more than one -1", formatNumbers(target))
 		case t == -1:
 			inferred = i
 		case t < 0:
-			return nil, fmt.Errorf("target shape %v has a negative dimension", target)
+			return nil, fmt.Errorf("target shape %s has a negative dimension", formatNumbers(target))
 		case t == 0 && !allowZero && data == nil:
 			shape[i] = c.Fresh()
 		case t == 0 && !allowZero && i >= len(data):
-			return nil, fmt.Errorf("target shape %v copies dimension %d, which data of shape %s lack", target, i, FormatDims(data))
+			return nil, fmt.Errorf("target shape %s copies dimension %d, which data of shape %s lack", formatNumbers(target), i, FormatDims(data))
 		case t == 0 && !allowZero:
 			shape[i], kept[i] = data[i], true
 		default:
-			shape[i] = Dim(t)
+			shape[i], zero = Dim(t), zero || t == 0
 			stated = append(stated, shape[i])
 		}
 	}
-	if inferred >= 0 && allowZero && slices.Contains(target, 0) {
-		return nil, fmt.Errorf("target shape %v has both 0 and -1, which allowzero forbids", target)
+	if inferred >= 0 && allowZero && zero {
+		return nil, fmt.Errorf("target shape %s has both 0 and -1, which allowzero forbids", formatNumbers(target))
 	}
-	if data == nil {
+	if data == nil || open {
 		if inferred >= 0 {
 			shape[inferred] = c.Fresh()
 		}
@@ -100,21 +107,28 @@ func (c *Inference) reshaped(data []Dim, target []int64, allowZero bool) ([]Dim,
 		err = errors.New("the numbers of elements differ")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("data of shape %s cannot take the shape %v: %w", FormatDims(data), target, err)
+		return nil, fmt.Errorf("data of shape %s cannot take the shape %s: %w", FormatDims(data), formatNumbers(target), err)
 	}
 	return shape, nil
 }
 
-// quotient returns by what the known dimensions of b must be multiplied to
-// hold as many elements as a.
+// quotient returns by what the dimensions of b must be multiplied to hold as
+// many elements as a.
 func (c *Inference) quotient(a, b []Dim) (Dim, error) {
-	dividend, divisor := Dim(1), c.product(b)
-	var symbols []Dim
+	dividend, divisor := Dim(1), Dim(1)
+	var symbols, others []Dim
 	for _, d := range a {
 		if d.Known() {
 			dividend = c.Mul(dividend, d)
 		} else {
 			symbols = append(symbols, d)
+		}
+	}
+	for _, d := range b {
+		if d.Known() {
+			divisor = c.Mul(divisor, d)
+		} else {
+			others = append(others, d)
 		}
 	}
 	switch {
@@ -126,11 +140,12 @@ func (c *Inference) quotient(a, b []Dim) (Dim, error) {
 		return c.Fresh(), nil
 	case divisor == 0:
 		return 0, errors.New("the numbers of elements differ")
-	case dividend == 0:
+	case dividend == 0 && len(others) == 0:
 		return 0, nil
-	case len(symbols) == 1 && dividend == divisor:
-		return symbols[0], nil
-	case len(symbols) > 0:
+	case len(symbols)+len(others) > 0:
+		if d, ok := c.Symbols.quotient(append(symbols, dividend), append(others, divisor)); ok {
+			return d, nil
+		}
 		return c.Fresh(), nil
 	case dividend%divisor != 0:
 		return 0, errors.New("the numbers of elements differ")
