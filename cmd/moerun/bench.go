@@ -169,10 +169,14 @@ func (o *benchFlags) measureRuns(ctx context.Context, result *benchResult) error
 	for _, v := range s.Inputs() {
 		result.Inputs = append(result.Inputs, valueInfo{v.Name, inputs[v.Name].String()})
 	}
-	times, allocations, err := benchmark.Steady(o.runs, func() error {
+	run := func() error {
 		_, err := s.Run(ctx, inputs)
 		return err
-	})
+	}
+	if err := run(); err != nil { // to warm up
+		return err
+	}
+	times, allocations, err := benchmark.Steady(o.runs, run)
 	if err != nil {
 		return err
 	}
@@ -196,14 +200,13 @@ func (o *benchFlags) measureLanguage(ctx context.Context, result *benchResult) (
 	if !m.HasCaches() {
 		return fmt.Errorf("%s has no caches of keys and values, without which decoding reads the whole text for each token: leave out --decode", result.Model)
 	}
+	if _, err := m.Time(ctx, o.prefill, min(o.decode, 4)); err != nil { // to warm up
+		return err
+	}
 	var prefill, decode []time.Duration
-	warm := false
 	_, _, err = benchmark.Steady(o.runs, func() error {
 		t, err := m.Time(ctx, o.prefill, o.decode)
-		if warm {
-			prefill, decode = append(prefill, t.Prefill), append(decode, t.Decode...)
-		}
-		warm = true
+		prefill, decode = append(prefill, t.Prefill), append(decode, t.Decode...)
 		return err
 	})
 	if err != nil {

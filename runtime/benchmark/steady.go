@@ -12,13 +12,10 @@ const (
 	mostRuns   = 1000
 )
 
-// Steady calls run once to warm up and then n times, or for some seconds where
-// n is 0, one call after another, and returns how long each call took and how
-// many heap allocations there were in a call.
+// Steady calls run n times, or for some seconds where n is 0, one call after
+// another, and returns how long each call took and how many heap allocations
+// there were in a call.
 func Steady(n int, run func() error) (times []time.Duration, allocations float64, err error) {
-	if err := run(); err != nil {
-		return nil, 0, err
-	}
 	times = make([]time.Duration, 0, max(n, mostRuns))
 	more := func(total time.Duration) bool {
 		if n > 0 {

@@ -10,8 +10,8 @@ package main
 import (
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
-	"strings"
 
 	"github.com/spf13/pflag"
 )
@@ -22,7 +22,8 @@ type suite struct {
 	bin    string // moerun and fmoefy
 	python string // "" measures fmoe alone
 	rounds int
-	only   []string
+	only   []string // contests, and
+	among  []string // programs to measure, as patterns of package path; all where there are none
 	smoke  bool
 }
 
@@ -33,7 +34,8 @@ func main() {
 	pflag.StringVar(&s.bin, "bin", "bin", "`directory` of moerun and fmoefy")
 	pflag.StringVar(&s.python, "python", "", "Python `interpreter` with onnxruntime; without it fmoe is measured alone")
 	pflag.IntVar(&s.rounds, "rounds", 9, "number of processes of each program; 0 only writes the document")
-	pflag.StringSliceVar(&s.only, "only", nil, "contests to measure, by the beginnings of their `names`")
+	pflag.StringSliceVar(&s.only, "only", nil, "contests to measure, as `patterns` such as tokens-*")
+	pflag.StringSliceVar(&s.among, "programs", nil, "programs to measure, as `patterns` such as fmoe*,onnxruntime")
 	pflag.BoolVar(&s.smoke, "smoke", false, "tiny models, one process of one run each")
 	list := pflag.Bool("list", false, "list the contests")
 	pflag.Parse()
@@ -61,7 +63,7 @@ func (s *suite) run(document string) error {
 	}
 	if s.rounds > 0 {
 		for _, c := range list {
-			if !s.wanted(c.name) {
+			if !matches(s.only, c.name) {
 				continue
 			}
 			if err := s.measure(c); err != nil {
@@ -78,11 +80,12 @@ func (s *suite) run(document string) error {
 func (s *suite) models() string  { return filepath.Join(s.dir, "models") }
 func (s *suite) results() string { return filepath.Join(s.dir, "results") }
 
-func (s *suite) wanted(name string) bool {
-	for _, prefix := range s.only {
-		if strings.HasPrefix(name, prefix) {
+// matches reports whether a name fits one of the patterns, or there are none.
+func matches(patterns []string, name string) bool {
+	for _, p := range patterns {
+		if ok, err := path.Match(p, name); ok && err == nil {
 			return true
 		}
 	}
-	return len(s.only) == 0
+	return len(patterns) == 0
 }

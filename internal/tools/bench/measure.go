@@ -82,7 +82,7 @@ func (s *suite) measure(c contest) error {
 // command is a program's command line, nil where it is not to be measured.
 func (s *suite) command(c contest, p program, threads int) ([]string, error) {
 	ours := strings.HasPrefix(p.name, "fmoe")
-	if !ours && s.python == "" {
+	if !ours && s.python == "" || !matches(s.among, p.name) {
 		return nil, nil
 	}
 	var args []string
