@@ -1,19 +1,22 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	gort "runtime"
+	goruntime "runtime"
 	"runtime/pprof"
+	"slices"
 	"time"
 
 	"github.com/spf13/pflag"
 
 	"github.com/fmoe-go/fmoe/internal/cli"
 	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime"
 	"github.com/fmoe-go/fmoe/runtime/benchmark"
 	"github.com/fmoe-go/fmoe/runtime/language"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
@@ -43,6 +46,7 @@ Examples:
 		flags.IntVar(&o.runs, "runs", 0, "number of runs; 0 means as many as take about 3 seconds")
 		flags.IntVar(&o.prefill, "prefill", 128, "with --decode: number of tokens of the prompt")
 		flags.IntVar(&o.decode, "decode", 0, "number of tokens to read one by one after the prompt")
+		flags.BoolVar(&o.runtime.profile, "profile", false, "show the time by operator")
 		flags.StringVar(&o.cpuProfile, "cpuprofile", "", "write a profile for go tool pprof to this `file`")
 		o.runtime.register(flags)
 		flags.BoolVar(&o.json, "json", false, "print JSON")
@@ -68,6 +72,7 @@ type benchResult struct {
 	Phases  []phase     `json:"phases"` // run, or prefill and decode
 	Machine machineInfo `json:"machine"`
 	Memory  memoryInfo  `json:"memory"`
+	Profile []operator  `json:"profile,omitempty"` // most time first
 }
 
 // phase is one kind of run.
@@ -91,7 +96,17 @@ type machineInfo struct {
 }
 
 type memoryInfo struct {
-	Peak int64 `json:"peak_bytes"` // of the process, with mapped files; 0 where not known
+	Peak    int64 `json:"peak_bytes"` // of the process, with mapped files; 0 where not known
+	Weights int64 `json:"weight_bytes"`
+	Plan    int64 `json:"plan_bytes"` // values between nodes and scratch memory
+}
+
+// operator is the time of all nodes of an operator in all runs.
+type operator struct {
+	Name  string  `json:"name"`
+	Calls int     `json:"calls"`
+	Time  float64 `json:"ms"`
+	Share float64 `json:"share"`
 }
 
 func (o *benchFlags) run(ctx context.Context, out io.Writer, path string) (err error) {
@@ -110,7 +125,7 @@ func (o *benchFlags) run(ctx context.Context, out io.Writer, path string) (err e
 	}
 	result := benchResult{Model: path, Threads: o.runtime.threads}
 	if result.Threads == 0 {
-		result.Threads = gort.GOMAXPROCS(0)
+		result.Threads = goruntime.GOMAXPROCS(0)
 	}
 	if o.decode > 0 {
 		err = o.measureLanguage(ctx, &result)
@@ -123,7 +138,6 @@ func (o *benchFlags) run(ctx context.Context, out io.Writer, path string) (err e
 	if err != nil {
 		return err
 	}
-	result.Memory.Peak = benchmark.PeakMemory() // before the machine's buffer is added
 	m := benchmark.MeasureMachine(result.Threads)
 	result.Machine = machineInfo{m.Peak / 1e9, m.Bandwidth / 1e9}
 	for i := range result.Phases {
@@ -169,17 +183,23 @@ func (o *benchFlags) measureRuns(ctx context.Context, result *benchResult) error
 	for _, v := range s.Inputs() {
 		result.Inputs = append(result.Inputs, valueInfo{v.Name, inputs[v.Name].String()})
 	}
+	runner, list := s.NewRunner(), make([]*tensor.Tensor, len(s.Inputs()))
+	for i, v := range s.Inputs() {
+		list[i] = inputs[v.Name]
+	}
 	run := func() error {
-		_, err := s.Run(ctx, inputs)
+		_, err := runner.Run(ctx, list)
 		return err
 	}
 	if err := run(); err != nil { // to warm up
 		return err
 	}
+	s.ResetProfile()
 	times, allocations, err := benchmark.Steady(o.runs, run)
 	if err != nil {
 		return err
 	}
+	result.inspect(s.Session)
 	p, err := newPhase("run", tokenCount(s.Inputs(), inputs), times, s.model, inputs)
 	p.Allocations = &allocations
 	result.Phases = []phase{p}
@@ -203,6 +223,7 @@ func (o *benchFlags) measureLanguage(ctx context.Context, result *benchResult) (
 	if _, err := m.Time(ctx, o.prefill, min(o.decode, 4)); err != nil { // to warm up
 		return err
 	}
+	m.Session().ResetProfile()
 	var prefill, decode []time.Duration
 	_, _, err = benchmark.Steady(o.runs, func() error {
 		t, err := m.Time(ctx, o.prefill, o.decode)
@@ -212,6 +233,7 @@ func (o *benchFlags) measureLanguage(ctx context.Context, result *benchResult) (
 	if err != nil {
 		return err
 	}
+	result.inspect(m.Session())
 	first, err := newPhase("prefill", o.prefill, prefill, m.Graph(), m.Step(0, o.prefill))
 	if err != nil {
 		return err
@@ -219,6 +241,31 @@ func (o *benchFlags) measureLanguage(ctx context.Context, result *benchResult) (
 	rest, err := newPhase("decode", 1, decode, m.Graph(), m.Step(o.prefill+o.decode/2, 1))
 	result.Phases = []phase{first, rest}
 	return err
+}
+
+// inspect takes over what a session knows about its runs.
+func (r *benchResult) inspect(s *runtime.Session) {
+	memory := s.Memory()
+	r.Memory = memoryInfo{Weights: memory.Weights, Plan: memory.Plan, Peak: benchmark.PeakMemory()}
+	total := 0.0
+	for _, n := range s.Profile() {
+		name := n.OpType
+		if n.Domain != "" {
+			name = n.Domain + "::" + name
+		}
+		i := slices.IndexFunc(r.Profile, func(o operator) bool { return o.Name == name })
+		if i < 0 {
+			i = len(r.Profile)
+			r.Profile = append(r.Profile, operator{Name: name})
+		}
+		r.Profile[i].Calls += n.Calls
+		r.Profile[i].Time += milliseconds(n.Time)
+		total += milliseconds(n.Time)
+	}
+	for i := range r.Profile {
+		r.Profile[i].Share = r.Profile[i].Time / total
+	}
+	slices.SortStableFunc(r.Profile, func(a, b operator) int { return cmp.Compare(b.Time, a.Time) })
 }
 
 // newPhase sums up runs of a model on inputs of given shapes.
@@ -272,7 +319,24 @@ func (r *benchResult) print(out io.Writer) {
 	}
 	t.Print(out)
 	fmt.Fprintf(out, "\nmachine with %d threads: %.0f GFLOP/s of multiply-adds, reads %.1f GB/s\n", r.Threads, r.Machine.Peak, r.Machine.Bandwidth)
+	fmt.Fprintf(out, "memory: %s MB of weights, %s MB planned for a run", megabytes(r.Memory.Weights), megabytes(r.Memory.Plan))
 	if r.Memory.Peak > 0 {
-		fmt.Fprintf(out, "peak memory: %d MB\n", r.Memory.Peak/1e6)
+		fmt.Fprintf(out, ", at most %s MB resident", megabytes(r.Memory.Peak))
 	}
+	fmt.Fprintln(out)
+	if len(r.Phases) == 1 {
+		fmt.Fprintf(out, "heap allocations: %.2f a run\n", *r.Phases[0].Allocations)
+	}
+	if len(r.Profile) == 0 {
+		return
+	}
+	fmt.Fprintln(out)
+	t = cli.NewTable(1, 2, 3)
+	t.Row("operator", "calls", "ms", "share")
+	for _, o := range r.Profile {
+		t.Row(o.Name, fmt.Sprint(o.Calls), fmt.Sprintf("%.2f", o.Time), fmt.Sprintf("%.1f %%", 100*o.Share))
+	}
+	t.Print(out)
 }
+
+func megabytes(n int64) string { return fmt.Sprintf("%.1f", float64(n)/1e6) }

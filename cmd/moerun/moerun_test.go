@@ -20,6 +20,9 @@ const (
 	gptTwin  = "../../models/gpt-megatron-dynamo/model.onnx"
 	gptData  = "../../models/gpt-megatron/test_data_set_0"
 	gptText  = "../../models/gpt-megatron/heldout.txt"
+
+	gptCached = "../../models/zoo/gpt2-torchscript-cache/model.onnx"
+
 	bert     = "../../models/bert/model.onnx"
 	bertData = "../../models/bert/test_data_set_0"
 	llama    = "../../models/llama/model.onnx"
@@ -67,6 +70,11 @@ func TestWrongUse(t *testing.T) {
 		{[]string{"run", gpt, "--random", "--repeat=-1"}, "--repeat"},
 		{[]string{"run", gpt, "--input", "input_ids"}, "must be NAME=FILE"},
 		{[]string{"run", gpt, "--input", "tokens=x.npy"}, `no input "tokens"`},
+		{[]string{"bench", gpt, "--runs=-1"}, "--runs"},
+		{[]string{"bench", gpt, "--decode=-1"}, "--decode"},
+		{[]string{"bench", gpt, "--decode=1", "--prefill=0"}, "--prefill"},
+		{[]string{"bench", gpt, "--prefill=8"}, "give --decode too"},
+		{[]string{"bench", gpt, "--decode=1", "--dim=batch=1"}, "--dim is not for --decode"},
 		{[]string{"compare", gpt}, "B.onnx is missing"},
 		{[]string{"compare", gpt, gpt, "--tolerance=-1"}, "--tolerance"},
 		{[]string{"compare", gpt, gpt, "--data", gptData, "--dim", "batch=2"}, "--dim is for random inputs"},
@@ -107,6 +115,9 @@ func TestFailures(t *testing.T) {
 		{[]string{"run", gpt, "--input", "input_ids=nowhere.npy"}, "nowhere.npy"},
 		{[]string{"run", gpt, "--random", "--dim", "sequence=300"}, ""}, // more than it has positions
 		{[]string{"run", gpt, "--random", "--out", broken}, "broken.onnx"},
+		{[]string{"bench", gpt, "--decode=4"}, "no caches"},
+		{[]string{"bench", gptCached, "--decode=400"}, "context of 64"},
+		{[]string{"bench", gpt, "--runs=1", "--cpuprofile", "nowhere/cpu"}, "nowhere/cpu"},
 		{[]string{"compare", gpt, bert}, bert},
 		{[]string{"info", broken}, "broken.onnx"},
 		{[]string{"generate", bert, "--prompt", "a"}, "token_type_ids"},
@@ -202,6 +213,40 @@ func TestRunDrawsWhatNoFileGives(t *testing.T) {
 	code, stdout, stderr := execute(t, "run", bert, "--input", "input_ids="+bertData+"/input_0.pb", "--random", "--dim", "batch=2,sequence=12", "--repeat", "2")
 	if code != cli.Success || !strings.Contains(stdout, "latency of 2 runs") {
 		t.Errorf("exit code %d, stdout %q, stderr %q", code, stdout, stderr)
+	}
+}
+
+func TestBench(t *testing.T) {
+	var result benchResult
+	profile := filepath.Join(t.TempDir(), "cpu.pprof")
+	succeed(t, &result, "bench", gpt, "--dim", "batch=2,sequence=8", "--threads", "1", "--runs", "3", "--profile", "--cpuprofile", profile, "--json")
+	p := result.Phases[0]
+	if len(result.Phases) != 1 || p.Latency.Runs != 3 || p.Tokens != 16 || !(p.GFLOP > 0.03 && p.GFLOP < 0.06) || !(p.PeakShare > 0 && p.BandwidthShare > 0) {
+		t.Errorf("phases %+v", result.Phases)
+	}
+	if result.Memory.Weights < 5e6 || result.Memory.Plan == 0 || result.Machine.Peak <= 0 || result.Machine.Bandwidth <= 0 {
+		t.Errorf("memory %+v, machine %+v", result.Memory, result.Machine)
+	}
+	share := 0.0
+	for _, o := range result.Profile {
+		share += o.Share
+	}
+	if share < 0.999 || share > 1.001 {
+		t.Errorf("the shares of the operators sum to %v", share)
+	}
+	if info, err := os.Stat(profile); err != nil || info.Size() == 0 {
+		t.Errorf("CPU profile %v, %v", info, err)
+	}
+
+	succeed(t, &result, "bench", gptCached, "--prefill", "8", "--decode", "4", "--runs", "2", "--json")
+	if len(result.Phases) != 2 || result.Phases[0].Latency.Runs != 2 || result.Phases[1].Latency.Runs != 8 || result.Phases[0].Tokens != 8 {
+		t.Errorf("phases %+v", result.Phases)
+	}
+	code, stdout, stderr := execute(t, "bench", gpt, "--runs", "1", "--profile")
+	for _, want := range []string{"tokens/s", "GFLOP/s of multiply-adds", "MB of weights", "MatMul"} {
+		if code != cli.Success || !strings.Contains(stdout, want) {
+			t.Errorf("exit code %d, stderr %q, no %q in\n%s", code, stderr, want, stdout)
+		}
 	}
 }
 

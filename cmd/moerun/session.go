@@ -15,6 +15,7 @@ import (
 type runtimeFlags struct {
 	threads   int
 	maxMemory cli.Size
+	profile   bool // of bench alone
 }
 
 func (f *runtimeFlags) register(flags *pflag.FlagSet) {
@@ -26,7 +27,7 @@ func (f *runtimeFlags) options() (runtime.Options, error) {
 	if f.threads < 0 {
 		return runtime.Options{}, cli.Misusef("--threads=%d must be 0 or more", f.threads)
 	}
-	return runtime.Options{Threads: f.threads, MaxMemory: int64(f.maxMemory)}, nil
+	return runtime.Options{Threads: f.threads, MaxMemory: int64(f.maxMemory), Profile: f.profile}, nil
 }
 
 // session is a model that is ready to run.
