@@ -71,6 +71,11 @@ func (s *suite) run(document string) error {
 			}
 		}
 	}
+	if s.rounds > 0 && !s.smoke && matches(s.only, "perplexity") {
+		if err := s.measurePerplexities(); err != nil {
+			return err
+		}
+	}
 	if document == "" {
 		return nil
 	}

@@ -2,9 +2,7 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -136,17 +134,13 @@ func (s *suite) store(o *outcome) error {
 	return os.WriteFile(s.path(o.Contest, o.Threads), append(data, '\n'), 0o666)
 }
 
-// load returns nil where the contest was not measured.
-func (s *suite) load(contest string, threads int) (*outcome, error) {
-	data, err := os.ReadFile(s.path(contest, threads))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
+func readOutcome(file string) (*outcome, error) {
+	data, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
-	var o outcome
-	return &o, json.Unmarshal(data, &o)
+	o := &outcome{}
+	return o, json.Unmarshal(data, o)
 }
 
 // median is that of a quantity over a program's processes; ok is false where
