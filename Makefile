@@ -14,7 +14,7 @@ SAMPLES = $(patsubst models/%/model.onnx,%,$(wildcard models/*/model.onnx))
 SHARED  = $(wildcard ../shared/models/*.onnx)
 REWRITE = --num-experts 8 --top-k 2
 
-.PHONY: help build test race lint fuzz demo verify merge big conformance zoo compare benchmark clean
+.PHONY: help build test race lint fuzz demo verify merge big conformance zoo compare bench bench-smoke plots clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 15
@@ -108,8 +108,21 @@ build/venv/ready: models/requirements-compare.txt
 	build/venv/bin/python -m pip install --quiet --requirement $<
 	@touch $@
 
-benchmark: build ## print the table of docs/benchmarks.md
-	@sh docs/benchmark.sh
+ROWS ?= *
+bench: build build/venv/peers ## measure against ONNX Runtime and PyTorch, write docs/benchmarks.md (needs Python; ROWS='tokens-*,bert' for a part)
+	$(GO) run ./internal/tools/bench --python build/venv/bin/python --only '$(ROWS)' --document docs/benchmarks.md
+
+bench-smoke: build ## run every kind of benchmark once, on tiny models
+	@rm -rf build/bench-smoke
+	$(GO) run ./internal/tools/bench --smoke --dir build/bench-smoke
+
+# PyTorch, large as it is, is one of the peers where it can be had.
+build/venv/peers: build/venv/ready
+	-build/venv/bin/python -m pip install --quiet $$(grep '^torch==' models/requirements.txt)
+	@touch $@
+
+plots: ## draw the results of make bench into docs/
+	$(GO) -C internal/tools/plots run . --results $(CURDIR)/build/bench/results --out $(CURDIR)/docs
 
 clean: ## remove what was built
 	rm -rf bin build

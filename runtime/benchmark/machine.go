@@ -3,7 +3,9 @@ package benchmark
 import (
 	"sync"
 	"time"
+	"unsafe"
 
+	"github.com/fmoe-go/fmoe/internal/memory"
 	"github.com/fmoe-go/fmoe/internal/simd"
 )
 
@@ -27,7 +29,7 @@ const (
 // a second in all.
 func MeasureMachine(threads int) Machine {
 	m := Machine{Peak: MeasurePeak(threads)}
-	buffer := make([]float32, readLength)
+	buffer := newBuffer()
 	share := readLength / threads
 	parallel(threads, func(thread int) { // real pages instead of the one of zeros
 		for i := range share {
@@ -39,6 +41,12 @@ func MeasureMachine(threads int) Machine {
 		m.Bandwidth = max(m.Bandwidth, float64(4*share*threads)/took.Seconds())
 	}
 	return m
+}
+
+// newBuffer returns memory of the kind that weights are in.
+func newBuffer() []float32 {
+	bytes := memory.Aligned(4 * readLength)
+	return unsafe.Slice((*float32)(unsafe.Pointer(unsafe.SliceData(bytes))), readLength)
 }
 
 // MeasurePeak returns a Machine's Peak.

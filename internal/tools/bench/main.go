@@ -22,13 +22,16 @@ type suite struct {
 	bin    string // moerun and fmoefy
 	python string // "" measures fmoe alone
 	rounds int
-	only   []string // contests, and
-	among  []string // programs to measure, as patterns of package path; all where there are none
-	smoke  bool
+
+	libraries map[string]bool // of Python, as far as they were looked for
+
+	only  []string // contests, and
+	among []string // programs to measure, as patterns of package path; all where there are none
+	smoke bool
 }
 
 func main() {
-	var s suite
+	s := suite{libraries: map[string]bool{}}
 	document := pflag.String("document", "", "write the results to this Markdown `file`")
 	pflag.StringVar(&s.dir, "dir", "build/bench", "`directory` for models, inputs and results")
 	pflag.StringVar(&s.bin, "bin", "bin", "`directory` of moerun and fmoefy")

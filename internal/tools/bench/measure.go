@@ -79,8 +79,9 @@ func (s *suite) measure(c contest) error {
 
 // command is a program's command line, nil where it is not to be measured.
 func (s *suite) command(c contest, p program, threads int) ([]string, error) {
-	ours := strings.HasPrefix(p.name, "fmoe")
-	if !ours && s.python == "" || !matches(s.among, p.name) {
+	runtime, _, _ := strings.Cut(p.name, "/")
+	ours := runtime == "fmoe"
+	if !matches(s.among, p.name) || !ours && !s.has(runtime) {
 		return nil, nil
 	}
 	var args []string
@@ -107,8 +108,21 @@ func (s *suite) command(c contest, p program, threads int) ([]string, error) {
 	if ours {
 		return append([]string{filepath.Join(s.bin, "moerun"), "bench", "--json"}, args...), nil
 	}
-	runtime, _, _ := strings.Cut(p.name, "/")
 	return append([]string{s.python, "internal/tools/bench/peer.py", runtime}, args...), nil
+}
+
+// has reports whether Python has a library.
+func (s *suite) has(library string) bool {
+	if s.python == "" {
+		return false
+	}
+	if _, known := s.libraries[library]; !known {
+		err := exec.Command(s.python, "-c", "import "+library).Run()
+		if s.libraries[library] = err == nil; err != nil {
+			fmt.Printf("%s has no %s, which is left out\n", s.python, library)
+		}
+	}
+	return s.libraries[library]
 }
 
 func execute(command []string) (result, error) {
