@@ -16,10 +16,10 @@ import (
 )
 
 const (
-	gpt      = "../../models/gpt-megatron/model.onnx"
-	gptTwin  = "../../models/gpt-megatron-dynamo/model.onnx"
-	gptData  = "../../models/gpt-megatron/test_data_set_0"
-	gptText  = "../../models/gpt-megatron/heldout.txt"
+	gpt     = "../../models/gpt-megatron/model.onnx"
+	gptTwin = "../../models/gpt-megatron-dynamo/model.onnx"
+	gptData = "../../models/gpt-megatron/test_data_set_0"
+	gptText = "../../models/gpt-megatron/heldout.txt"
 
 	gptCached = "../../models/zoo/gpt2-torchscript-cache/model.onnx"
 
