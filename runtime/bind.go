@@ -25,6 +25,7 @@ type slot struct {
 	offset      int
 	size        int
 	needed      bool
+	room        int // of a cache that stays in place
 }
 
 // storage returns the slot that owns the memory.
@@ -54,6 +55,12 @@ type plan struct {
 	arenaSize                 int
 	arena                     []byte
 	scratch                   device.Scratch
+
+	// Of a state's caches: which ones stay in place, and the greatest length
+	// that one of those gets.
+	layout      *cacheLayout
+	inPlace     []bool
+	cacheLength int
 }
 
 // bindFoldLimit bounds the bytes of a value that is computed once for a plan
@@ -69,7 +76,7 @@ type binder struct {
 
 // bind plans a program for inputs and captured values of the given types and
 // shapes.
-func (s *Session) bind(p *program, inputs, captures []*tensor.Tensor) (*plan, error) {
+func (s *Session) bind(p *program, inputs, captures []*tensor.Tensor, caches *cacheLayout) (*plan, error) {
 	b := &binder{session: s, plan: &plan{}}
 	env := make([]*slot, len(p.values))
 	for i, id := range p.inputs {
@@ -87,6 +94,7 @@ func (s *Session) bind(p *program, inputs, captures []*tensor.Tensor) (*plan, er
 		b.plan.outputs = append(b.plan.outputs, b.value(p, env, id))
 	}
 	b.removeUnneeded()
+	b.keepCaches(caches)
 	if err := b.layOut(); err != nil {
 		return nil, err
 	}
@@ -305,7 +313,7 @@ func (b *binder) kernels() error {
 			st.run = view(st.in[0].tensor, st.out[0].tensor)
 			continue
 		}
-		call := &device.Call{In: tensors(st.in), Out: tensors(st.out), Scratch: &b.plan.scratch}
+		call := &device.Call{In: tensors(st.in), Out: tensors(st.out), Rooms: rooms(st.in), Scratch: &b.plan.scratch}
 		err := guard(n.op.Node, func() (err error) {
 			st.run, err = n.kernel.Bind(call)
 			return err

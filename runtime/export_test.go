@@ -17,3 +17,6 @@ func (p *program) nodeTypes() (list []string) {
 	}
 	return list
 }
+
+// InPlace tells of each cache whether it stayed in place in the last run.
+func (st *State) InPlace() []bool { return st.runner.bound.plan.inPlace }

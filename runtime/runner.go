@@ -17,6 +17,7 @@ type Runner struct {
 	session *Session
 	bound   *boundProgram // nil before the first run, and after one that failed
 	arena   []byte
+	caches  *cacheLayout // nil without a state
 }
 
 // NewRunner returns a runner, which takes memory with its first run.
@@ -27,25 +28,28 @@ func (s *Session) NewRunner() *Runner { return &Runner{session: s} }
 // hold until its next run and must not be written to. It stops between nodes
 // when ctx is done.
 func (r *Runner) Run(ctx context.Context, inputs []*tensor.Tensor) ([]*tensor.Tensor, error) {
+	if err := r.admits(inputs); err != nil {
+		return nil, err
+	}
+	return r.run(ctx, r.session.main, inputs, nil)
+}
+
+func (r *Runner) admits(inputs []*tensor.Tensor) error {
 	s := r.session
 	if len(inputs) != len(s.inputs) {
-		return nil, fmt.Errorf("there are %d inputs, the model needs %s", len(inputs), s.inputNames())
+		return fmt.Errorf("there are %d inputs, the model needs %s", len(inputs), s.inputNames())
 	}
 	for i, t := range inputs {
 		if err := s.admits(i, t); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return r.run(ctx, s.main, inputs, nil)
+	return nil
 }
 
 func (r *Runner) run(ctx context.Context, p *program, inputs, captures []*tensor.Tensor) ([]*tensor.Tensor, error) {
-	if !r.bound.is(p, inputs, captures) {
-		r.release()
-		var err error
-		if r.bound, err = r.session.plans.take(r.session, p, inputs, captures); err != nil {
-			return nil, err
-		}
+	if err := r.bind(p, inputs, captures); err != nil {
+		return nil, err
 	}
 	plan := r.bound.plan
 	r.reserve(plan.size())
@@ -55,6 +59,16 @@ func (r *Runner) run(ctx context.Context, p *program, inputs, captures []*tensor
 		return nil, err
 	}
 	return plan.results, nil
+}
+
+// bind finds or makes the plan for inputs and captures.
+func (r *Runner) bind(p *program, inputs, captures []*tensor.Tensor) (err error) {
+	if r.bound.is(p, inputs, captures, r.caches) {
+		return nil
+	}
+	r.release()
+	r.bound, err = r.session.plans.take(r.session, p, inputs, captures, r.caches)
+	return err
 }
 
 // reserve lets the arena have at least size bytes.
@@ -90,8 +104,8 @@ type boundProgram struct {
 	plan    *plan
 }
 
-func (b *boundProgram) is(p *program, inputs, captures []*tensor.Tensor) bool {
-	return b != nil && b.program == p && sameKinds(b.plan.inputs, inputs) && sameKinds(b.plan.captures, captures)
+func (b *boundProgram) is(p *program, inputs, captures []*tensor.Tensor, caches *cacheLayout) bool {
+	return b != nil && b.program == p && b.plan.layout.equal(caches) && sameKinds(b.plan.inputs, inputs) && sameKinds(b.plan.captures, captures)
 }
 
 // sameKinds reports whether tensors have the types and shapes of slots.
@@ -112,17 +126,17 @@ type planStore struct {
 }
 
 // take finds or makes a plan.
-func (ps *planStore) take(s *Session, p *program, inputs, captures []*tensor.Tensor) (*boundProgram, error) {
+func (ps *planStore) take(s *Session, p *program, inputs, captures []*tensor.Tensor, caches *cacheLayout) (*boundProgram, error) {
 	ps.mu.Lock()
 	for i, b := range ps.idle {
-		if b.is(p, inputs, captures) {
+		if b.is(p, inputs, captures, caches) {
 			ps.idle = slices.Delete(ps.idle, i, i+1)
 			ps.mu.Unlock()
 			return b, nil
 		}
 	}
 	ps.mu.Unlock()
-	plan, err := s.bind(p, inputs, captures)
+	plan, err := s.bind(p, inputs, captures, caches)
 	if err != nil {
 		return nil, err
 	}

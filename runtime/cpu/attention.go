@@ -27,9 +27,9 @@ func bindAttention[T simd.Float](d *Device, c *device.Call, n *op.Node) (func() 
 	a.q = viewHeads(c.In[0], a.heads, a.queries, a.headSize)
 	a.y = viewHeads(c.Out[0], a.heads, a.queries, a.valueSize)
 	past, added := int(shape.Past), int(shape.Keys)
-	keys := newCache[T](d, shape, a.headSize, viewHeads(c.In[1], a.kvHeads, added, a.headSize),
+	keys := newCache[T](d, shape, a.headSize, viewHeads(c.In[1], a.kvHeads, added, a.headSize).apart(c.Room(1)),
 		viewHeads(at(c.In, 4), a.kvHeads, past, a.headSize), viewHeads(at(c.Out, 1), a.kvHeads, a.keys, a.headSize))
-	values := newCache[T](d, shape, a.valueSize, viewHeads(c.In[2], a.kvHeads, added, a.valueSize),
+	values := newCache[T](d, shape, a.valueSize, viewHeads(c.In[2], a.kvHeads, added, a.valueSize).apart(c.Room(2)),
 		viewHeads(at(c.In, 5), a.kvHeads, past, a.valueSize), viewHeads(at(c.Out, 2), a.kvHeads, a.keys, a.valueSize))
 	a.k, a.v = keys.attended, values.attended
 	a.probe, a.probeStage = at(c.Out, 3), int(n.Int("qk_matmul_output_mode", 0))
@@ -105,6 +105,14 @@ func viewHeads(t *tensor.Tensor, heads, length, size int) headView {
 	v := headView{tensor: t, batch: heads * length * size, head: length * size, vector: size}
 	if t.Rank() == 3 {
 		v.head, v.vector = size, heads*size
+	}
+	return v
+}
+
+// apart lets the heads of a dense view lie room vectors apart, if not 0.
+func (v headView) apart(room int) headView {
+	if room > 0 {
+		v.batch, v.head = v.batch/max(v.head, 1)*room*v.vector, room*v.vector
 	}
 	return v
 }

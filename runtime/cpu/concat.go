@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/fmoe-go/fmoe/runtime/device"
 	"github.com/fmoe-go/fmoe/runtime/op"
@@ -19,6 +20,16 @@ func newConcat(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error)
 		axis, err := op.Axis(n.Int("axis", 0), whole.Rank())
 		if err != nil {
 			return nil, err
+		}
+		if room := c.Room(0); room > 0 { // what is there stays
+			shape := slices.Clone(whole.Shape)
+			shape[axis] = room
+			part := c.In[1]
+			added, err := partCopy(part.Shape, shape, axis, c.In[0].Shape[axis], false)
+			if err != nil {
+				return nil, err
+			}
+			return d.bindTransfers(transfer{to: whole, from: part, copy: added})
 		}
 		parts, at := make([]transfer, len(c.In)), 0
 		for i, part := range c.In {

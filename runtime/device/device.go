@@ -60,8 +60,23 @@ type Call struct {
 	// kernel gives it a shape and memory with Allocate when it runs.
 	Out []*tensor.Tensor
 
+	// Rooms has an entry for each input where one of them is a cache [batch,
+	// heads, length, size] with room: the number of vectors between the
+	// beginnings of two heads, not 0. Only inputs that the operator lists as
+	// Caches have any. If it appends to a cache, the output lies where the
+	// cache does.
+	Rooms []int
+
 	// Scratch is temporary memory that the steps of a plan share.
 	Scratch *Scratch
+}
+
+// Room returns the room of input i, 0 where it is dense.
+func (c *Call) Room(i int) int {
+	if c.Rooms == nil {
+		return 0
+	}
+	return c.Rooms[i]
 }
 
 // Allocate gives output i a shape and zeroed memory, for operators whose

@@ -24,7 +24,7 @@ func (m *Model) Generate(ctx context.Context, prompt string, maxTokens int, samp
 		return nil, errors.New("the prompt has no tokens: give it at least one character")
 	}
 	sampler := NewSampler(sampling)
-	reader := &reader{model: m}
+	reader := &reader{model: m, room: len(tokens) + min(maxTokens, firstRoom)}
 	out := newStream(m, tokens, emit)
 	begin := len(tokens)
 	for len(tokens)-begin < maxTokens {
@@ -47,9 +47,13 @@ func (m *Model) Generate(ctx context.Context, prompt string, maxTokens int, samp
 	return tokens[begin:], out.write(tokens, true)
 }
 
+// firstRoom bounds the new tokens for which caches have room from the beginning.
+const firstRoom = 4096
+
 // reader gives the scores after a text that grows at its end.
 type reader struct {
 	model    *Model
+	room     int       // tokens that the text may get
 	sequence *sequence // nil before the first token
 }
 
@@ -60,7 +64,14 @@ func (r *reader) next(ctx context.Context, tokens []int) ([]float32, error) {
 	if cached := len(r.model.roles.caches) > 0; cached && fits && r.sequence != nil {
 		unread = tokens[r.sequence.length:]
 	} else {
-		r.sequence = r.model.newSequence()
+		room := r.room
+		if bound > 0 {
+			room = min(room, bound)
+		}
+		var err error
+		if r.sequence, err = r.model.newSequence(room); err != nil {
+			return nil, err
+		}
 		if !fits {
 			unread = tokens[len(tokens)-bound:]
 		}

@@ -44,7 +44,11 @@ func (m *Model) Perplexity(ctx context.Context, tokens []int, window int) (Perpl
 	sum := 0.0
 	for start := 0; start < len(tokens)-1; start += window {
 		end := min(start+window, len(tokens)-1)
-		l, err := m.newSequence().read(ctx, tokens[start:end])
+		s, err := m.newSequence(end - start)
+		if err != nil {
+			return Perplexity{}, err
+		}
+		l, err := s.read(ctx, tokens[start:end])
 		if err != nil {
 			return Perplexity{}, err
 		}

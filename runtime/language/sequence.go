@@ -5,50 +5,58 @@ import (
 	"fmt"
 
 	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
 
 // sequence is a text that a model is reading.
 type sequence struct {
 	model  *Model
-	length int                       // tokens read
-	past   map[string]*tensor.Tensor // by the name of the cache's input
+	length int            // tokens read
+	state  *runtime.State // with what the model's caches have of them
 }
 
-func (m *Model) newSequence() *sequence {
-	s := &sequence{model: m, past: map[string]*tensor.Tensor{}}
+// newSequence begins a text for whose caches there is room for as many tokens,
+// without which they are moved when they grow.
+func (m *Model) newSequence(room int) (*sequence, error) {
+	var caches []runtime.Cache
 	for _, c := range m.roles.caches {
-		s.past[c.past] = tensor.New(m.roles.types[c.past], c.shape...)
+		empty := tensor.New(m.roles.types[c.past], c.shape...)
+		caches = append(caches, runtime.Cache{Input: c.past, Output: c.present, First: empty})
 	}
-	return s
+	state, err := m.session.NewState(room, caches...)
+	return &sequence{model: m, state: state}, err
 }
 
 // read lets the model read tokens after those it has read, and returns their
-// logits [n, vocabulary]. A model without caches reads only the first time.
+// logits [n, vocabulary], which hold until the next call. A model without
+// caches reads only the first time.
 func (s *sequence) read(ctx context.Context, tokens []int) (*logits, error) {
 	r := &s.model.roles
 	total := s.length + len(tokens)
-	inputs := map[string]*tensor.Tensor{}
-	put := func(name string, n int, at func(i int) int) {
-		if name != "" {
-			inputs[name] = row(r.types[name], n, at)
+	inputs := make([]*tensor.Tensor, len(s.model.session.Inputs()))
+	for i, v := range s.model.session.Inputs() {
+		t := r.types[v.Name]
+		switch v.Name {
+		case r.tokens:
+			inputs[i] = row(t, len(tokens), func(i int) int { return tokens[i] })
+		case r.mask:
+			inputs[i] = row(t, total, func(int) int { return 1 })
+		case r.positions:
+			inputs[i] = row(t, len(tokens), func(i int) int { return s.length + i })
 		}
 	}
-	put(r.tokens, len(tokens), func(i int) int { return tokens[i] })
-	put(r.mask, total, func(int) int { return 1 })
-	put(r.positions, len(tokens), func(i int) int { return s.length + i })
-	for name, t := range s.past {
-		inputs[name] = t
-	}
-	outputs, err := s.model.session.Run(ctx, inputs)
+	outputs, err := s.state.Run(ctx, inputs)
 	if err != nil {
 		return nil, err
 	}
-	for _, c := range r.caches {
-		s.past[c.past] = outputs[c.present]
-	}
 	s.length = total
-	return newLogits(outputs[r.logits], len(tokens))
+	for i, v := range s.model.session.Outputs() {
+		if v.Name == r.logits {
+			return newLogits(outputs[i], len(tokens))
+		}
+	}
+	return nil, fmt.Errorf("the model has no output %q", r.logits)
 }
 
 // row makes a tensor [1, n] of integers.

@@ -44,6 +44,10 @@ type Operator struct {
 	// it needs no memory of its own.
 	View bool
 
+	// Caches lists the inputs that may be caches with room between their
+	// heads; see Rooms of a device's Call.
+	Caches []int
+
 	// Nondeterministic: equal inputs may give different outputs, so the node
 	// is never folded.
 	Nondeterministic bool
