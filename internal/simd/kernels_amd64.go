@@ -12,6 +12,11 @@ import (
 
 var (
 	avx2 = cpu.X86.HasAVX2 && cpu.X86.HasFMA
+
+	// Processors before Ice Lake and Zen 4, which lack the second extension,
+	// lower their clock for wide registers, or have half the units for them.
+	avx512 = avx2 && cpu.X86.HasAVX512F && cpu.X86.HasAVX512VBMI2
+
 	f16c = avx2 && cpu.X86.HasF16C // all known processors with AVX2 have it
 )
 
@@ -44,6 +49,27 @@ func tilesAVX2[T Number](rows, depth int, a, b, c []T, stride int, add bool) boo
 		float64Tiles(rows, depth, a, pointer[float64](b), pointer[float64](c), stride, add)
 	}
 	return true
+}
+
+// blockAVX512 is block for as many columns as it can, whose number it returns.
+func blockAVX512[T Number](c []T, stride int, rows, cols []T, panelDepth, m, n, depth int, add bool) int {
+	const height, width = 6, 16
+	if !avx512 || !is[float32, T]() || m < height {
+		return 0
+	}
+	whole := m / height * height
+	j := 0
+	for ; n-j >= 2*width; j += 2 * width {
+		b := cols[j*panelDepth:]
+		_, _, _ = rows[whole*depth-1], b[(panelDepth+depth)*width-1], c[(whole-1)*stride+j+2*width-1]
+		float32Tiles512(whole, depth, pointer[float32](rows), pointer[float32](b), pointer[float32](c[j:]), panelDepth*width, stride, add)
+		for i := range 2 {
+			if whole < m {
+				tiles(m-whole, depth, rows[whole*depth:], b[i*panelDepth*width:], c[whole*stride+j+i*width:], stride, add)
+			}
+		}
+	}
+	return j
 }
 
 // multiplyRowAVX2 computes the columns from … to−1 of the product of one row

@@ -9,8 +9,8 @@ import (
 
 // portably runs f with the portable kernels.
 func portably(f func()) {
-	defer func(a, f bool) { avx2, f16c = a, f }(avx2, f16c)
-	avx2, f16c = false, false
+	defer func(a, w, f bool) { avx2, avx512, f16c = a, w, f }(avx2, avx512, f16c)
+	avx2, avx512, f16c = false, false, false
 	f()
 }
 

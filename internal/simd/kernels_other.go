@@ -9,6 +9,10 @@ func tileSize[T Number]() (rows, cols int) { return portableRows, portableCols }
 
 func tilesAVX2[T Number](rows, depth int, a, b, c []T, stride int, add bool) bool { return false }
 
+func blockAVX512[T Number](c []T, stride int, rows, cols []T, panelDepth, m, n, depth int, add bool) int {
+	return 0
+}
+
 func multiplyRowAVX2[T Number](c, row []T, b *Packed[T], from, to int) bool { return false }
 
 func interleaveRowsAVX2[T Number](dst []T, rows *[maxRows][]T, depth int) int { return 0 }

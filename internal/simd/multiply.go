@@ -116,7 +116,8 @@ func multiplyPanels[T Number](c []T, stride int, a Matrix[T], b *Packed[T], from
 // given depth; those of columns lie panelDepth deep apart.
 func block[T Number](c []T, stride int, rows, cols []T, panelDepth, m, n, depth int, add bool) {
 	width := TileCols[T]()
-	for j := 0; j < n; j += width {
+	done := blockAVX512(c, stride, rows, cols, panelDepth, m, n, depth, add)
+	for j := done; j < n; j += width {
 		b := cols[j*panelDepth:]
 		if n-j >= width {
 			tiles(m, depth, rows, b, c[j:], stride, add)

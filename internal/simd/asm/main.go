@@ -11,6 +11,7 @@ func main() {
 	ConstraintExpr("!purego")
 	tile(float32s)
 	tile(float64s)
+	tile512()
 	row()
 	interleave()
 	pause()
