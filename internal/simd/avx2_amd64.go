@@ -14,7 +14,7 @@ func float32Tiles(rows int, depth int, a *float32, b *float32, c *float32, strid
 //go:noescape
 func float64Tiles(rows int, depth int, a *float64, b *float64, c *float64, stride int, add bool)
 
-// float32Tiles512 is [tiles] for two panels of columns, the second one panel elements behind the first, and a multiple of six rows.
+// float32Tiles512 is [tiles] for two panels of columns, the second one panel elements behind the first.
 //
 //go:noescape
 func float32Tiles512(rows int, depth int, a *float32, b *float32, c *float32, panel int, stride int, add bool)

@@ -54,20 +54,14 @@ func tilesAVX2[T Number](rows, depth int, a, b, c []T, stride int, add bool) boo
 // blockAVX512 is block for as many columns as it can, whose number it returns.
 func blockAVX512[T Number](c []T, stride int, rows, cols []T, panelDepth, m, n, depth int, add bool) int {
 	const height, width = 6, 16
-	if !avx512 || !is[float32, T]() || m < height {
+	if !avx512 || !is[float32, T]() {
 		return 0
 	}
-	whole := m / height * height
 	j := 0
 	for ; n-j >= 2*width; j += 2 * width {
 		b := cols[j*panelDepth:]
-		_, _, _ = rows[whole*depth-1], b[(panelDepth+depth)*width-1], c[(whole-1)*stride+j+2*width-1]
-		float32Tiles512(whole, depth, pointer[float32](rows), pointer[float32](b), pointer[float32](c[j:]), panelDepth*width, stride, add)
-		for i := range 2 {
-			if whole < m {
-				tiles(m-whole, depth, rows[whole*depth:], b[i*panelDepth*width:], c[whole*stride+j+i*width:], stride, add)
-			}
-		}
+		_, _, _ = rows[roundUp(m, height)*depth-1], b[(panelDepth+depth)*width-1], c[(m-1)*stride+j+2*width-1]
+		float32Tiles512(m, depth, pointer[float32](rows), pointer[float32](b), pointer[float32](c[j:]), panelDepth*width, stride, add)
 	}
 	return j
 }
@@ -83,10 +77,10 @@ func multiplyRowAVX2[T Number](c, row []T, b *Packed[T], from, to int) bool {
 	row, c = row[:b.Rows], c[:to-from]
 	panels := b.data[from*b.Rows : roundUp(to, width)*b.Rows]
 	whole := len(c) / width
-	float32Row(b.Rows, depthBlock, whole, pointer[float32](row), pointer[float32](panels), pointer[float32](c))
+	float32Row(b.Rows, depthStep(b.Rows), whole, pointer[float32](row), pointer[float32](panels), pointer[float32](c))
 	if rest := len(c) % width; rest > 0 {
 		var last [width]float32
-		float32Row(b.Rows, depthBlock, 1, pointer[float32](row), pointer[float32](panels[whole*width*b.Rows:]), &last[0])
+		float32Row(b.Rows, depthStep(b.Rows), 1, pointer[float32](row), pointer[float32](panels[whole*width*b.Rows:]), &last[0])
 		copy(float32s(c)[whole*width:], last[:rest])
 	}
 	return true

@@ -6,7 +6,7 @@ package simd
 // second, pass by them. The order of the sum behind an element depends on the
 // depth alone, so it is the same however a product is cut into pieces.
 const (
-	depthBlock = 384
+	depthBlock = 512
 	rowBlock   = 96 // a multiple of every tile's rows
 	colBlock   = 256
 
@@ -18,10 +18,17 @@ const (
 	few = 4
 )
 
+// depthStep returns how deep the blocks of a product of depth k are, which are
+// about equal.
+func depthStep(k int) int {
+	blocks := max(1, (k+depthBlock-1)/depthBlock)
+	return roundUp((k+blocks-1)/blocks, 8)
+}
+
 // WorkLen returns the number of elements of working memory that Multiply
 // needs for a product of m × k by k × n.
 func WorkLen[T Number](m, k, n int) int {
-	return workLenRows[T](m, k) + min(depthBlock, k)*min(colBlock, roundUp(n, TileCols[T]()))
+	return workLenRows[T](m, k) + min(depthStep(k), k)*min(colBlock, roundUp(n, TileCols[T]()))
 }
 
 // WorkLenPacked returns the number of elements of working memory that
@@ -32,7 +39,7 @@ func WorkLenPacked[T Number](m, k int) int {
 
 // workLenRows is the number of elements of a packed block of rows.
 func workLenRows[T Number](m, k int) int {
-	return min(depthBlock, k) * min(rowBlock, roundUp(m, TileRows[T]()))
+	return min(depthStep(k), k) * min(rowBlock, roundUp(m, TileRows[T]()))
 }
 
 // Multiply computes c = a·b, where element (i, j) of c lies at i·stride + j.
@@ -51,12 +58,13 @@ func Multiply[T Number](c []T, stride int, a, b Matrix[T], work []T) {
 		multiplyRows(c, stride, a, b)
 		return
 	}
+	step := depthStep(a.Cols)
 	at := workLenRows[T](a.Rows, a.Cols)
 	rows, cols := work[:at], work[at:]
 	for j := 0; j < b.Cols; j += colBlock {
 		nj := min(colBlock, b.Cols-j)
-		for l := 0; l < a.Cols; l += depthBlock {
-			nl := min(depthBlock, a.Cols-l)
+		for l := 0; l < a.Cols; l += step {
+			nl := min(step, a.Cols-l)
 			packCols(cols, b.Block(l, j, nl, nj))
 			for i := 0; i < a.Rows; i += rowBlock {
 				ni := min(rowBlock, a.Rows-i)
@@ -85,10 +93,11 @@ func MultiplyPacked[T Number](c []T, stride int, a Matrix[T], b *Packed[T], from
 		multiplyPanels(c, stride, a, b, from, to, work)
 		return
 	}
+	step := depthStep(a.Cols)
 	for i := 0; i < a.Rows; i += rowBlock {
 		ni := min(rowBlock, a.Rows-i)
-		for l := 0; l < a.Cols; l += depthBlock {
-			nl := min(depthBlock, a.Cols-l)
+		for l := 0; l < a.Cols; l += step {
+			nl := min(step, a.Cols-l)
 			packRows(work, a.Block(i, l, ni, nl))
 			panels := b.data[from*b.Rows+l*TileCols[T]():]
 			block(c[i*stride:], stride, work, panels, b.Rows, ni, to-from, nl, l > 0)
@@ -100,14 +109,14 @@ func MultiplyPacked[T Number](c []T, stride int, a Matrix[T], b *Packed[T], from
 // whole depth. It reads b from its beginning to its end, as few rows, which
 // wait for b, want it.
 func multiplyPanels[T Number](c []T, stride int, a Matrix[T], b *Packed[T], from, to int, work []T) {
-	rows, width := roundUp(a.Rows, TileRows[T]()), TileCols[T]()
-	for l := 0; l < a.Cols; l += depthBlock {
-		packRows(work[l*rows:], a.Block(0, l, a.Rows, min(depthBlock, a.Cols-l)))
+	rows, width, step := roundUp(a.Rows, TileRows[T]()), TileCols[T](), depthStep(a.Cols)
+	for l := 0; l < a.Cols; l += step {
+		packRows(work[l*rows:], a.Block(0, l, a.Rows, min(step, a.Cols-l)))
 	}
-	for j := from; j < to; j += width {
-		for l := 0; l < a.Cols; l += depthBlock {
-			block(c[j-from:], stride, work[l*rows:], b.data[j*b.Rows+l*width:], b.Rows, a.Rows, min(width, to-j),
-				min(depthBlock, a.Cols-l), l > 0)
+	for j := from; j < to; j += 2 * width { // as many as the widest tiles have
+		for l := 0; l < a.Cols; l += step {
+			block(c[j-from:], stride, work[l*rows:], b.data[j*b.Rows+l*width:], b.Rows, a.Rows, min(2*width, to-j),
+				min(step, a.Cols-l), l > 0)
 		}
 	}
 }

@@ -7,8 +7,9 @@ import (
 )
 
 // row writes the product of one row with panels of columns. It is bound by
-// the memory that it streams through, so it goes through two panels at a time
-// and keeps sums of a block of the depth, as the tiles of taller products do.
+// the memory that it streams through, which the processor's own prefetching
+// does best, from two panels at a time. It keeps sums of a block of the depth,
+// as the tiles of taller products do.
 func row() {
 	text("float32Row", "(depth, block, panels int, a, b, c *float32)",
 		"the product of a row and panels that lie one behind the other, summed up block by block of the depth.")
@@ -63,11 +64,6 @@ func rowOf(prefix string, panels int, depth, block, panel, a, b, c reg.Register)
 				at := Mem{Base: b, Disp: (l*width + i%width) * register}
 				if i >= width {
 					at.Index, at.Scale = panel, 1
-				}
-				if i%width == 0 {
-					ahead := at
-					ahead.Disp += prefetch
-					PREFETCHT0(ahead)
 				}
 				VFMADD231PS(at, factor, sums[i])
 			}

@@ -10,11 +10,11 @@ import (
 
 // tile512 writes the kernel for processors with AVX-512. It reads what was
 // packed for AVX2: a tile is two panels of columns, a register wide each, by
-// two panels of rows or, at the end, one. Every sum has the same terms in the
+// two panels of rows or, at the end, what is left. Every sum has the same terms in the
 // same order, hence the same bits, as AVX2's.
 func tile512() {
 	text("float32Tiles512", "(rows, depth int, a, b, c *float32, panel, stride int, add bool)",
-		"[tiles] for two panels of columns, the second one panel elements behind the first, and a multiple of six rows.")
+		"[tiles] for two panels of columns, the second one panel elements behind the first.")
 	t := operands512{
 		operands: operands{
 			rows: Load(Param("rows"), GP64()), depth: Load(Param("depth"), GP64()), a: Load(Param("a"), GP64()),
@@ -27,15 +27,23 @@ func tile512() {
 	SHLQ(Imm(2), t.panel)
 	IMUL3Q(Imm(tileRows*4), t.depth, t.rowPanel)
 	Label("next")
-	for n := 2; n > 0; n-- {
-		CMPQ(t.rows, U32(n*tileRows))
-		JGE(LabelRef(fmt.Sprintf("panels%d", n)))
+	for _, n := range []int{2 * tileRows, tileRows} {
+		CMPQ(t.rows, U32(n))
+		JGE(LabelRef(fmt.Sprintf("rows%d", n)))
+	}
+	for n := tileRows - 1; n > 0; n-- {
+		CMPQ(t.rows, Imm(uint64(n)))
+		JE(LabelRef(fmt.Sprintf("rows%d", n)))
 	}
 	end()
-	for n := 1; n <= 2; n++ {
-		Label(fmt.Sprintf("panels%d", n))
+	for _, n := range []int{1, 2, 3, 4, 5, tileRows, 2 * tileRows} {
+		Label(fmt.Sprintf("rows%d", n))
 		tile512Of(n, t)
-		SUBQ(U32(n*tileRows), t.rows)
+		if n < tileRows {
+			end()
+			continue
+		}
+		SUBQ(U32(n), t.rows)
 		JMP(LabelRef("next"))
 	}
 }
@@ -45,10 +53,9 @@ type operands512 struct {
 	panel, rowPanel reg.Register // bytes of a panel of columns, and of rows
 }
 
-// tile512Of writes the loop for a number of panels of rows. It moves a and c on.
-func tile512Of(panels int, t operands512) {
-	label := func(name string) string { return fmt.Sprintf("%s%d", name, panels) }
-	rows := panels * tileRows
+// tile512Of writes the loop for one number of rows. It moves a and c on.
+func tile512Of(rows int, t operands512) {
+	label := func(name string) string { return fmt.Sprintf("%s%d", name, rows) }
 	const wide = 64 // bytes of a register
 	eachRow := func(do func(i int, row reg.Register)) (below reg.Register) {
 		row := GP64()
@@ -86,7 +93,9 @@ func tile512Of(panels int, t operands512) {
 	steps := func(n int) {
 		for l := range n {
 			for j, column := range columns {
-				PREFETCHT0(at(t.column, l*wide+prefetch, j > 0, t.panel))
+				if rows >= tileRows { // fewer wait for memory, which the processor fetches by itself
+					PREFETCHT0(at(t.column, l*wide+prefetch, j > 0, t.panel))
+				}
 				VMOVUPS(at(t.column, l*wide, j > 0, t.panel), column)
 			}
 			for i := range rows {
@@ -115,7 +124,7 @@ func tile512Of(panels int, t operands512) {
 	steps(1)
 	JMP(LabelRef(label("one")))
 	Label(label("done"))
-	for range panels - 1 {
+	if rows > tileRows {
 		ADDQ(t.rowPanel, t.a)
 	}
 
