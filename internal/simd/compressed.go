@@ -51,8 +51,8 @@ type Compressed struct {
 }
 
 // maxBlock is the largest block; columns of larger ones repeat their scales.
-// It divides depthBlock, and so does every smaller power of two, so that pieces
-// of the depth consist of blocks.
+// A [depthStep] is a multiple of it and of every smaller power of two, so that
+// pieces of the depth consist of blocks.
 const maxBlock = 128
 
 // NewCompressed makes room for an operand of rows × cols, to be filled by
@@ -135,7 +135,7 @@ func (b *Compressed) SetHalf(col int, elements []uint16, stride int) {
 // WorkLenCompressed returns the number of elements of working memory that
 // MultiplyCompressed needs for a left-hand operand of m × k.
 func WorkLenCompressed[T Number](m, k int) int {
-	expanded := workLenRows[T](m, k) + roundUp(min(depthBlock, k), Int4.step())*TileCols[T]()
+	expanded := workLenRows[T](m, k) + roundUp(min(depthStep(k), k), Int4.step())*TileCols[T]()
 	return max(expanded, 2*min(m, few)*roundUp(k, Int4.step()))
 }
 
@@ -160,11 +160,11 @@ func MultiplyCompressed[T Number](c []T, stride int, a Matrix[T], b *Compressed,
 func multiplyExpanded[T Number](c []T, stride int, a Matrix[T], b *Compressed, from, to int, work []T) {
 	width := TileCols[T]()
 	at := workLenRows[T](a.Rows, a.Cols)
-	rows, panel := work[:at], work[at:]
+	rows, panel, step := work[:at], work[at:], depthStep(a.Cols)
 	for i := 0; i < a.Rows; i += rowBlock {
 		ni := min(rowBlock, a.Rows-i)
-		for l := 0; l < a.Cols; l += depthBlock {
-			nl := min(depthBlock, a.Cols-l)
+		for l := 0; l < a.Cols; l += step {
+			nl := min(step, a.Cols-l)
 			packRows(rows, a.Block(i, l, ni, nl))
 			for j := from; j < to; j += width {
 				expand(b, j/width, l, roundUp(nl, b.format.step()), panel)

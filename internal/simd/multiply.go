@@ -18,11 +18,11 @@ const (
 	few = 4
 )
 
-// depthStep returns how deep the blocks of a product of depth k are, which are
-// about equal.
+// depthStep returns how deep the blocks of a product of depth k are: about
+// equal, and a number of whole blocks of a [Compressed] operand.
 func depthStep(k int) int {
 	blocks := max(1, (k+depthBlock-1)/depthBlock)
-	return roundUp((k+blocks-1)/blocks, 8)
+	return roundUp((k+blocks-1)/blocks, maxBlock)
 }
 
 // WorkLen returns the number of elements of working memory that Multiply
