@@ -1,6 +1,7 @@
 package onnx
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
@@ -171,6 +172,36 @@ func TestExternalDataEverywhere(t *testing.T) {
 	for _, tensor := range tensors {
 		if b, err := tensor.Bytes(); err != nil || string(b) != "01234567" {
 			t.Errorf("%q, %v", b, err)
+		}
+	}
+}
+
+// What is evicted is still there, in the model's file and in an external one.
+func TestEvict(t *testing.T) {
+	for _, external := range []ExternalMode{ExternalNever, ExternalAlways} {
+		data := bytes.Repeat([]byte("0123456789abcdef"), 1<<12)
+		m := &Model{IRVersion: 8, OpsetImports: []OpsetImport{{Version: 17}},
+			Graph: &Graph{Name: "g", Initializers: []*Tensor{NewTensor("w", Uint8, []int64{1 << 16}, data)}}}
+		path := filepath.Join(t.TempDir(), "m.onnx")
+		if err := WriteFile(path, m, WriteOptions{External: external}); err != nil {
+			t.Fatal(err)
+		}
+		read, err := ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer read.Close()
+		got, err := read.Graph.Initializers[0].Bytes()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, part := range [][]byte{got, got[1:], got[5000:5001], got[:4096]} {
+			if !read.Evict(part) || !bytes.Equal(got, data) {
+				t.Errorf("external %v: %d bytes are not of the file, or changed", external, len(part))
+			}
+		}
+		if read.Evict(nil) || read.Evict(data) || m.Evict(data) {
+			t.Error("memory outside the files was evicted")
 		}
 	}
 }

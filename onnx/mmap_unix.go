@@ -4,6 +4,7 @@ package onnx
 
 import (
 	"os"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,6 +16,16 @@ func mapFile(f *os.File, size int) ([]byte, error) {
 		return nil, &os.PathError{Op: "mmap", Path: f.Name(), Err: err}
 	}
 	return b, nil
+}
+
+// evict lets the operating system take the memory of the whole pages in b, a
+// part of a mapped file. They are read again when they are touched.
+func evict(b []byte) {
+	page := os.Getpagesize()
+	skip := -int(uintptr(unsafe.Pointer(unsafe.SliceData(b)))) & (page - 1)
+	if whole := (len(b) - skip) &^ (page - 1); whole > 0 {
+		_ = unix.Madvise(b[skip:skip+whole], unix.MADV_DONTNEED) // advice: without it nothing changes
+	}
 }
 
 func unmapFile(b []byte) error { return unix.Munmap(b) }

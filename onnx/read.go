@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"math"
 	"os"
+	"unsafe"
 )
 
 // ReadFile reads a model and finds its external data. Files are mapped into
@@ -42,6 +43,29 @@ func (m *Model) Close() error {
 	}
 	m.files = nil
 	return errors.Join(errs...)
+}
+
+// Evict tells the operating system that b, bytes of tensors of a model that was
+// read from a file, will not be read soon, so that it can use their memory
+// otherwise. They stay valid, and are read from the file again when they are
+// needed. It reports whether b lies in the model's files; where it does not,
+// nothing happens.
+func (m *Model) Evict(b []byte) bool {
+	if len(b) == 0 {
+		return false
+	}
+	at := uintptr(unsafe.Pointer(unsafe.SliceData(b)))
+	for _, f := range m.files {
+		if len(f.bytes) == 0 {
+			continue
+		}
+		begin := uintptr(unsafe.Pointer(unsafe.SliceData(f.bytes)))
+		if at >= begin && at+uintptr(len(b)) <= begin+uintptr(len(f.bytes)) {
+			evict(b)
+			return true
+		}
+	}
+	return false
 }
 
 // mappedFile is a file's content in memory.

@@ -30,6 +30,12 @@ func NewPacked[T Number](rows, cols int) *Packed[T] {
 	return &Packed[T]{data: unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(bytes))), n), Rows: rows, Cols: cols}
 }
 
+// Size returns the bytes that the operand takes.
+func (p *Packed[T]) Size() int {
+	var zero T
+	return len(p.data) * int(unsafe.Sizeof(zero))
+}
+
 // Fill packs the columns from … to−1 of b. from must be a multiple of
 // TileCols, and so must to unless it is the last column's end. Calls for
 // different columns may run at the same time.

@@ -45,6 +45,14 @@ func fmoeOrder(slot int) []int {
 	return []int{0, 2, 1}
 }
 
+// Held implements [device.Holder].
+func (k *fmoe) Held(i int) int {
+	if i >= len(k.packed) {
+		return 0
+	}
+	return packedSize(k.packed[i])
+}
+
 func (k *fmoe) Bind(c *device.Call) (func() error, error) {
 	c, widen, err := k.widenExperts(c)
 	if err != nil {

@@ -31,8 +31,31 @@ func newWidened(d *Device, n *op.Node, constants []*tensor.Tensor, e kernelEntry
 		}
 	}
 	var err error
-	w.kernel, err = e.make(d, n, seen)
-	return w, err
+	if w.kernel, err = e.make(d, n, seen); err != nil {
+		return nil, err
+	}
+	for i, t := range w.constants {
+		if t != nil && held(w.kernel, i) > 0 {
+			w.constants[i] = &tensor.Tensor{Type: t.Type, Shape: t.Shape}
+		}
+	}
+	return w, nil
+}
+
+// held is the kernel's Held, 0 where it has none.
+func held(k device.Kernel, i int) int {
+	if h, ok := k.(device.Holder); ok {
+		return h.Held(i)
+	}
+	return 0
+}
+
+// Held implements [device.Holder].
+func (w *widened) Held(i int) int {
+	if n := held(w.kernel, i); n > 0 || i >= len(w.constants) || w.constants[i] == nil {
+		return n
+	}
+	return len(w.constants[i].Data)
 }
 
 func isHalf(t onnx.DataType) bool { return t == onnx.Float16 || t == onnx.BFloat16 }

@@ -50,6 +50,30 @@ func packConstant(d *Device, t *tensor.Tensor, order []int) any {
 	return nil
 }
 
+// packedSize returns the bytes of what packConstant made.
+func packedSize(packed any) int {
+	size := 0
+	switch list := packed.(type) {
+	case []*simd.Packed[float32]:
+		for _, p := range list {
+			size += p.Size()
+		}
+	case []*simd.Packed[float64]:
+		for _, p := range list {
+			size += p.Size()
+		}
+	}
+	return size
+}
+
+// Held implements [device.Holder].
+func (k *matMul) Held(i int) int {
+	if i != 1 {
+		return 0
+	}
+	return packedSize(k.packed)
+}
+
 func (k *matMul) Bind(c *device.Call) (func() error, error) {
 	switch t := c.In[0].Type; t {
 	case onnx.Float32:
@@ -142,6 +166,14 @@ func gemmOrder(n *op.Node, attribute string) []int {
 		return []int{1, 0}
 	}
 	return []int{0, 1}
+}
+
+// Held implements [device.Holder].
+func (k *gemm) Held(i int) int {
+	if i != 1 {
+		return 0
+	}
+	return packedSize(k.packed)
 }
 
 func (k *gemm) Bind(c *device.Call) (func() error, error) {

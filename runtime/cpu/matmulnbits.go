@@ -34,7 +34,8 @@ func newMatMulNBits(d *Device, n *op.Node, constants []*tensor.Tensor) (device.K
 		return nil, err
 	}
 	load()
-	k.b, k.product.packed = b, packConstant(d, b, op.MatMulOrder(transposed, 1, 2))
+	k.product.packed = packConstant(d, b, op.MatMulOrder(transposed, 1, 2))
+	k.b = &tensor.Tensor{Type: b.Type, Shape: b.Shape}
 	return k, nil
 }
 
@@ -51,6 +52,14 @@ func (k *matMulNBits) open(in []*tensor.Tensor) (load func(), b *tensor.Tensor, 
 	}
 	b = tensor.New(onnx.Float32, w.Rows, w.Columns)
 	return m.reader(k.device, tensor.Of[float32](b), w.Columns), b, nil
+}
+
+// Held implements [device.Holder].
+func (k *matMulNBits) Held(i int) int {
+	if i != 1 {
+		return 0 // the scales and zero points are small
+	}
+	return packedSize(k.product.packed)
 }
 
 func (k *matMulNBits) Bind(c *device.Call) (func() error, error) {

@@ -316,6 +316,14 @@ func newProjectedAttention(d *Device, n *op.Node, constants []*tensor.Tensor) (d
 	return k, nil
 }
 
+// Held implements [device.Holder].
+func (k *projectedAttention) Held(i int) int {
+	if i != 1 {
+		return 0
+	}
+	return packedSize(k.packed)
+}
+
 func (k *projectedAttention) Bind(c *device.Call) (func() error, error) {
 	switch t := c.In[0].Type; t {
 	case onnx.Float32:

@@ -44,6 +44,15 @@ type Kernel interface {
 	Bind(c *Call) (func() error, error)
 }
 
+// Holder is a kernel that holds constants in a form of its own, such as packed
+// weights.
+type Holder interface {
+	// Held returns the bytes of what the kernel holds in place of constant
+	// input i, 0 where it reads the input itself. It does not read the content
+	// of an input that it holds, whose Data may be nil when it is bound.
+	Held(i int) int
+}
+
 // KernelFunc is a kernel that keeps nothing between shapes.
 type KernelFunc func(c *Call) (func() error, error)
 
