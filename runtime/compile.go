@@ -49,6 +49,7 @@ type compiler struct {
 	device      device.Device
 	host        *evaluator
 	noFusion    bool
+	weights     *weights
 	symbols     op.Symbols
 	unsupported []UnsupportedNode
 }
@@ -59,6 +60,7 @@ func (c *compiler) compile() (*program, error) {
 		if !c.noFusion {
 			c.optimize(p)
 		}
+		c.weights.enter(p)
 		err = c.kernels(p, false)
 	}
 	if len(c.unsupported) > 0 {
@@ -111,6 +113,7 @@ func (c *compiler) program(g *onnx.Graph, outer *scope) (*program, error) {
 		if err != nil {
 			return nil, fmt.Errorf("initializer %q: %w", t.Name, err)
 		}
+		c.weights.copied(t, v)
 		s.add(t.Name, op.FactOf(v))
 	}
 	if len(g.SparseInitializers) > 0 {
@@ -240,7 +243,13 @@ func (c *compiler) node(n *onnx.Node, s *scope) error {
 			outputs = make([]op.Fact, len(n.Outputs))
 			return nil
 		}
-		return c.host.fold(resolved, nil, facts, outputs, compileFoldLimit(facts))
+		if err := c.host.fold(resolved, nil, facts, outputs, compileFoldLimit(facts)); err != nil {
+			return err
+		}
+		if allKnown(outputs) && !resolved.Operator.View {
+			c.weights.folded(facts)
+		}
+		return nil
 	})
 	if err != nil {
 		return err
@@ -300,6 +309,9 @@ func (c *compiler) kernel(n *node, p *program) error {
 	if errors.Is(err, device.ErrUnsupported) {
 		c.refuse(n.op.Node, err)
 		return nil
+	}
+	if err == nil {
+		c.weights.compiled(p, n)
 	}
 	return err
 }

@@ -2,7 +2,6 @@ package runtime
 
 import (
 	"fmt"
-	"unsafe"
 
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
@@ -45,7 +44,8 @@ func (b *budget) admitBytes(n int) error {
 
 // Memory is what a session holds, in bytes.
 type Memory struct {
-	// Weights is the size of the constants that the model's nodes use.
+	// Weights is the size of the model's constants in the form in which nodes
+	// read them, such as packed.
 	Weights int64
 	// Plan is the size of the largest plan so far: the arena of one run with
 	// its scratch memory.
@@ -65,26 +65,4 @@ func (s *Session) notePlan(size int) {
 			return
 		}
 	}
-}
-
-// weights returns the bytes of the constants that the program's nodes use and
-// that counted, which holds where their memory begins, has not seen yet.
-func (p *program) weights(counted map[*byte]bool) int64 {
-	var size int64
-	for _, n := range p.nodes {
-		for _, id := range n.in {
-			if id == absent || p.values[id].fact.Value == nil {
-				continue
-			}
-			data := p.values[id].fact.Value.Data
-			if at := unsafe.SliceData(data); !counted[at] {
-				counted[at] = true
-				size += int64(len(data))
-			}
-		}
-		for _, b := range n.bodies {
-			size += b.weights(counted)
-		}
-	}
-	return size
 }

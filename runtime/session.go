@@ -100,12 +100,13 @@ func (s *Session) compile(noFusion bool) error {
 			s.inputs = append(s.inputs, v)
 		}
 	}
-	c := &compiler{model: s.model, device: s.device, host: s.host, noFusion: noFusion}
+	c := &compiler{model: s.model, device: s.device, host: s.host, noFusion: noFusion, weights: newWeights(s.model)}
 	var err error
 	if s.main, err = c.compile(); err != nil {
 		return err
 	}
-	s.weights = s.main.weights(map[*byte]bool{})
+	s.weights = c.weights.size()
+	g.Initializers, g.Nodes = nil, nil // for the collector
 	return nil
 }
 
