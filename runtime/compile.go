@@ -3,6 +3,7 @@ package runtime
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/fmoe-go/fmoe/onnx"
@@ -266,8 +267,20 @@ func (c *compiler) node(n *onnx.Node, s *scope) error {
 }
 
 // kernels gives the nodes of a program and of its bodies what computes them.
+// Those that read the largest constants come first: while a kernel packs one,
+// that is in memory twice, but few others are in memory yet.
 func (c *compiler) kernels(p *program, body bool) error {
+	size := map[*node]int{}
 	for _, n := range p.nodes {
+		for _, v := range n.in {
+			if v != absent && p.values[v].fact.Value != nil {
+				size[n] += len(p.values[v].fact.Value.Data)
+			}
+		}
+	}
+	order := slices.Clone(p.nodes)
+	slices.SortStableFunc(order, func(a, b *node) int { return size[b] - size[a] })
+	for _, n := range order {
 		for _, b := range n.bodies {
 			if err := c.kernels(b, true); err != nil {
 				return err

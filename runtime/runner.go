@@ -3,6 +3,7 @@ package runtime
 import (
 	"context"
 	"fmt"
+	goruntime "runtime"
 	"slices"
 	"sync"
 
@@ -81,6 +82,9 @@ func (r *Runner) reserve(size int) {
 	r.session.plans.detach(old)
 	if len(old) > 0 {
 		size += size / arenaSpare // shapes that grow once are likely to grow again
+	}
+	if len(old) > collectorSlack {
+		goruntime.GC()
 	}
 	r.arena = tensor.AlignedBytes(size)
 }

@@ -72,11 +72,12 @@ func New(m *onnx.Model, o Options) (*Session, error) {
 	if o.Device == "" {
 		o.Device = cpu.Name
 	}
-	d, err := device.Open(o.Device, device.Options{Threads: o.Threads})
+	s := &Session{model: m.Clone(), memory: newBudget(o.MaxMemory)}
+	d, err := device.Open(o.Device, device.Options{Threads: o.Threads, Release: func(b []byte) { s.model.Evict(b) }})
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{model: m.Clone(), device: d, memory: newBudget(o.MaxMemory)}
+	s.device = d
 	s.evaluator = &evaluator{device: d, memory: s.memory}
 	s.host = s.evaluator
 	if o.Profile {

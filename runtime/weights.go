@@ -57,9 +57,9 @@ func (w *weights) folded(from []op.Fact) {
 // enter finds all constants of a program, and gives back what no node reads.
 func (w *weights) enter(p *program) {
 	w.count(p)
-	for _, c := range w.constants {
+	for at, c := range w.constants {
 		if c.readers == 0 {
-			w.release(c)
+			w.release(at, c)
 		}
 	}
 	w.heap.collect()
@@ -125,20 +125,22 @@ func (w *weights) compiled(p *program, n *node) {
 		w.heap.kept(h.Held(i))
 		if c := w.constant(p, id); c != nil {
 			if c.readers--; c.readers == 0 {
-				w.release(c)
+				w.release(unsafe.SliceData(p.values[id].fact.Value.Data), c)
 			}
 		}
 	}
 	w.heap.collect()
 }
 
-func (w *weights) release(c *constant) {
-	for _, t := range c.tensors {
-		if !w.model.Evict(t.Data) {
+// release gives back a constant that begins at the given address.
+func (w *weights) release(at *byte, c *constant) {
+	if data := c.tensors[0].Data; !w.model.Evict(data) {
+		w.heap.dropped(len(data))
+		for _, t := range c.tensors {
 			t.Data = nil
 		}
 	}
-	c.tensors = nil
+	delete(w.constants, at)
 }
 
 // size returns the bytes of all constants that are still read, and of what
@@ -146,17 +148,18 @@ func (w *weights) release(c *constant) {
 func (w *weights) size() int64 {
 	size := w.held
 	for _, c := range w.constants {
-		if len(c.tensors) > 0 {
-			size += int64(len(c.tensors[0].Data))
-		}
+		size += int64(len(c.tensors[0].Data))
 	}
 	return size
 }
 
 // collectorSlack is how many bytes of garbage may gather in Go's heap before
-// it is collected. Go by itself waits until the heap has doubled, which with
-// weights in it is too late.
-const collectorSlack = 64 << 20
+// it is collected, and a share of what is in use beside. Go by itself waits
+// until the heap has doubled, which with weights in it is too late.
+const (
+	collectorSlack = 8 << 20
+	collectorShare = 32
+)
 
 // collector watches the garbage in Go's heap.
 type collector struct {
@@ -180,9 +183,12 @@ func (c *collector) size() uint64 {
 // kept states that n more bytes are in use.
 func (c *collector) kept(n int) { c.live += uint64(n) }
 
+// dropped states that n bytes are in use no longer.
+func (c *collector) dropped(n int) { c.live -= min(c.live, uint64(n)) }
+
 // collect starts Go's collector where there is too much garbage.
 func (c *collector) collect() {
-	if c.size() > c.live+collectorSlack {
+	if c.size() > c.live+c.live/collectorShare+collectorSlack {
 		goruntime.GC()
 		c.live = c.size()
 	}

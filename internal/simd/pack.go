@@ -39,11 +39,17 @@ func (p *Packed[T]) Size() int {
 // Fill packs the columns from … to−1 of b. from must be a multiple of
 // TileCols, and so must to unless it is the last column's end. Calls for
 // different columns may run at the same time.
-func (p *Packed[T]) Fill(b Matrix[T], from, to int) {
-	if p.Rows == 0 {
+func (p *Packed[T]) Fill(b Matrix[T], from, to int) { p.FillRows(b, 0, p.Rows, from, to) }
+
+// FillRows is Fill for the rows first … last−1 alone.
+func (p *Packed[T]) FillRows(b Matrix[T], first, last, from, to int) {
+	if first == last {
 		return
 	}
-	packCols(p.data[from*p.Rows:], b.Block(0, from, b.Rows, to-from))
+	width := TileCols[T]()
+	for j := from; j < to; j += width {
+		packCols(p.data[j*p.Rows+first*width:][:(last-first)*width], b.Block(first, j, last-first, min(width, to-j)))
+	}
 }
 
 // packRows packs a left-hand operand as panels of TileRows rows.

@@ -22,7 +22,8 @@ func init() {
 
 // Device runs kernels on the threads of one pool.
 type Device struct {
-	pool *pool
+	pool    *pool
+	release func([]byte) // see [device.Options]
 }
 
 // New starts a device.
@@ -31,7 +32,11 @@ func New(o device.Options) *Device {
 	if threads <= 0 {
 		threads = goruntime.GOMAXPROCS(0)
 	}
-	return &Device{pool: newPool(threads)}
+	d := &Device{pool: newPool(threads), release: o.Release}
+	if d.release == nil {
+		d.release = func([]byte) {}
+	}
+	return d
 }
 
 // Name returns "cpu".

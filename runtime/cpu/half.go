@@ -27,6 +27,7 @@ func newWidened(d *Device, n *op.Node, constants []*tensor.Tensor, e kernelEntry
 		} else if t != nil && isHalf(t.Type) {
 			w.constants[i] = tensor.New(onnx.Float32, t.Shape...)
 			tensor.ConvertFloat(w.constants[i], t)
+			d.release(t.Data)
 			seen[i] = w.constants[i]
 		}
 	}

@@ -1,6 +1,8 @@
 package cpu
 
 import (
+	"unsafe"
+
 	"github.com/fmoe-go/fmoe/internal/simd"
 	"github.com/fmoe-go/fmoe/runtime/device"
 )
@@ -76,16 +78,47 @@ func pack[T simd.Number](d *Device, s stack, data []T) []*simd.Packed[T] {
 		return nil
 	}
 	packed := make([]*simd.Packed[T], len(s.at))
-	step := simd.TileCols[T]()
-	panels := (s.cols + step - 1) / step
 	for i, at := range s.at {
 		packed[i] = simd.NewPacked[T](s.rows, s.cols)
-		m := simd.Matrix[T]{Data: data[at:], Rows: s.rows, Cols: s.cols, RowStride: s.rowStride, ColStride: s.colStride}
-		d.pool.run(panels, max(1, 1<<14/(s.rows*step)), func(lo, hi int) {
-			packed[i].Fill(m, lo*step, min(hi*step, s.cols))
-		})
+		packBands(d, packed[i], simd.Matrix[T]{Data: data[at:], Rows: s.rows, Cols: s.cols, RowStride: s.rowStride, ColStride: s.colStride})
 	}
 	return packed
+}
+
+// packBand is how many elements of a matrix are packed before their memory is
+// released.
+const packBand = 1 << 20
+
+// packBands packs a matrix band by band in the order in which it lies in
+// memory.
+func packBands[T simd.Number](d *Device, packed *simd.Packed[T], m simd.Matrix[T]) {
+	step := simd.TileCols[T]()
+	fill := func(first, last, from, to int) {
+		d.pool.run((to-from+step-1)/step, max(1, 1<<14/((last-first)*step)), func(lo, hi int) {
+			packed.FillRows(m, first, last, from+lo*step, min(from+hi*step, to))
+		})
+	}
+	if m.RowStride >= m.ColStride {
+		for first, band := 0, max(1, packBand/m.Cols); first < m.Rows; first += band {
+			last := min(first+band, m.Rows)
+			fill(first, last, 0, m.Cols)
+			release(d, m.Data, first*m.RowStride, last*m.RowStride)
+		}
+		return
+	}
+	for from, band := 0, roundUp(packBand/m.Rows+1, step); from < m.Cols; from += band {
+		to := min(from+band, m.Cols)
+		fill(0, m.Rows, from, to)
+		release(d, m.Data, from*m.ColStride, to*m.ColStride)
+	}
+}
+
+// release states that elements of a constant were read for the last time.
+func release[T simd.Number](d *Device, data []T, from, to int) {
+	from, to = min(from, len(data)), min(to, len(data))
+	var zero T
+	part := data[from:to]
+	d.release(unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(part))), len(part)*int(unsafe.Sizeof(zero))))
 }
 
 // product is a batch of matrix products c[i] = a[i]·b[i], the results dense

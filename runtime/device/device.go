@@ -126,6 +126,9 @@ func (s *Scratch) Size() int { return s.size }
 type Options struct {
 	// Threads is the number of CPU threads; 0 means one for each processor.
 	Threads int
+	// Release, where it is set, is told of parts of constants that a kernel
+	// holds in a form of its own by now. They stay readable.
+	Release func([]byte)
 }
 
 var (
