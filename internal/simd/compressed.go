@@ -50,6 +50,9 @@ type Compressed struct {
 	zeroStride    int       // from block to block of zeros
 }
 
+// Size returns the bytes that the operand takes.
+func (b *Compressed) Size() int { return len(b.data) + 4*(len(b.scales)+len(b.zeros)) }
+
 // maxBlock is the largest block; columns of larger ones repeat their scales.
 // A [depthStep] is a multiple of it and of every smaller power of two, so that
 // pieces of the depth consist of blocks.

@@ -25,7 +25,7 @@ func (m *packedMatrix) compress(d *Device, first, step, count, columns int) []*s
 	for i := range list {
 		list[i] = simd.NewCompressed(format, columns, count, block, m.zeros != nil)
 	}
-	eachColumn(d, list, func(matrix, col int) {
+	eachColumn(d, list, m.data.Data, func(matrix, col int) {
 		row := matrix*m.rows + first + col*step
 		integers := make([]byte, columns)
 		for l := range integers {
@@ -60,21 +60,22 @@ func compressHalf(d *Device, t *tensor.Tensor) []*simd.Compressed {
 		list[i] = simd.NewCompressed(format, columns, rows, 0, false)
 	}
 	elements := tensor.Of[uint16](t)
-	eachColumn(d, list, func(matrix, col int) {
+	eachColumn(d, list, t.Data, func(matrix, col int) {
 		list[matrix].SetHalf(col, elements[(matrix*rows+col)*columns:], 1)
 	})
 	return list
 }
 
-// eachColumn calls set for every column of some operands of one size.
-func eachColumn(d *Device, list []*simd.Compressed, set func(matrix, col int)) {
-	if len(list) == 0 {
-		return
+// eachColumn calls set for every column of some operands of one size, and
+// releases the part of source of which each was made.
+func eachColumn(d *Device, list []*simd.Compressed, source []byte, set func(matrix, col int)) {
+	for i, b := range list {
+		d.pool.run(b.Cols, max(1, elementwiseGrain/b.Rows), func(lo, hi int) {
+			for col := lo; col < hi; col++ {
+				set(i, col)
+			}
+		})
+		part := len(source) / len(list)
+		d.release(source[i*part:][:part])
 	}
-	cols := list[0].Cols
-	d.pool.run(len(list)*cols, max(1, elementwiseGrain/list[0].Rows), func(lo, hi int) {
-		for i := lo; i < hi; i++ {
-			set(i/cols, i%cols)
-		}
-	})
 }

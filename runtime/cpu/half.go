@@ -14,11 +14,12 @@ import (
 // through untouched.
 type widened struct {
 	kernel    device.Kernel
+	converted []bool
 	constants []*tensor.Tensor // as the kernel takes them, nil for others that it takes as they are
 }
 
 func newWidened(d *Device, n *op.Node, constants []*tensor.Tensor, e kernelEntry) (device.Kernel, error) {
-	w := &widened{constants: make([]*tensor.Tensor, len(constants))}
+	w := &widened{converted: make([]bool, len(constants)), constants: make([]*tensor.Tensor, len(constants))}
 	seen := make([]*tensor.Tensor, len(constants))
 	for i, t := range constants {
 		seen[i] = t
@@ -28,6 +29,7 @@ func newWidened(d *Device, n *op.Node, constants []*tensor.Tensor, e kernelEntry
 			w.constants[i] = tensor.New(onnx.Float32, t.Shape...)
 			tensor.ConvertFloat(w.constants[i], t)
 			d.release(t.Data)
+			w.converted[i] = true
 			seen[i] = w.constants[i]
 		}
 	}
@@ -53,7 +55,7 @@ func held(k device.Kernel, i int) int {
 
 // Held implements [device.Holder].
 func (w *widened) Held(i int) int {
-	if n := held(w.kernel, i); n > 0 || i >= len(w.constants) || w.constants[i] == nil {
+	if n := held(w.kernel, i); n > 0 || i >= len(w.converted) || !w.converted[i] {
 		return n
 	}
 	return len(w.constants[i].Data)

@@ -34,6 +34,14 @@ func newLinear(d *Device, n *op.Node, constants []*tensor.Tensor) (device.Kernel
 	return k, nil
 }
 
+// Held implements [device.Holder].
+func (k *linear) Held(i int) int {
+	if i != op.LinearWeight {
+		return 0
+	}
+	return packedSize(k.packed)
+}
+
 func (k *linear) Bind(c *device.Call) (func() error, error) {
 	activation := expertActivations[k.activation]
 	switch t := c.In[op.LinearX].Type; t {

@@ -50,10 +50,14 @@ func packConstant(d *Device, t *tensor.Tensor, order []int) any {
 	return nil
 }
 
-// packedSize returns the bytes of what packConstant made.
+// packedSize returns the bytes of packed operands.
 func packedSize(packed any) int {
 	size := 0
 	switch list := packed.(type) {
+	case []*simd.Compressed:
+		for _, p := range list {
+			size += p.Size()
+		}
 	case []*simd.Packed[float32]:
 		for _, p := range list {
 			size += p.Size()
