@@ -3,6 +3,7 @@ package fmoefy
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/fmoe-go/fmoe/onnx"
@@ -22,17 +23,18 @@ type variant struct {
 	gateBias, fc1Bias, fc2Bias, fc3Bias bool
 	normalize                           bool
 	elementType                         onnx.DataType
-	topK                                int // 0 where the body reads it from the node
+	stored                              storage // of the experts' weights
+	topK                                int     // 0 where the body reads it from the node
 	opset                               int64
 }
 
-// newVariant returns the variant of an FMoE node whose expert weights are of
-// type t, in a model of the given operator set.
-func newVariant(n *onnx.Node, c moe.Config, t onnx.DataType, opset int64) variant {
+// newVariant returns the variant of an FMoE node whose experts compute in type
+// t, in a model of the given operator set.
+func newVariant(n *onnx.Node, c moe.Config, t onnx.DataType, stored storage, opset int64) variant {
 	has := func(slot int) bool { return n.Input(slot) != "" }
 	v := variant{activation: c.Activation, gated: has(moe.InputFC3Weight), gateBias: has(moe.InputGateBias),
 		fc1Bias: has(moe.InputFC1Bias), fc2Bias: has(moe.InputFC2Bias), fc3Bias: has(moe.InputFC3Bias),
-		normalize: c.Normalize, elementType: t, opset: opset}
+		normalize: c.Normalize, elementType: t, stored: stored, opset: opset}
 	if opset < 12 { // Constant takes its value from an attribute of the caller since then
 		v.topK = c.TopK
 	}
@@ -43,6 +45,9 @@ func newVariant(n *onnx.Node, c moe.Config, t onnx.DataType, opset int64) varian
 // and tells variants apart.
 func (v variant) String() string {
 	words := []string{string(v.activation), v.elementType.String()}
+	if v.stored.elementType != v.elementType {
+		words = append(words, v.stored.String())
+	}
 	for _, part := range []struct {
 		present bool
 		name    string
@@ -57,9 +62,23 @@ func (v variant) String() string {
 	return fmt.Sprintf("opset%d %s", v.opset, strings.Join(words, " "))
 }
 
-// bodyInputs are the formal inputs of the function: all that a naive gate
-// uses.
-var bodyInputs = moe.InputNames[:moe.InputFC3Bias+1]
+// inputs are the formal inputs of the function: all that a naive gate uses.
+func (v variant) inputs() []string {
+	if v.stored.Bits != 0 {
+		return slices.Clone(moe.InputNames[:moe.InputFC3Scales+1])
+	}
+	return slices.Clone(moe.InputNames[:moe.InputFC3Bias+1])
+}
+
+// attributes are the function's attributes: all that the node has.
+func (v variant) attributes() []string {
+	if v.stored.Bits != 0 {
+		return slices.Clone(moe.Attributes)
+	}
+	return slices.DeleteFunc(slices.Clone(moe.Attributes), func(name string) bool {
+		return name == moe.AttributeExpertBits || name == moe.AttributeBlockSize
+	})
+}
 
 // function returns the body of FMoE for a variant: every expert computes every
 // token, and the results are added up with weights that are zero for the
@@ -73,11 +92,11 @@ func (v variant) function(overload string) *onnx.Function {
 	tokens := b.op("Flatten", []string{"X"}, onnx.IntAttribute("axis", -1)) // [N, d]
 	gates := b.gates(tokens)                                                // [T, N, 1]
 
-	hidden := b.activate(b.linear(tokens, "fc1_weight", "fc1_bias", v.fc1Bias)) // [T, N, h]
+	hidden := b.activate(b.linear(tokens, moe.InputFC1Weight, v.fc1Bias)) // [T, N, h]
 	if v.gated {
-		hidden = b.op("Mul", []string{hidden, b.linear(tokens, "fc3_weight", "fc3_bias", v.fc3Bias)})
+		hidden = b.op("Mul", []string{hidden, b.linear(tokens, moe.InputFC3Weight, v.fc3Bias)})
 	}
-	out := b.linear(hidden, "fc2_weight", "fc2_bias", v.fc2Bias) // [T, N, d]
+	out := b.linear(hidden, moe.InputFC2Weight, v.fc2Bias) // [T, N, d]
 	if v.elementType == onnx.Float16 {
 		// An expert that was not chosen may overflow, and 0·∞ is no number.
 		chosen := b.op("Greater", []string{gates, b.float(0)})
@@ -89,8 +108,8 @@ func (v variant) function(overload string) *onnx.Function {
 
 	return &onnx.Function{
 		Name: moe.OpType, Domain: moe.Domain, Overload: overload,
-		Inputs: append([]string{}, bodyInputs...), Outputs: []string{"Y"},
-		Attributes:   append([]string{}, moe.Attributes...),
+		Inputs: v.inputs(), Outputs: []string{"Y"},
+		Attributes:   v.attributes(),
 		Nodes:        b.nodes,
 		OpsetImports: []onnx.OpsetImport{{Version: v.opset}},
 		DocString:    v.String(),
@@ -141,13 +160,54 @@ func (b *body) transpose(x string, perm ...int64) string {
 }
 
 // linear applies every expert's linear layer to x, [N, in] or [T, N, in], and
-// returns [T, N, out].
-func (b *body) linear(x, weight, bias string, hasBias bool) string {
-	y := b.op("MatMul", []string{x, b.transpose(weight, 0, 2, 1)})
+// returns [T, N, out]. The layer's weight is in an input slot of FMoE and its
+// bias in the next one.
+func (b *body) linear(x string, slot int, hasBias bool) string {
+	y := b.op("MatMul", []string{x, b.transpose(b.weight(slot), 0, 2, 1)})
 	if hasBias {
-		y = b.op("Add", []string{y, b.overAxis("Unsqueeze", bias, 1)})
+		y = b.op("Add", []string{y, b.overAxis("Unsqueeze", moe.InputNames[slot+1], 1)})
 	}
 	return y
+}
+
+// weight returns an experts' weight [T, out, in] in the type that they compute
+// in.
+func (b *body) weight(slot int) string {
+	w := moe.InputNames[slot]
+	if b.stored.Bits != 0 {
+		w = b.dequantized(slot)
+	} else if b.stored.elementType == b.elementType {
+		return w
+	}
+	return b.cast(w, b.elementType)
+}
+
+// dequantized returns a quantised weight in float32, in which all integers are
+// exact.
+func (b *body) dequantized(slot int) string {
+	number := func(x float32) string { return b.constant(tensor.FromSlice([]float32{x}, 1)) }
+	op := func(opType string, inputs ...string) string { return b.op(opType, inputs) }
+	q := b.cast(moe.InputNames[slot], onnx.Float32) // [T, out, blocks, bytes]
+	if b.stored.Bits == 4 {
+		high := op("Floor", op("Mul", q, number(1./16)))
+		low := op("Sub", q, op("Mul", high, number(16)))
+		pairs := b.op("Concat", []string{b.overAxis("Unsqueeze", low, 4), b.overAxis("Unsqueeze", high, 4)}, onnx.IntAttribute("axis", 4))
+		q = op("Reshape", pairs, b.ints(0, 0, 0, -1))
+	}
+	q = op("Sub", q, number(float32(int(1)<<(b.stored.Bits-1))))
+	q = op("Mul", q, b.overAxis("Unsqueeze", moe.InputNames[moe.Scales(slot)], 3))
+	rows := op("Reshape", q, b.ints(0, 0, -1)) // what fills up the last block still there
+	// The inputs of a layer are as many as the outputs of the other.
+	other := moe.InputFC2Weight
+	if slot == other {
+		other = moe.InputFC1Weight
+	}
+	width := op("Slice", b.op("Shape", []string{moe.InputNames[other]}), b.ints(1), b.ints(2))
+	return op("Slice", rows, b.ints(0), width, b.ints(2))
+}
+
+func (b *body) cast(x string, t onnx.DataType) string {
+	return b.op("Cast", []string{x}, onnx.IntAttribute("to", int64(t)))
 }
 
 // gates returns the weights [T, N, 1] with which each token's experts count.
@@ -155,17 +215,14 @@ func (b *body) linear(x, weight, bias string, hasBias bool) string {
 func (b *body) gates(tokens string) string {
 	routerType, weight, bias := b.elementType, "gate_weight", "gate_bias"
 	narrow := b.elementType.Bits() < 32
-	cast := func(x string, t onnx.DataType) string {
-		return b.op("Cast", []string{x}, onnx.IntAttribute("to", int64(t)))
-	}
 	if narrow {
 		routerType = onnx.Float32
-		tokens, weight = cast(tokens, routerType), cast(weight, routerType)
+		tokens, weight = b.cast(tokens, routerType), b.cast(weight, routerType)
 	}
 	logits := b.op("MatMul", []string{tokens, weight}) // [N, T]
 	if b.gateBias {
 		if narrow {
-			bias = cast(bias, routerType)
+			bias = b.cast(bias, routerType)
 		}
 		logits = b.op("Add", []string{logits, bias})
 	}
@@ -182,7 +239,7 @@ func (b *body) gates(tokens string) string {
 	zeros := b.op("ConstantOfShape", []string{b.op("Shape", []string{logits})}, onnx.TensorAttribute("value", zero.ToONNX("")))
 	gates := b.op("ScatterElements", []string{zeros, indices, weights}, axis) // [N, T]
 	if narrow {
-		gates = cast(gates, b.elementType)
+		gates = b.cast(gates, b.elementType)
 	}
 	return b.overAxis("Unsqueeze", b.transpose(gates, 1, 0), 2)
 }

@@ -123,7 +123,8 @@ type mixture struct {
 	nodes         []*onnx.Node                // what computes output from input, in order
 	weights       [moe.InputCount][]*constant // a stacked tensor each, or one for each expert
 	elementType   onnx.DataType
-	refused       error // why it cannot be imported
+	stored        storage // of the experts' weights
+	refused       error   // why it cannot be imported
 }
 
 // setRouter takes over a router's weight [T, d] and bias.
@@ -140,7 +141,7 @@ func (x *mixture) setRouter(l *linear) {
 }
 
 func (x *mixture) config() moe.Config {
-	return moe.Config{TopK: x.TopK, Gate: moe.GateNaive, Activation: x.Activation, Normalize: x.Normalize}
+	return moe.Config{TopK: x.TopK, Gate: moe.GateNaive, Activation: x.Activation, Normalize: x.Normalize, Quantization: x.stored.Quantization}
 }
 
 // stackedDims returns the dims of an input's tensor.
@@ -228,7 +229,7 @@ func (i *importer) replace(s *scope, found []*mixture) {
 			return t.Name
 		})
 		n.Name = i.names.NewNodeName(x.Name + "." + moe.OpType)
-		n.Overload = functions{i.model}.bodyOf(newVariant(n, x.config(), x.elementType, i.opset))
+		n.Overload = functions{i.model}.bodyOf(newVariant(n, x.config(), x.elementType, x.stored, i.opset))
 		b := &Block{Input: x.input, Output: x.output, DModel: x.DModel, outputType: x.elementType, removed: s.removable(x.nodes, x.output)}
 		replaced = append(replaced, replacement{block: b, nodes: []*onnx.Node{n}})
 	}

@@ -77,6 +77,7 @@ func (x *mixture) readLayers(n *onnx.Node, c *moe.MicrosoftConfig, router *linea
 	if !computable(x.elementType) {
 		return fmt.Errorf("its weights have element type %s", x.elementType)
 	}
+	x.stored = storage{elementType: x.elementType}
 	x.setRouter(router)
 	for i, slot := range []int{moe.InputFC1Weight, moe.InputFC2Weight, moe.InputFC3Weight} {
 		layer := c.Layers[i]

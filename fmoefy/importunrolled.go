@@ -341,6 +341,7 @@ func (x *mixture) setExperts(list []*expertLayers, router *linear) error {
 	first := list[0]
 	x.weights = [moe.InputCount][]*constant{}
 	x.Activation, x.Gated, x.elementType = first.activation, first.fc3 != nil, first.fc1.weight.elementType()
+	x.stored = storage{elementType: x.elementType}
 	stacked := len(first.fc1.weight.dims) == 3
 	if !stacked && int64(len(list)) != x.Experts {
 		return fmt.Errorf("its router scores %d experts, and there are %d", x.Experts, len(list))

@@ -11,21 +11,11 @@ import (
 	"github.com/fmoe-go/fmoe/runtime/moe"
 )
 
-// The input slots of com.microsoft::MoE, version 1. A linear layer's weight is
-// out × in, as in FMoE; the layer of gated experts that FMoE has in fc1 and fc3
-// is one, its rows alternating. ONNX Runtime tells weights in × out, as they
-// were before, by their shapes; out × in as written here is never taken for it.
-const (
-	microsoftInput = iota // [N, d] or [batch, sequence, d]
-	microsoftRouter
-	microsoftFC1Weight // [T, h, d], or [T, 2·h, d] for swiglu
-	microsoftFC1Bias
-	microsoftFC2Weight // [T, d, h]
-	microsoftFC2Bias
-	microsoftFC3Weight // [T, h, d]: ONNX Runtime's CPU kernel refuses it
-	microsoftFC3Bias
-	microsoftInputCount
-)
+// A linear layer's weight is out × in in com.microsoft::MoE and QMoE, as in
+// FMoE; the layer of gated experts that FMoE has in fc1 and fc3 is one, its rows
+// alternating. ONNX Runtime tells weights in × out, as they were before, by
+// their shapes; out × in as written here is never taken for it. Its CPU kernel
+// refuses fc3.
 
 // microsoftActivations are the activations of plain experts that
 // com.microsoft::MoE has, and what it calls them. Its "gelu" is the
@@ -38,12 +28,14 @@ var microsoftActivations = map[moe.Activation]string{
 // G·σ(alpha·G)·L.
 var swigluAlpha = map[moe.Activation]float32{moe.SiLU: 1, moe.QuickGELU: 1.702}
 
-// exporter writes FMoE nodes as com.microsoft::MoE.
+// exporter writes FMoE nodes as com.microsoft::MoE, or as QMoE where experts
+// are quantised.
 type exporter struct {
 	model   *onnx.Model
 	options ExportOptions
 	names   *onnx.Index
-	paired  map[[2]*onnx.Tensor]string // names of initializers with alternating rows, by the two parts
+	paired  map[[2]*onnx.Tensor]string    // names of initializers with alternating rows, by the two parts
+	plain   map[*onnx.Tensor]*onnx.Tensor // quantised weights in QMoE's layout
 }
 
 // lower prepares what takes the place of e.
@@ -56,29 +48,32 @@ func (x *exporter) lower(e *exportedNode) error {
 	if e.elementType == onnx.Float64 {
 		return fmt.Errorf("com.microsoft::MoE does not compute in %s", e.elementType)
 	}
-	inputs := make([]string, microsoftInputCount)
-	inputs[microsoftFC1Weight], inputs[microsoftFC1Bias] = n.Input(moe.InputFC1Weight), n.Input(moe.InputFC1Bias)
-	inputs[microsoftFC2Weight], inputs[microsoftFC2Bias] = n.Input(moe.InputFC2Weight), n.Input(moe.InputFC2Bias)
-	if n.Input(moe.InputFC3Weight) != "" {
-		if inputs[microsoftFC1Weight], err = x.pair(e, n.Input(moe.InputFC1Weight), n.Input(moe.InputFC3Weight)); err != nil {
-			return err
-		}
-		if inputs[microsoftFC1Bias], err = x.pair(e, n.Input(moe.InputFC1Bias), n.Input(moe.InputFC3Bias)); err != nil {
-			return err
-		}
-	}
-	normalize := int64(0)
+	opType, normalize := "MoE", int64(0)
 	if e.config.Normalize {
 		normalize = 1
 	}
-	mixture := x.add(e, contrib, "MoE", nil, append(attributes,
-		onnx.IntAttribute("k", int64(e.config.TopK)), onnx.IntAttribute("normalize_routing_weights", normalize))...)
-	e.nodes = nil
-	inputs[microsoftInput], inputs[microsoftRouter] = x.router(e)
-	mixture.Inputs = inputs[:microsoftFC3Weight]
+	attributes = append(attributes, onnx.IntAttribute("k", int64(e.config.TopK)), onnx.IntAttribute("normalize_routing_weights", normalize))
+	if q := e.config.Quantization; q.Bits != 0 {
+		if normalize == 0 {
+			return fmt.Errorf("com.microsoft::QMoE has no softmax over all experts: use the target portable or standard")
+		}
+		opType = "QMoE"
+		attributes = append(attributes, onnx.IntAttribute("expert_weight_bits", int64(q.Bits)), onnx.IntAttribute("block_size", int64(q.Block)))
+	}
+	inputs, err := x.layers(e, opType, attributes)
+	if err != nil {
+		return err
+	}
+	mixture := x.add(e, contrib, opType, nil, attributes...)
+	e.nodes = e.nodes[:len(e.nodes)-1] // to follow what makes its inputs
+	inputs[moe.MicrosoftX], inputs[moe.MicrosoftLogits] = x.router(e)
+	for inputs[len(inputs)-1] == "" {
+		inputs = inputs[:len(inputs)-1]
+	}
+	mixture.Inputs = inputs
 	e.nodes = append(e.nodes, mixture)
 	y := n.Output(moe.OutputY)
-	if inputs[microsoftInput] == n.Input(moe.InputX) {
+	if inputs[moe.MicrosoftX] == n.Input(moe.InputX) {
 		mixture.Outputs[0] = y
 		return nil
 	}
@@ -86,6 +81,138 @@ func (x *exporter) lower(e *exportedNode) error {
 	reshape := x.add(e, "", "Reshape", []string{mixture.Outputs[0], shape.Outputs[0]})
 	reshape.Outputs[0] = y
 	return nil
+}
+
+// layers returns the inputs that hold the experts.
+func (x *exporter) layers(e *exportedNode, opType string, attributes []*onnx.Attribute) ([]string, error) {
+	c, err := moe.ParseMicrosoft(&onnx.Node{OpType: opType, Attributes: attributes})
+	if err != nil {
+		return nil, err
+	}
+	inputs := make([]string, 14)
+	for i, slot := range []int{moe.InputFC1Weight, moe.InputFC2Weight} {
+		second := moe.InputFC3Weight
+		if i == 1 || e.node.Input(second) == "" {
+			second = slot // rows of one weight
+		}
+		layer := c.Layers[i]
+		if inputs[layer.Weight], err = x.rows(e, slot, second); err != nil {
+			return nil, err
+		}
+		if inputs[layer.Bias], err = x.rows(e, slot+1, second+1); err != nil {
+			return nil, err
+		}
+		if layer.Scales == 0 {
+			inputs[layer.Weight] = x.widened(e, inputs[layer.Weight])
+			continue
+		}
+		if inputs[layer.Scales], err = x.rows(e, moe.Scales(slot), moe.Scales(second)); err != nil {
+			return nil, err
+		}
+	}
+	return inputs, nil
+}
+
+// rows returns the value of an input of FMoE, or where a second one is given,
+// of the rows of both in turn.
+func (x *exporter) rows(e *exportedNode, slot, second int) (string, error) {
+	first, other := e.node.Input(slot), e.node.Input(second)
+	isWeight := slot == moe.InputFC1Weight || slot == moe.InputFC2Weight
+	quantized := isWeight && e.stored.Bits != 0
+	if slot == second && !quantized {
+		return first, nil
+	}
+	var parts [2]*onnx.Tensor
+	for i, value := range []string{first, other} {
+		if value == "" {
+			continue
+		}
+		t := e.scope.lookup(value).tensor
+		if t == nil {
+			return "", fmt.Errorf("%q is no initializer, so that its rows cannot be written in another order", value)
+		}
+		if quantized {
+			var err error
+			if t, err = x.unpadded(e, slot, t); err != nil {
+				return "", err
+			}
+		}
+		parts[i] = t
+	}
+	if slot == second {
+		return x.hold(parts[0]), nil
+	}
+	return x.pair(parts)
+}
+
+// hold makes a tensor an initializer of the model, if it is none yet, and
+// returns its name.
+func (x *exporter) hold(t *onnx.Tensor) string {
+	if !slices.Contains(x.model.Graph.Initializers, t) {
+		x.model.Graph.Initializers = append(x.model.Graph.Initializers, t)
+	}
+	return t.Name
+}
+
+// unpadded returns a quantised weight [T, out, in · bits/8], as QMoE has it:
+// without what fills up the last block of a row.
+func (x *exporter) unpadded(e *exportedNode, slot int, t *onnx.Tensor) (*onnx.Tensor, error) {
+	if done := x.plain[t]; done != nil {
+		return done, nil
+	}
+	other := moe.InputFC2Weight
+	if slot == other {
+		other = moe.InputFC1Weight
+	}
+	wide := e.scope.lookup(e.node.Input(other)).tensor
+	if len(t.Dims) != 4 || wide == nil || len(wide.Dims) != 4 {
+		return nil, fmt.Errorf("%s has shape %v, must be [experts, out, blocks, bytes of a block]", moe.InputNames[slot], t.Dims)
+	}
+	bits := wide.Dims[1] * int64(e.stored.Bits)
+	width, padded := bits/8, t.Dims[2]*t.Dims[3]
+	if bits%8 != 0 || width > padded {
+		return nil, fmt.Errorf("com.microsoft::QMoE cannot hold rows of %d integers of %d bits: use the target portable or standard", wide.Dims[1], e.stored.Bits)
+	}
+	plain := &onnx.Tensor{Name: x.names.NewName(t.Name + ".packed"), DataType: t.DataType, Dims: []int64{t.Dims[0], t.Dims[1], width}}
+	plain.SetSource(&rowBeginnings{t, t.Dims[0] * t.Dims[1], padded, width})
+	x.plain[t] = plain
+	return plain, nil
+}
+
+// rowBeginnings is the source of a tensor that has the first bytes of each of
+// another's rows.
+type rowBeginnings struct {
+	tensor              *onnx.Tensor
+	rows, padded, width int64 // in bytes
+}
+
+func (s *rowBeginnings) Size() int64 { return s.rows * s.width }
+
+// WriteTo implements [onnx.Source].
+func (s *rowBeginnings) WriteTo(w io.Writer) (written int64, err error) {
+	source := readerOf(s.tensor)
+	defer source.Close()
+	buffered, row := bufio.NewReaderSize(source, 1<<16), make([]byte, s.padded)
+	for range s.rows {
+		if _, err := io.ReadFull(buffered, row); err != nil {
+			return written, err
+		}
+		n, err := w.Write(row[:s.width])
+		written += int64(n)
+		if err != nil {
+			return written, err
+		}
+	}
+	return written, nil
+}
+
+// widened returns a weight in the type that experts compute in, since MoE has
+// no other.
+func (x *exporter) widened(e *exportedNode, weight string) string {
+	if e.stored.elementType == e.elementType {
+		return weight
+	}
+	return x.add(e, "", "Cast", []string{weight}, onnx.IntAttribute("to", int64(e.elementType))).Outputs[0]
 }
 
 // activation returns the attributes that say what lies between an expert's
@@ -156,37 +283,30 @@ func (x *exporter) router(e *exportedNode) (tokens, logits string) {
 
 // pair returns the initializer, "" for none, whose rows are those of two
 // others in turn. A bias that only one of the layers has is zero in the other.
-func (x *exporter) pair(e *exportedNode, first, second string) (string, error) {
-	p := &pairedRows{}
-	var shaped *onnx.Tensor // one that is there
-	for i, value := range []string{second, first} {
-		if value == "" {
-			continue
-		}
-		if shaped = e.scope.lookup(value).tensor; shaped == nil {
-			return "", fmt.Errorf("%q is no initializer, so that its rows cannot be put between others", value)
-		}
-		p.parts[1-i] = shaped
+func (x *exporter) pair(parts [2]*onnx.Tensor) (string, error) {
+	shaped := parts[0]
+	if shaped == nil {
+		shaped = parts[1]
 	}
 	if shaped == nil {
 		return "", nil
 	}
-	if name, done := x.paired[p.parts]; done {
+	if name, done := x.paired[parts]; done {
 		return name, nil
 	}
-	if len(shaped.Dims) < 2 || p.parts[0] != nil && p.parts[1] != nil && !slices.Equal(p.parts[0].Dims, p.parts[1].Dims) {
-		return "", fmt.Errorf("%q and %q do not fit one another", first, second)
+	if len(shaped.Dims) < 2 || parts[1] != nil && (!slices.Equal(shaped.Dims, parts[1].Dims) || shaped.DataType != parts[1].DataType) {
+		return "", fmt.Errorf("%q and %q do not fit one another", shaped.Name, parts[1].Name)
 	}
 	dims := slices.Clone(shaped.Dims)
-	p.rows, p.width = dims[0]*dims[1], int64(e.elementType.Bits()/8)
+	p := &pairedRows{parts: parts, rows: dims[0] * dims[1], width: int64(shaped.DataType.Bits() / 8)}
 	for _, d := range dims[2:] {
 		p.width *= d
 	}
 	dims[1] *= 2
-	t := &onnx.Tensor{Name: x.names.NewName(shaped.Name + ".swiglu"), DataType: e.elementType, Dims: dims}
+	t := &onnx.Tensor{Name: x.names.NewName(shaped.Name + ".swiglu"), DataType: shaped.DataType, Dims: dims}
 	t.SetSource(p)
 	x.model.Graph.Initializers = append(x.model.Graph.Initializers, t)
-	x.paired[p.parts] = t.Name
+	x.paired[parts] = t.Name
 	return t.Name, nil
 }
 
@@ -207,12 +327,8 @@ func (s *pairedRows) WriteTo(w io.Writer) (written int64, err error) {
 		if t == nil {
 			continue
 		}
-		r, pipe := io.Pipe()
-		defer r.Close() // ends the writer
-		go func() {
-			_, err := t.WriteTo(pipe)
-			pipe.CloseWithError(err)
-		}()
+		r := readerOf(t)
+		defer r.Close()
 		sources[i] = bufio.NewReaderSize(r, 1<<16)
 	}
 	zeros := make([]byte, s.width)
@@ -232,6 +348,16 @@ func (s *pairedRows) WriteTo(w io.Writer) (written int64, err error) {
 		}
 	}
 	return written, nil
+}
+
+// readerOf returns a reader of a tensor's elements, which must be closed.
+func readerOf(t *onnx.Tensor) io.ReadCloser {
+	r, pipe := io.Pipe()
+	go func() {
+		_, err := t.WriteTo(pipe)
+		pipe.CloseWithError(err)
+	}()
+	return r // closing it ends the writer
 }
 
 // finish puts the new nodes in the place of the FMoE nodes and removes the

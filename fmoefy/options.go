@@ -73,6 +73,17 @@ type Options struct {
 	// needs the init Random.
 	Hidden int
 
+	// ExpertWeights is how the experts' weights are stored; the default is the
+	// type that a block computes in. Biases and routers have that type, and
+	// experts compute in it, however they are stored. Except for the default
+	// the rewritten model is equal to the dense one only approximately. "f16"
+	// and "bf16" are short for two of the storages.
+	ExpertWeights Storage
+
+	// BlockSize is how many weights of a row share a scale, where they are
+	// integers: a power of two from 16, by default 32.
+	BlockSize int
+
 	Gate     string   // default moe.GateNaive
 	GateInit GateInit // default GateNormal
 	GateStd  float64  // default 0.02
@@ -128,6 +139,9 @@ func (o Options) complete() (Options, error) {
 		return o, fmt.Errorf("a standard deviation of experts needs expert init random, not %s", o.Init)
 	case o.GateStd != 0 && o.GateInit != GateNormal:
 		return o, fmt.Errorf("a standard deviation of the gate needs gate init normal, not %s", o.GateInit)
+	}
+	if err := o.completeStorage(); err != nil {
+		return o, err
 	}
 	if err := o.export().Check(); err != nil {
 		return o, err

@@ -33,6 +33,9 @@ func TestWrongOptions(t *testing.T) {
 		{Options{NumExperts: 4, RandomStd: math.NaN(), Init: Random}, "must be positive"},
 		{Options{NumExperts: 4, GateStd: 0.1, GateInit: GateZeros}, "needs gate init normal"},
 		{Options{NumExperts: 4, GateStd: math.Inf(1)}, "must be positive"},
+		{Options{NumExperts: 4, ExpertWeights: "int2"}, `storage "int2" of experts' weights is not known`},
+		{Options{NumExperts: 4, BlockSize: 32}, "a block size needs experts' weights of int8 or int4"},
+		{Options{NumExperts: 4, ExpertWeights: StoreInt8, BlockSize: 24}, "block_size is 24"},
 		{Options{NumExperts: 4, Include: []string{"[a"}}, `pattern "[a" of block names is malformed`},
 		{Options{NumExperts: 4, Exclude: []string{""}}, `pattern "" of block names is malformed`},
 	} {

@@ -1,6 +1,10 @@
 package fmoefy
 
-import "github.com/fmoe-go/fmoe/runtime/moe"
+import (
+	"math"
+
+	"github.com/fmoe-go/fmoe/runtime/moe"
+)
 
 // Report says what Rewrite did.
 type Report struct {
@@ -15,15 +19,24 @@ type Report struct {
 	Target           Target `json:"target"`
 	Seed             uint64 `json:"seed"`
 
-	// Parameters of the model, in floating-point initializers: before, after,
-	// and after as far as one token uses them.
+	// ExpertWeights and BlockSize are how the options want the experts'
+	// weights stored.
+	ExpertWeights Storage `json:"expert_weights,omitempty"`
+	BlockSize     int     `json:"block_size,omitempty"`
+
+	// Parameters of the model, in floating-point initializers and experts'
+	// weights: before, after, and after as far as one token uses them.
 	ParametersBefore int64 `json:"parameters_before"`
 	ParametersAfter  int64 `json:"parameters_after"`
 	ParametersActive int64 `json:"parameters_active"`
 
 	// Equal promises that the rewritten model computes the same function as
-	// the dense one, up to rounding.
-	Equal bool `json:"equal"`
+	// the dense one, up to rounding. Approximate promises that it would if
+	// storing the experts' weights did not change them, by WeightError: the
+	// root of the mean square of the differences, over that of the weights.
+	Equal       bool    `json:"equal"`
+	Approximate bool    `json:"approximate,omitempty"`
+	WeightError float64 `json:"weight_error,omitempty"`
 }
 
 // BlockReport describes a block that Find found and what became of it.
@@ -65,12 +78,14 @@ func (b *Block) Describe() BlockReport {
 func (r *rewriter) report(blocks []Block, reasons []string) Report {
 	o := r.options
 	report := Report{NumExperts: o.NumExperts, ExpertsPerWorker: o.ExpertsPerWorker, Workers: o.Workers,
-		TopK: o.TopK, Gate: o.Gate, Init: o.Init, Seed: o.Seed, Target: o.Target, Equal: o.Init == Copy && !o.SoftmaxOverAll}
+		TopK: o.TopK, Gate: o.Gate, Init: o.Init, Seed: o.Seed, Target: o.Target, Equal: o.Init == Copy && !o.SoftmaxOverAll,
+		ExpertWeights: o.ExpertWeights, BlockSize: o.BlockSize}
 	for i := range blocks {
 		d := blocks[i].Describe()
 		d.Replaced, d.Reason = reasons[i] == "", reasons[i]
 		report.Blocks = append(report.Blocks, d)
 	}
+	elements, errors, stored := 0.0, 0.0, false
 	owner := map[*expertSet]string{}
 	for _, p := range r.replaced {
 		if p.block.Activation == moe.GELU && o.Target == ONNXRuntime {
@@ -82,13 +97,30 @@ func (r *rewriter) report(blocks []Block, reasons []string) Report {
 		d.SharesWith = owner[p.set]
 		if owner[p.set] == "" {
 			owner[p.set] = p.block.Name
+			elements, errors = elements+p.set.elements, errors+p.set.errors
 		}
+		stored = stored || p.set.stored.elementType != p.block.ElementType
+	}
+	if errors > 0 {
+		report.WeightError = math.Sqrt(errors / elements)
+	}
+	if stored {
+		report.Equal, report.Approximate = false, report.Equal
 	}
 	return report
 }
 
 // idle returns the number of parameters that a token does not use.
 func (s *expertSet) idle(o Options) int64 { return int64(o.NumExperts-o.TopK) * s.perExpert }
+
+// hidden returns the parameters of quantised weights beyond their scales.
+func (r *rewriter) hidden() int64 {
+	n := int64(0)
+	for _, s := range r.sets {
+		n += s.hidden
+	}
+	return n
+}
 
 func (r *rewriter) idle() int64 {
 	n := int64(0)

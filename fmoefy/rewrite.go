@@ -55,8 +55,11 @@ func Rewrite(m *onnx.Model, o Options) (Report, error) {
 	}
 	r := &rewriter{model: w, options: o, opset: opset, names: onnx.NewIndex(w.Graph), layers: layers(blocks), sets: map[string]*expertSet{}, dequantizer: q, first: map[*onnx.Tensor]*onnx.Tensor{}, samples: map[string][]*onnx.Tensor{}}
 	for i := range blocks {
-		if reasons[i] == "" {
-			r.replace(&blocks[i])
+		if reasons[i] != "" {
+			continue
+		}
+		if err := r.replace(&blocks[i]); err != nil {
+			return Report{}, fmt.Errorf("block %s: %w", blocks[i].Name, err)
 		}
 	}
 	if len(r.replaced) == 0 {
@@ -72,7 +75,7 @@ func Rewrite(m *onnx.Model, o Options) (Report, error) {
 		return Report{}, fmt.Errorf("the rewritten model is not valid, which is an error in fmoefy: %w", err)
 	}
 	report := r.report(blocks, reasons)
-	report.ParametersBefore, report.ParametersAfter = before, parameters(w)
+	report.ParametersBefore, report.ParametersAfter = before, parameters(w)+r.hidden()
 	report.ParametersActive = report.ParametersAfter - r.idle()
 	if !o.DryRun {
 		m.IRVersion, m.OpsetImports, m.Graph, m.Functions = w.IRVersion, w.OpsetImports, w.Graph, w.Functions
@@ -114,6 +117,10 @@ type expertSet struct {
 	inputs     [moe.InputCount]string // names of the initializers, "" where absent
 	perExpert  int64                  // parameters
 	parameters int64                  // with the router's
+	hidden     int64                  // of those, by how many more they are than elements of floating-point initializers
+
+	stored           storage
+	elements, errors float64 // the sum of the squares of weights, and of what storing changes them by
 }
 
 // layers counts the replaceable blocks of each graph.
@@ -128,16 +135,20 @@ func layers(blocks []Block) map[*scope]int {
 }
 
 // replace prepares the FMoE node of a block; finish puts it in its place.
-func (r *rewriter) replace(b *Block) {
-	config := moe.Config{TopK: r.options.TopK, Gate: r.options.Gate, Activation: b.Activation, Normalize: !r.options.SoftmaxOverAll}
-	set := r.expertsOf(b)
+func (r *rewriter) replace(b *Block) error {
+	set, err := r.expertsOf(b)
+	if err != nil {
+		return err
+	}
+	config := moe.Config{TopK: r.options.TopK, Gate: r.options.Gate, Activation: b.Activation, Normalize: !r.options.SoftmaxOverAll,
+		Quantization: set.stored.Quantization}
 	node := &onnx.Node{Name: r.names.NewNodeName(b.Name + "." + moe.OpType), Domain: moe.Domain, OpType: moe.OpType,
 		Inputs: slices.Clone(set.inputs[:]), Outputs: []string{b.Output}, Attributes: config.Encode()}
 	for len(node.Inputs) > 0 && node.Inputs[len(node.Inputs)-1] == "" {
 		node.Inputs = node.Inputs[:len(node.Inputs)-1]
 	}
 	node.Inputs[moe.InputX] = b.Input
-	node.Overload = functions{r.model}.bodyOf(newVariant(node, config, b.ElementType, r.opset))
+	node.Overload = functions{r.model}.bodyOf(newVariant(node, config, b.ElementType, set.stored, r.opset))
 
 	nodes := []*onnx.Node{node}
 	if b.inputType != b.ElementType {
@@ -151,6 +162,7 @@ func (r *rewriter) replace(b *Block) {
 		nodes = append(nodes, r.cast(b, wide, b.Output, b.outputType))
 	}
 	r.replaced = append(r.replaced, replacement{b, nodes, set})
+	return nil
 }
 
 func (r *rewriter) cast(b *Block, from, to string, t onnx.DataType) *onnx.Node {
@@ -160,13 +172,17 @@ func (r *rewriter) cast(b *Block, from, to string, t onnx.DataType) *onnx.Node {
 
 // expertsOf returns the initializers that stand for a block's weights, which
 // it adds to the outermost graph unless a block before it shares them.
-func (r *rewriter) expertsOf(b *Block) *expertSet {
+func (r *rewriter) expertsOf(b *Block) (*expertSet, error) {
 	key := r.sharingKey(b)
 	if set := r.sets[key]; set != nil {
-		return set
+		return set, nil
 	}
 	o := r.options
-	set := &expertSet{}
+	stored, err := o.storageOf(b.ElementType)
+	if err != nil {
+		return nil, err
+	}
+	set := &expertSet{stored: stored}
 	r.sets[key] = set
 	add := func(slot int, make func(name string) *onnx.Tensor) {
 		name := r.names.NewName(b.Name + "." + moe.InputNames[slot])
@@ -206,7 +222,7 @@ func (r *rewriter) expertsOf(b *Block) *expertSet {
 		if s.dense == nil {
 			continue
 		}
-		add(s.slot, func(name string) *onnx.Tensor {
+		experts := func(name string, count int) *onnx.Tensor {
 			normals := newNormals(o.Seed, name)
 			if o.Init == Random {
 				return gaussian(name, b.ElementType, r.randomDims(b, s.dense), s.std, normals)
@@ -215,10 +231,47 @@ func (r *rewriter) expertsOf(b *Block) *expertSet {
 			if o.Init == Noise {
 				noise = o.NoiseScale
 			}
-			return expertCopies(name, s.dense.as(b.ElementType), o.NumExperts, noise, normals)
-		})
+			return expertCopies(name, s.dense.as(b.ElementType), count, noise, normals)
+		}
+		add(s.slot, func(name string) *onnx.Tensor { return experts(name, o.NumExperts) })
+		if isWeight := len(s.dense.dims) == 2; isWeight && stored.elementType != b.ElementType {
+			if err := r.store(b, set, s.slot, experts); err != nil {
+				return nil, err
+			}
+		}
 	}
-	return set
+	return set, nil
+}
+
+// store replaces a weight, the last initializer, by the tensors in which it is
+// stored.
+func (r *rewriter) store(b *Block, set *expertSet, slot int, experts func(name string, count int) *onnx.Tensor) error {
+	o := r.options
+	list := &r.model.Graph.Initializers
+	name := set.inputs[slot]
+	weight, times := (*list)[len(*list)-1], 1
+	if o.Init == Copy {
+		weight, times = experts(name, 1), o.NumExperts
+		elements, errors, err := set.stored.squares(weight)
+		if err != nil {
+			return err
+		}
+		set.elements, set.errors = set.elements+elements, set.errors+errors
+	}
+	scalesName := ""
+	if set.stored.Bits != 0 {
+		scalesName = r.names.NewName(b.Name + "." + moe.InputNames[moe.Scales(slot)])
+	}
+	stored, scales := set.stored.store(name, scalesName, weight, times)
+	(*list)[len(*list)-1] = stored
+	if scales != nil {
+		*list = append(*list, scales)
+		set.inputs[moe.Scales(slot)] = scalesName
+		n, _ := weight.ElementCount()
+		scaleCount, _ := scales.ElementCount()
+		set.hidden += n*int64(times) - scaleCount
+	}
+	return nil
 }
 
 // routerType returns the element type of the router of experts of type t.

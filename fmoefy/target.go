@@ -87,7 +87,7 @@ func export(m *onnx.Model, o ExportOptions) (count int, err error) {
 		}
 	}
 	all := scopes(m)
-	x := &exporter{model: m, options: o, names: onnx.NewIndex(m.Graph), paired: map[[2]*onnx.Tensor]string{}}
+	x := &exporter{model: m, options: o, names: onnx.NewIndex(m.Graph), paired: map[[2]*onnx.Tensor]string{}, plain: map[*onnx.Tensor]*onnx.Tensor{}}
 	var written []*exportedNode
 	for _, s := range all {
 		for _, n := range s.graph.Nodes {
@@ -109,7 +109,7 @@ func export(m *onnx.Model, o ExportOptions) (count int, err error) {
 		x.finish(written)
 	default:
 		for _, e := range written {
-			e.node.Overload = functions{m}.bodyOf(newVariant(e.node, e.config, e.elementType, opset))
+			e.node.Overload = functions{m}.bodyOf(newVariant(e.node, e.config, e.elementType, e.stored, opset))
 		}
 		if o.Target == Standard {
 			if err := m.Inline(func(*onnx.Node) bool { return false }); err != nil {
@@ -133,8 +133,9 @@ type exportedNode struct {
 	scope       *scope
 	node        *onnx.Node
 	config      moe.Config
-	elementType onnx.DataType
-	nodes       []*onnx.Node // what takes its place
+	elementType onnx.DataType // in which the experts compute
+	stored      storage       // of their weights
+	nodes       []*onnx.Node  // what takes its place
 }
 
 // readFMoE reads an FMoE node of a scope.
@@ -150,8 +151,36 @@ func readFMoE(s *scope, n *onnx.Node) (*exportedNode, error) {
 	if err != nil {
 		return nil, fmt.Errorf("fc1_weight is no constant: %w", err)
 	}
-	if !computable(weight.elementType()) {
-		return nil, fmt.Errorf("fc1_weight has element type %s", weight.elementType())
+	e := &exportedNode{scope: s, node: n, config: c, stored: storage{weight.elementType(), c.Quantization}}
+	if e.elementType, err = e.computes(); err != nil {
+		return nil, err
 	}
-	return &exportedNode{scope: s, node: n, config: c, elementType: weight.elementType()}, nil
+	return e, nil
+}
+
+// computes returns the type in which experts compute: that of the tokens,
+// which is the weights' type unless that has fewer bits.
+func (e *exportedNode) computes() (onnx.DataType, error) {
+	s, n := e.scope, e.node
+	w := e.stored.elementType
+	if computable(w) && w.Bits() >= 32 {
+		return w, nil
+	}
+	if !computable(w) && e.stored.Bits == 0 {
+		return w, fmt.Errorf("fc1_weight has element type %s", w)
+	}
+	for _, value := range []string{n.Input(moe.InputX), n.Output(moe.OutputY)} {
+		if t := s.declared[value]; t != nil && computable(t.ElemType) {
+			return t.ElemType, nil
+		}
+	}
+	for _, slot := range []int{moe.InputFC1Bias, moe.InputFC2Bias, moe.InputFC3Bias} {
+		if bias, err := s.constant(n.Input(slot)); err == nil && computable(bias.elementType()) {
+			return bias.elementType(), nil
+		}
+	}
+	if e.stored.Bits == 0 {
+		return w, nil
+	}
+	return onnx.Float32, nil
 }

@@ -34,6 +34,7 @@ Examples:
   fmoefy dense.onnx -o moe.onnx --experts-per-worker 4 --workers 2 --every 2
   fmoefy dense.onnx -o moe.onnx --num-experts 64 --init noise --noise-scale 0.05 --seed 7
   fmoefy dense.onnx -o moe.onnx --num-experts 64 --init random --hidden 256
+  fmoefy dense.onnx -o moe.onnx --num-experts 8 --expert-weights int8
   fmoefy dense.onnx -o moe.onnx --num-experts 8 --target onnxruntime`,
 	Flags: func(flags *pflag.FlagSet) cli.Action {
 		c := &rewriteFlags{flags: flags}
@@ -65,6 +66,9 @@ Examples:
 		flags.IntVar(&o.Hidden, "hidden", 0, "hidden width of experts, where it is not the MLP's; needs --init random")
 		flags.Uint64Var(&o.Seed, "seed", 0, "seed of routers, noise and random experts (default 0)")
 
+		flags.StringVar(&c.storage, "expert-weights", "", "store experts' weights in this `type`: float32, float16 (f16), bfloat16 (bf16), int8 or int4 (default: as the block computes)")
+		flags.IntVar(&o.BlockSize, "block-size", 0, "weights that share a scale, of int8 and int4 (default 32)")
+
 		registerTarget(flags, &o.Target, &o.AllowGELUApproximation)
 		flags.StringVar(&c.external, "external", "auto", externalUsage)
 		return func(ctx context.Context, out io.Writer, args []string) error {
@@ -81,6 +85,7 @@ type rewriteFlags struct {
 	output         string
 	list, json     bool
 	init, gateInit string
+	storage        string
 	external       string
 	flags          *pflag.FlagSet
 }
@@ -97,8 +102,8 @@ var externalModes = map[string]onnx.ExternalMode{
 
 // complete checks the flags.
 func (c *rewriteFlags) complete() error {
-	c.options.Init, c.options.GateInit = fmoefy.Init(c.init), fmoefy.GateInit(c.gateInit)
-	for _, name := range []string{"num-experts", "experts-per-worker", "workers", "top-k", "gate-std", "every", "noise-scale", "random-std", "hidden"} {
+	c.options.Init, c.options.GateInit, c.options.ExpertWeights = fmoefy.Init(c.init), fmoefy.GateInit(c.gateInit), fmoefy.Storage(c.storage)
+	for _, name := range []string{"num-experts", "experts-per-worker", "workers", "top-k", "gate-std", "every", "noise-scale", "random-std", "hidden", "block-size"} {
 		if f := c.flags.Lookup(name); f.Changed && f.Value.String() == "0" {
 			return cli.Misusef("--%s=0 must be above 0", name)
 		}

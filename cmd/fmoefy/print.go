@@ -29,9 +29,19 @@ func (r *rewriteResult) print(out io.Writer) {
 	}
 	fmt.Fprintf(out, "\nparameters  %s → %s in all, %s active per token\n",
 		cli.Count(r.ParametersBefore), cli.Count(r.ParametersAfter), cli.Count(r.ParametersActive))
-	if r.Equal {
+	if r.ExpertWeights != "" {
+		fmt.Fprintf(out, "storage     experts' weights in %s", r.ExpertWeights)
+		if r.BlockSize > 0 {
+			fmt.Fprintf(out, ", a scale for each %d of a row", r.BlockSize)
+		}
+		fmt.Fprintln(out)
+	}
+	switch {
+	case r.Equal:
 		fmt.Fprintln(out, "function    the same as before, up to rounding")
-	} else {
+	case r.Approximate:
+		fmt.Fprintf(out, "function    nearly the same as before: storing weights changes them by %.2g %% (root mean square)\n", 100*r.WeightError)
+	default:
 		fmt.Fprintln(out, "function    another than before")
 	}
 	if r.Output != "" {

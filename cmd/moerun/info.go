@@ -89,13 +89,17 @@ func printDescription(out io.Writer, d *inspect.Description) {
 	}
 	fmt.Fprintln(out, "\nFMoE layers:")
 	layers := cli.NewTable(1, 2, 5, 6)
-	layers.Row("name", "experts", "top-k", "gate", "activation", "d_model", "d_hidden")
+	layers.Row("name", "experts", "top-k", "gate", "activation", "d_model", "d_hidden", "weights")
 	for _, l := range d.Layers {
 		activation := l.Activation
 		if l.Gated {
 			activation += " (gated)"
 		}
-		layers.Row(l.Name, fmt.Sprint(l.Experts), fmt.Sprint(l.TopK), l.Gate, activation, fmt.Sprint(l.DModel), fmt.Sprint(l.DHidden))
+		weights := l.Weights
+		if l.BlockSize > 0 {
+			weights += fmt.Sprintf(", blocks of %d", l.BlockSize)
+		}
+		layers.Row(l.Name, fmt.Sprint(l.Experts), fmt.Sprint(l.TopK), l.Gate, activation, fmt.Sprint(l.DModel), fmt.Sprint(l.DHidden), weights)
 	}
 	layers.Print(out)
 }

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/fmoe-go/fmoe/fmoefy"
 	"github.com/fmoe-go/fmoe/internal/cli"
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/dataset"
@@ -335,6 +337,35 @@ func TestPerplexity(t *testing.T) {
 	code, stdout, _ := execute(t, "perplexity", gpt, "--text", gptText, "--max-tokens", "20")
 	if code != cli.Success || !strings.Contains(stdout, "over 19 tokens") {
 		t.Errorf("exit code %d, stdout %q", code, stdout)
+	}
+}
+
+// TestPerplexityOfStoredExperts: a trained model whose weights become experts
+// of fewer bits predicts text nearly as well.
+func TestPerplexityOfStoredExperts(t *testing.T) {
+	perplexity := func(o fmoefy.Options) float64 {
+		m, err := onnx.ReadFile(gpt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		o.NumExperts = 4
+		if _, err := fmoefy.Rewrite(m, o); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(t.TempDir(), "moe.onnx")
+		if err := onnx.WriteFile(path, m, onnx.WriteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		var result perplexityResult
+		succeed(t, &result, "perplexity", path, "--text", gptText, "--max-tokens", "2001", "--json")
+		return math.Exp(float64(result.LogLoss))
+	}
+	dense := perplexity(fmoefy.Options{})
+	for storage, most := range map[fmoefy.Storage]float64{fmoefy.StoreFloat16: 1.001, fmoefy.StoreBFloat16: 1.001, fmoefy.StoreInt8: 1.01, fmoefy.StoreInt4: 1.05} {
+		if p := perplexity(fmoefy.Options{ExpertWeights: storage}); p > most*dense || p < dense/most {
+			t.Errorf("%s: perplexity %v, in float32 %v", storage, p, dense)
+		}
 	}
 }
 

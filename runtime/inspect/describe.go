@@ -53,6 +53,8 @@ type Layer struct {
 	Gated      bool   `json:"gated"` // the experts have a third projection
 	DModel     int64  `json:"d_model"`
 	DHidden    int64  `json:"d_hidden"`
+	Weights    string `json:"weights"`              // how the experts' are stored, such as "float32" or "int4"
+	BlockSize  int    `json:"block_size,omitempty"` // how many integers share a scale
 }
 
 // Describe reads a model's structure. It fails where an FMoE node is not as
@@ -83,7 +85,7 @@ func Describe(m *onnx.Model) (*Description, error) {
 		d.Outputs = append(d.Outputs, Value{v.Name, v.Type.String()})
 	}
 	d.Operators = countOperators(m.Graph)
-	p := &parameters{share: map[*onnx.Tensor]share{}}
+	p := &parameters{share: map[*onnx.Tensor]share{}, elements: map[*onnx.Tensor]int64{}}
 	err := p.graph(m.Graph, nil)
 	d.Parameters, d.Layers = p.sum(), append(d.Layers, p.layers...)
 	return d, err

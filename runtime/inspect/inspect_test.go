@@ -164,7 +164,7 @@ func TestDescribe(t *testing.T) {
 		Inputs: []Value{{"x", "float32[tokens,8]"}}, Outputs: []Value{{"y", "float32[tokens,8]"}},
 		Operators: []Operator{{"MatMul", 1}, {"ai.fmoe::FMoE", 1}}, Functions: []string{},
 		Parameters: Parameters{Total: 8*4 + 4*expert + 8*8, Active: 8*4 + 2*expert + 8*8},
-		Layers:     []Layer{{Name: "layers.0.mlp", Experts: 4, TopK: 2, Gate: "naive", Activation: "gelu", DModel: 8, DHidden: 16}},
+		Layers:     []Layer{{Name: "layers.0.mlp", Experts: 4, TopK: 2, Gate: "naive", Activation: "gelu", DModel: 8, DHidden: 16, Weights: "float32"}},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got\n%+v\nwant\n%+v", got, want)

@@ -18,6 +18,10 @@ type parameters struct {
 	tensors []*onnx.Tensor
 	share   map[*onnx.Tensor]share // of experts' weights
 	layers  []Layer
+
+	// elements are the numbers that quantised experts stand for; their scales
+	// stand for none.
+	elements map[*onnx.Tensor]int64
 }
 
 // scope finds the constant of a name in a graph and those around it.
@@ -72,18 +76,36 @@ func (p *parameters) layer(n *onnx.Node, s *scope) error {
 	if err != nil {
 		return err
 	}
-	weight := s.lookup(n.Input(moe.InputFC1Weight))
-	if weight == nil || len(weight.Dims) != 3 || weight.Dims[0] < 1 {
-		return fmt.Errorf("its fc1_weight %q is not a constant of shape [experts, d_hidden, d_model]", n.Input(moe.InputFC1Weight))
+	fc1, fc2 := s.lookup(n.Input(moe.InputFC1Weight)), s.lookup(n.Input(moe.InputFC2Weight))
+	rank := 3
+	if config.Quantization.Bits != 0 {
+		rank = 4 // with blocks and their bytes
 	}
-	experts := weight.Dims[0]
-	p.layers = append(p.layers, Layer{
-		Name: n.Name, Experts: experts, TopK: config.TopK, Gate: config.Gate, Activation: string(config.Activation),
-		Gated: n.Input(moe.InputFC3Weight) != "", DModel: weight.Dims[2], DHidden: weight.Dims[1],
-	})
+	for i, weight := range []*onnx.Tensor{fc1, fc2} {
+		if weight == nil || len(weight.Dims) != rank || weight.Dims[0] < 1 {
+			slot := []int{moe.InputFC1Weight, moe.InputFC2Weight}[i]
+			return fmt.Errorf("its %s %q is not a constant of %d dimensions, the experts and their outputs first", moe.InputNames[slot], n.Input(slot), rank)
+		}
+	}
+	l := Layer{
+		Name: n.Name, Experts: fc1.Dims[0], TopK: config.TopK, Gate: config.Gate, Activation: string(config.Activation),
+		Gated: n.Input(moe.InputFC3Weight) != "", DModel: fc2.Dims[1], DHidden: fc1.Dims[1], Weights: fc1.DataType.String(),
+	}
+	if q := config.Quantization; q.Bits != 0 {
+		l.Weights, l.BlockSize = fmt.Sprintf("int%d", q.Bits), q.Block
+		for _, slot := range []int{moe.InputFC1Weight, moe.InputFC2Weight, moe.InputFC3Weight} {
+			if t := s.lookup(n.Input(slot)); t != nil {
+				p.elements[t] = l.Experts * l.DModel * l.DHidden
+			}
+			if t := s.lookup(n.Input(moe.Scales(slot))); t != nil {
+				p.elements[t] = 0
+			}
+		}
+	}
+	p.layers = append(p.layers, l)
 	for slot := moe.InputFC1Weight; slot <= moe.InputFC3Bias; slot++ {
 		if t := s.lookup(n.Input(slot)); t != nil {
-			used := share{min(int64(config.TopK), experts), experts}
+			used := share{min(int64(config.TopK), l.Experts), l.Experts}
 			if before, ok := p.share[t]; ok {
 				used.k = max(used.k, before.k)
 			}
@@ -99,6 +121,9 @@ func (p *parameters) sum() Parameters {
 		n, err := t.ElementCount()
 		if err != nil {
 			continue // onnx.Check reports it
+		}
+		if stored, ok := p.elements[t]; ok {
+			n = stored
 		}
 		total.Total += n
 		if s, ok := p.share[t]; ok {

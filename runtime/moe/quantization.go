@@ -44,24 +44,27 @@ func (q Quantization) BlockBytes() int { return q.Block * q.Bits / 8 }
 // Quantize stores a row. packed has Blocks · BlockBytes elements, scales
 // Blocks.
 func (q Quantization) Quantize(row []float32, packed []byte, scales []float32) {
-	for b := range scales {
-		block := row[b*q.Block : min((b+1)*q.Block, len(row))]
-		bytes := packed[b*q.BlockBytes():][:q.BlockBytes()]
-		scales[b] = q.scale(block)
-		q.round(block, scales[b], bytes)
+	q.Scales(row, scales)
+	for b, scale := range scales {
+		q.round(row[b*q.Block:min((b+1)*q.Block, len(row))], scale, packed[b*q.BlockBytes():][:q.BlockBytes()])
 	}
 }
 
-// scale returns the scale of a block: one that makes its largest element the
-// integer that is farthest from 0, of which there is only a negative one.
-func (q Quantization) scale(block []float32) float32 {
-	largest := float32(0)
-	for _, x := range block {
-		if math.Abs(float64(x)) > math.Abs(float64(largest)) {
-			largest = x
+// Scales finds the scales of a row's blocks: each makes its block's largest
+// element the integer that is farthest from 0, of which there is only a
+// negative one.
+func (q Quantization) Scales(row, scales []float32) {
+	for b := range scales {
+		low, high := float32(0), float32(0)
+		for _, x := range row[b*q.Block : min((b+1)*q.Block, len(row))] {
+			low, high = min(low, x), max(high, x)
 		}
+		largest := high
+		if -low > high {
+			largest = low
+		}
+		scales[b] = -largest / float32(q.zero())
 	}
-	return -largest / float32(q.zero())
 }
 
 // zero is the integer that stands for 0.
@@ -69,13 +72,15 @@ func (q Quantization) zero() int { return 1 << (q.Bits - 1) }
 
 // round stores the integers of a block.
 func (q Quantization) round(block []float32, scale float32, packed []byte) {
-	zero := float64(q.zero())
+	zero, factor := float64(q.zero()), 1/float64(scale)
+	if scale == 0 {
+		factor = 0
+	}
 	integer := func(i int) byte {
-		if i >= len(block) || scale == 0 {
+		if i >= len(block) {
 			return byte(zero)
 		}
-		x := math.RoundToEven(float64(block[i]) / float64(scale))
-		return byte(max(0, min(x+zero, 2*zero-1)))
+		return byte(max(0, min(math.RoundToEven(float64(block[i])*factor)+zero, 2*zero-1)))
 	}
 	for i := range packed {
 		if q.Bits == 8 {
