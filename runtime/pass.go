@@ -23,6 +23,8 @@ var passes = []pass{
 	{"identity", removeIdentities},
 	{"activation", recogniseActivations},
 	{"normalization", recogniseNormalizations},
+	{"attention", recogniseAttention},
+	{"identity", removeIdentities},
 	{"linear", fuseLinear},
 }
 
@@ -235,8 +237,9 @@ func (r *rewriter) replaceValues(old *node, with *onnx.Node, in, out []int) bool
 		}
 		made.op.Outputs[i] = r.program.values[v].name
 		r.program.values[v].fact = refine(r.fact(v), facts[i])
-		maker := r.makers[v]
-		maker.out[slices.Index(maker.out, v)] = absent
+		if maker := r.makers[v]; maker != nil {
+			maker.out[slices.Index(maker.out, v)] = absent
+		}
 	}
 	r.add(made)
 	return true
@@ -277,9 +280,6 @@ func (r *rewriter) add(n *node) {
 // infer makes a node that is not yet part of the program, and what is known of
 // its outputs; nil where it cannot be.
 func (r *rewriter) infer(n *onnx.Node, in []int, outputs int) (*node, []op.Fact) {
-	if !r.device.Supports(n.Domain, n.OpType) {
-		return nil, nil
-	}
 	n.Inputs, n.Outputs = make([]string, len(in)), make([]string, outputs)
 	facts := make([]op.Fact, len(in))
 	for i, v := range in {
@@ -290,8 +290,12 @@ func (r *rewriter) infer(n *onnx.Node, in []int, outputs int) (*node, []op.Fact)
 	for i := range n.Outputs {
 		n.Outputs[i] = "output" // stands for a name until there is one
 	}
-	resolved, err := op.Resolve(n, math.MaxInt64)
-	if err != nil {
+	version := int64(math.MaxInt64)
+	if n.OpType == "Attention" {
+		version = 23 // later ones do not broadcast masks over keys
+	}
+	resolved, err := op.Resolve(n, version)
+	if err != nil || !resolved.Operator.View && !r.device.Supports(n.Domain, n.OpType) {
 		return nil, nil
 	}
 	inferred, err := op.Infer(resolved, facts, &r.symbols)

@@ -8,11 +8,38 @@ import (
 )
 
 // removeIdentities lets what uses the output of a node that changes nothing
-// use its input.
+// use its input, and makes one of several reshapes.
 func removeIdentities(r *rewriter) {
 	for n := range r.nodes() {
 		if v, ok := r.identity(n); ok && same(r.fact(v), r.fact(n.out[0])) {
 			r.substitute(n.out[0], v)
+		} else if n.is("Reshape") {
+			r.reshapeOnce(n)
+		}
+	}
+}
+
+// maxReshapes bounds how many reshapes are looked through.
+const maxReshapes = 4
+
+// reshapeOnce lets a Reshape take the value before other reshapes, or its
+// users that value, if it gives back its shape.
+func (r *rewriter) reshapeOnce(n *node) {
+	v := n.in[0]
+	for range maxReshapes {
+		before := r.madeBy(v, "Reshape", "Flatten", "Squeeze", "Unsqueeze")
+		if before == nil {
+			break
+		}
+		if v = before.in[0]; same(r.fact(v), r.fact(n.out[0])) {
+			r.substitute(n.out[0], v)
+			return
+		}
+	}
+	// A 0 in the target copies a dimension of what is reshaped.
+	if target := r.constant(n.in[1]); v != n.in[0] && target != nil && r.rank(v) >= 0 {
+		if list, err := target.Ints(); err == nil && !slices.Contains(list, 0) {
+			r.replace(n, onnxNode("Reshape"), v, n.in[1])
 		}
 	}
 }

@@ -1,0 +1,369 @@
+package runtime
+
+import (
+	"math"
+	"slices"
+
+	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime/op"
+	"github.com/fmoe-go/fmoe/runtime/tensor"
+)
+
+// recogniseAttention replaces softmax(scale·Q·Kᵀ + masks)·V by Attention.
+// Reordering of [batch, sequence, heads, size] to [batch, heads, sequence,
+// size] and back, keys and values that are repeated for groups of heads, and
+// caches that grow by new keys and values become a part of it.
+//
+// Where every key of a query is masked by −∞ the nodes give NaN, Attention 0.
+func recogniseAttention(r *rewriter) {
+	for n := range r.nodes() {
+		if !n.is("MatMul") || !r.float(n.out[0]) || r.rank(n.out[0]) != 4 {
+			continue
+		}
+		a := attention{rewriter: r, product: n, scale: 1}
+		if softmax := r.softmax(n.in[0]); softmax != nil && a.scores(softmax.in[0], maxMasks) && a.operands() {
+			a.fuse()
+		}
+	}
+}
+
+// maxMasks bounds how many nodes may lie between scores and softmax.
+const maxMasks = 8
+
+// attention is one that the nodes of a program compute.
+type attention struct {
+	*rewriter
+	product *node // of the probabilities and the values
+	query   int   // [batch, heads, queries, size]
+	keys    int   // transposed: [batch, heads, size, keys]
+	scale   float64
+	masks   []mask
+
+	q, k, v headed
+	cached  bool // k and v are what Concat nodes append to caches
+}
+
+// mask is what is added to scores, or where number is not 0, a condition for
+// keeping a score; else it becomes the number.
+type mask struct {
+	value    int
+	number   float64
+	inverted bool // the condition is for the number
+}
+
+// softmax returns the Softmax over the last axis that makes a value, used only
+// once, perhaps in a longer type.
+func (r *rewriter) softmax(v int) *node {
+	if cast := r.madeBy(v, "Cast"); cast != nil && r.only(v) && r.narrower(v, cast.in[0]) {
+		v = cast.in[0]
+	}
+	n := r.madeBy(v, "Softmax")
+	if n == nil || !r.only(v) {
+		return nil
+	}
+	axis := int64(-1)
+	if n.op.Since < 13 {
+		axis = 1
+	}
+	if last, err := op.Axis(n.op.Int("axis", axis), 4); err != nil || last != 3 {
+		return nil
+	}
+	return n
+}
+
+// scores reads a value as products of queries and keys with a scale and masks.
+func (a *attention) scores(v, depth int) bool {
+	n := a.maker(v)
+	if n == nil || depth == 0 || !a.only(v) || a.rank(v) != 4 {
+		return false
+	}
+	switch {
+	case n.is("MatMul"):
+		a.query, a.keys = n.in[0], n.in[1]
+		return a.rank(a.query) == 4 && a.rank(a.keys) == 4
+	case n.is("Cast"):
+		return a.float(n.in[0]) && a.scores(n.in[0], depth-1)
+	case n.is("Mul", "Div"):
+		by, number, ok := a.scaled(n, n.is("Mul"))
+		if !ok {
+			return false
+		}
+		if n.is("Div") {
+			number = 1 / number
+		}
+		masks := len(a.masks)
+		if !a.scores(by, depth-1) || len(a.masks) > masks { // a mask would be scaled too
+			return false
+		}
+		a.scale *= number
+		return true
+	case n.is("Add"):
+		return a.masked(n.in[0], mask{value: n.in[1]}, depth) || a.masked(n.in[1], mask{value: n.in[0]}, depth)
+	case n.is("Where"):
+		// A score plus the lowest numbers is that number, so that it may be
+		// added.
+		if x, ok := a.number(n.in[2]); ok && x < -1e30 {
+			return a.masked(n.in[1], mask{value: n.in[0], number: x}, depth)
+		}
+		if x, ok := a.number(n.in[1]); ok && x < -1e30 {
+			return a.masked(n.in[2], mask{value: n.in[0], number: x, inverted: true}, depth)
+		}
+	}
+	return false
+}
+
+func (a *attention) masked(scores int, m mask, depth int) bool {
+	count := len(a.masks)
+	a.masks = append(a.masks, m)
+	if a.scores(scores, depth-1) {
+		return true
+	}
+	a.masks = a.masks[:count]
+	return false
+}
+
+// headed is a value [batch, heads, sequence, size], or where flat is set
+// [batch, sequence, heads, size].
+type headed struct {
+	value int
+	flat  bool
+}
+
+// headed reads a value of rank 4, which heads come first in.
+func (r *rewriter) headed(v int) headed {
+	if n := r.madeBy(v, "Transpose"); n != nil && slices.Equal(n.op.Ints("perm"), []int64{0, 2, 1, 3}) {
+		return headed{n.in[0], true}
+	}
+	return headed{v, false}
+}
+
+// shape returns batch, heads, sequence and size.
+func (r *rewriter) headedShape(h headed) [4]op.Dim {
+	s := [4]op.Dim(r.fact(h.value).Shape)
+	if h.flat {
+		s[1], s[2] = s[2], s[1]
+	}
+	return s
+}
+
+// operands finds queries, keys and values, and checks that none of them
+// broadcasts as Attention would not.
+func (a *attention) operands() bool {
+	a.query = a.unscaled(a.query)
+	a.q = a.headed(a.query)
+	a.keys = a.unscaled(a.keys)
+	n := a.madeBy(a.keys, "Transpose")
+	if n == nil {
+		return false
+	}
+	switch perm := n.op.Ints("perm"); {
+	case slices.Equal(perm, []int64{0, 2, 3, 1}):
+		a.k = headed{n.in[0], true}
+	case slices.Equal(perm, []int64{0, 1, 3, 2}):
+		a.k = headed{a.unscaled(n.in[0]), false}
+	default:
+		return false
+	}
+	a.v = headed{a.product.in[1], false}
+	if a.rank(a.k.value) != 4 || a.rank(a.v.value) != 4 {
+		return false
+	}
+	q, k, v := a.headedShape(a.q), a.headedShape(a.k), a.headedShape(a.v)
+	if q[0] != k[0] || q[0] != v[0] || k[1] != v[1] || k[1] != q[1] && k[1] != 1 {
+		return false
+	}
+	if !a.k.flat {
+		keys, values, ok := a.shared(a.k.value), a.shared(a.v.value), true
+		if keys != absent && values != absent {
+			before, after := a.fact(keys).Shape, a.fact(values).Shape
+			if ok = before[1] == after[1]; ok {
+				a.k.value, a.v.value = keys, values
+			}
+		}
+		a.cached = ok && a.grown(a.k.value) && a.grown(a.v.value)
+	}
+	return true
+}
+
+// unscaled returns the value before a multiplication by a number, which the
+// attention's scale takes over.
+func (a *attention) unscaled(v int) int {
+	n := a.madeBy(v, "Mul", "Div")
+	if n == nil {
+		return v
+	}
+	from, number, ok := a.scaled(n, n.is("Mul"))
+	if !ok || !same(a.fact(from), a.fact(v)) {
+		return v
+	}
+	if n.is("Div") {
+		number = 1 / number
+	}
+	a.scale *= number
+	return from
+}
+
+// shared returns the value [batch, groups, sequence, size] whose heads a value
+// repeats, each as often as the next; absent where there is none.
+func (r *rewriter) shared(v int) int {
+	joined := r.madeBy(v, "Reshape")
+	if joined == nil {
+		return absent
+	}
+	expanded := r.madeBy(joined.in[0], "Expand")
+	if expanded == nil {
+		return absent
+	}
+	opened := r.madeBy(expanded.in[0], "Unsqueeze", "Reshape")
+	if opened == nil {
+		return absent
+	}
+	from, to := r.fact(opened.in[0]).Shape, r.fact(v).Shape
+	one, many := r.fact(opened.out[0]).Shape, r.fact(expanded.out[0]).Shape
+	if len(from) != 4 || len(one) != 5 || len(many) != 5 || len(to) != 4 || !from[1].Known() || !many[2].Known() ||
+		from[1] == 0 || many[2] > 1<<20 || from[1] > 1<<20 {
+		return absent
+	}
+	whole := []op.Dim{from[0], from[1], many[2], from[2], from[3]}
+	if !slices.Equal(one, []op.Dim{from[0], from[1], 1, from[2], from[3]}) || !slices.Equal(many, whole) ||
+		!slices.Equal(to, []op.Dim{from[0], from[1] * many[2], from[2], from[3]}) {
+		return absent
+	}
+	return opened.in[0]
+}
+
+// grown reports whether a value [batch, heads, sequence, size] is a cache with
+// a new part behind, and nothing but this attention and a caller uses it.
+func (r *rewriter) grown(v int) bool {
+	n := r.madeBy(v, "Concat")
+	if n == nil || len(n.in) != 2 || len(r.users[v]) != 1 || r.rank(n.in[0]) != 4 || r.rank(n.in[1]) != 4 {
+		return false
+	}
+	axis, err := op.Axis(n.op.Int("axis", 0), 4)
+	return err == nil && axis == 2
+}
+
+// fuse puts an Attention node in the place of the nodes.
+func (a *attention) fuse() {
+	shape := a.headedShape(a.q)
+	bias, ok := a.mask(append(shape[:3:3], a.fact(a.keys).Shape[3]))
+	if !ok {
+		return
+	}
+	attributes := []*onnx.Attribute{onnx.FloatAttribute("scale", float32(a.scale))}
+	in := []int{absent, absent, absent, bias, absent, absent}
+	out := []int{a.product.out[0]}
+	if a.cached {
+		for i, h := range []*headed{&a.k, &a.v} {
+			n := a.maker(h.value)
+			out = append(out, h.value)
+			in[4+i], *h = n.in[0], headed{n.in[1], false}
+		}
+	}
+	if !a.k.flat {
+		a.k = a.headed(a.k.value)
+	}
+	a.v = a.headed(a.v.value)
+	groups := a.headedShape(a.k)[1]
+	for i, h := range []headed{a.k, a.v} {
+		if in[1+i] = a.input(h); in[1+i] == absent {
+			return
+		}
+	}
+	if groups.Known() {
+		attributes = append(attributes, onnx.IntAttribute("kv_num_heads", int64(groups)))
+	}
+	for in[len(in)-1] == absent {
+		in = in[:len(in)-1]
+	}
+	behind := a.follower(a.product, "Transpose")
+	if behind != nil && !slices.Equal(behind.op.Ints("perm"), []int64{0, 2, 1, 3}) {
+		behind = nil
+	}
+	size := a.fact(a.product.out[0]).Shape[3]
+	if behind == nil || !a.q.flat || !shape[1].Known() || !size.Known() {
+		if in[0] = a.query; a.rank(in[0]) == 4 {
+			a.replaceValues(a.product, onnxNode("Attention", attributes...), in, out)
+		}
+		return
+	}
+	// Queries and results keep the order [batch, sequence, heads, size].
+	if in[0] = a.input(a.q); in[0] == absent {
+		return
+	}
+	attributes = append(attributes, onnx.IntAttribute("q_num_heads", int64(shape[1])))
+	width := op.Dim(shape[1]) * size
+	joined := a.value(a.program.values[behind.out[0]].name+"/joined",
+		op.Fact{Type: a.fact(a.product.out[0]).Type, Shape: []op.Dim{shape[0], shape[2], width}})
+	out[0] = joined
+	if !a.replaceValues(a.product, onnxNode("Attention", attributes...), in, out) {
+		return
+	}
+	split := a.insertConstant("heads", tensor.FromSlice([]int64{0, 0, int64(shape[1]), int64(size)}))
+	a.replace(behind, onnxNode("Reshape"), joined, split)
+}
+
+// input returns keys or values, or queries, in the form in which Attention
+// takes them: [batch, heads, sequence, size] or [batch, sequence, heads·size].
+func (a *attention) input(h headed) int {
+	if !h.flat {
+		return h.value
+	}
+	s := a.headedShape(h)
+	if !s[1].Known() || !s[3].Known() {
+		return a.insert(onnxNode("Transpose", onnx.IntsAttribute("perm", 0, 2, 1, 3)), h.value, h.value)
+	}
+	if n := a.madeBy(h.value, "Reshape"); n != nil && slices.Equal(a.fact(n.in[0]).Shape, []op.Dim{s[0], s[2], s[1] * s[3]}) {
+		return n.in[0]
+	}
+	joined := a.insertConstant("joined", tensor.FromSlice([]int64{0, 0, int64(s[1] * s[3])}))
+	return a.insert(onnxNode("Reshape"), h.value, h.value, joined)
+}
+
+// mask returns the sum of the masks, for scores of the given shape; absent
+// where there is none. ok is false where they may not broadcast to the scores.
+func (a *attention) mask(scores []op.Dim) (v int, ok bool) {
+	v = absent
+	for _, m := range a.masks {
+		if !a.broadcasts(m.value, scores) {
+			return absent, false
+		}
+		if m.number != 0 {
+			if len(a.masks) == 1 && math.IsInf(m.number, -1) && !m.inverted {
+				return m.value, true // Attention takes conditions
+			}
+			t := a.fact(a.product.out[0]).Type
+			number, zero := tensor.New(t), tensor.New(t)
+			tensor.ConvertFloat(number, tensor.Scalar(m.number))
+			choice := []int{m.value, a.insertConstant("visible", zero), a.insertConstant("hidden", number)}
+			if m.inverted {
+				choice[1], choice[2] = choice[2], choice[1]
+			}
+			m.value = a.insert(onnxNode("Where"), m.value, choice...)
+		}
+		if v != absent && m.value != absent {
+			m.value = a.insert(onnxNode("Add"), v, v, m.value)
+		}
+		if v = m.value; v == absent {
+			return absent, false
+		}
+	}
+	return v, true
+}
+
+// broadcasts reports whether a mask broadcasts to scores [batch, heads,
+// queries, keys]. That a mask of other queries or keys is one of as many is
+// left to binding, which fails where it is not.
+func (a *attention) broadcasts(v int, scores []op.Dim) bool {
+	shape := a.fact(v).Shape
+	if len(shape) == 0 || len(shape) > 4 {
+		return false
+	}
+	for i, d := range shape {
+		at := 4 - len(shape) + i
+		if to := scores[at]; d != 1 && d != to && (at < 2 || d.Known() && to.Known()) {
+			return false
+		}
+	}
+	return true
+}
