@@ -245,16 +245,21 @@ func appends(past, present *slot, ofPast, ofPresent *cacheUse) bool {
 	if t := present.fact.Type; t != onnx.Float32 && t != onnx.Float64 { // others are computed in float32
 		return false
 	}
-	n := st.node.op
-	if n.OpType != "Concat" || n.Operator.Domain != "" || len(st.in) != 2 ||
-		st.in[0] != past || st.in[1] == past || len(ofPast.readers) != 1 {
+	if len(ofPast.readers) != 1 || ofPast.readers[0] != st {
 		return false
 	}
-	if axis, err := op.Axis(n.Int("axis", 0), 4); err != nil || axis != 2 {
+	n := st.node.op
+	if output, ok := n.Operator.Appends[ofPast.inputs[0]]; !ok || st.out[output] != present {
 		return false
+	}
+	if n.OpType == "Concat" {
+		if axis, err := op.Axis(n.Int("axis", 0), 4); err != nil || axis != 2 || len(st.in) != 2 {
+			return false
+		}
 	}
 	for i, reader := range ofPresent.readers {
-		if reader.dynamic || !slices.Contains(reader.node.op.Operator.Caches, ofPresent.inputs[i]) {
+		operator, input := reader.node.op.Operator, ofPresent.inputs[i]
+		if _, appends := operator.Appends[input]; reader.dynamic || appends || !slices.Contains(operator.Caches, input) {
 			return false
 		}
 	}

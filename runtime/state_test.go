@@ -16,10 +16,13 @@ import (
 // cachedAttention is a model of one layer: keys and values are appended to
 // caches of two heads, which four heads of queries share.
 func cachedAttention(t *testing.T, nodes ...*onnx.Node) *onnx.Model {
-	nodes = append([]*onnx.Node{
+	return cachedModel(t, append([]*onnx.Node{
 		node(t, "present_k = Concat(past_k, k)", onnx.IntAttribute("axis", -2)),
 		node(t, "present_v = Concat(past_v, v)", onnx.IntAttribute("axis", 2)),
-	}, nodes...)
+	}, nodes...)...)
+}
+
+func cachedModel(t *testing.T, nodes ...*onnx.Node) *onnx.Model {
 	m := model(t, []string{"q float32[2,4,s,8]", "k float32[2,2,s,8]", "v float32[2,2,s,8]", "past_k float32[2,2,p,8]", "past_v float32[2,2,p,8]"},
 		[]string{"y float32[a,b,c,d]", "present_k float32[2,2,n,8]", "present_v float32[2,2,n,8]"}, nil, nodes...)
 	m.OpsetImports[0].Version = 23
@@ -48,6 +51,13 @@ func TestState(t *testing.T) {
 	}{
 		{"only attention reads", cachedAttention(t, attention()), []bool{true, true}},
 		{"keys go elsewhere too", cachedAttention(t, attention(), node(t, "z = Transpose(present_k)"), node(t, "unused = Identity(z)")), []bool{true, true}},
+		{"attention appends", cachedModel(t, node(t, "y, present_k, present_v = Attention(q, k, v, , past_k, past_v)",
+			onnx.IntAttribute("is_causal", 1))), []bool{true, true}},
+		{"attention appends, and the keys go elsewhere", cachedModel(t, node(t, "x, present_k, present_v = Attention(q, k, v, , past_k, past_v)"),
+			node(t, "sum = ReduceSum(present_k)"), node(t, "y = Add(x, sum)")), []bool{false, true}},
+		{"appended to again", cachedAttention(t, node(t, "more = Concat(present_v, v)", onnx.IntAttribute("axis", 2)),
+			node(t, "keys = Concat(present_k, k)", onnx.IntAttribute("axis", 2)),
+			node(t, "y = Attention(q, keys, more)")), []bool{false, false}},
 		{"the past is read", cachedAttention(t, node(t, "x = Attention(q, present_k, present_v)"),
 			node(t, "sum = ReduceSum(past_k)"), node(t, "y = Add(x, sum)")), []bool{false, true}},
 		{"another operator reads the values", cachedAttention(t, node(t, "x = Attention(q, present_k, present_v)"),

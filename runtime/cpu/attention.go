@@ -28,9 +28,9 @@ func bindAttention[T simd.Float](d *Device, c *device.Call, n *op.Node) (func() 
 	a.y = viewHeads(c.Out[0], a.heads, a.queries, a.valueSize)
 	past, added := int(shape.Past), int(shape.Keys)
 	keys := newCache[T](d, shape, a.headSize, viewHeads(c.In[1], a.kvHeads, added, a.headSize).apart(c.Room(1)),
-		viewHeads(at(c.In, 4), a.kvHeads, past, a.headSize), viewHeads(at(c.Out, 1), a.kvHeads, a.keys, a.headSize))
+		viewHeads(at(c.In, 4), a.kvHeads, past, a.headSize), viewHeads(at(c.Out, 1), a.kvHeads, a.keys, a.headSize), c.Room(4))
 	values := newCache[T](d, shape, a.valueSize, viewHeads(c.In[2], a.kvHeads, added, a.valueSize).apart(c.Room(2)),
-		viewHeads(at(c.In, 5), a.kvHeads, past, a.valueSize), viewHeads(at(c.Out, 2), a.kvHeads, a.keys, a.valueSize))
+		viewHeads(at(c.In, 5), a.kvHeads, past, a.valueSize), viewHeads(at(c.Out, 2), a.kvHeads, a.keys, a.valueSize), c.Room(5))
 	a.k, a.v = keys.attended, values.attended
 	a.probe, a.probeStage = at(c.Out, 3), int(n.Int("qk_matmul_output_mode", 0))
 
@@ -130,8 +130,9 @@ type cache[T simd.Float] struct {
 }
 
 // newCache arranges keys or values of the given size. past and present, the
-// output for past and new ones together, may be views of nothing.
-func newCache[T simd.Float](d *Device, s *op.AttentionShape, size int, added, past, present headView) cache[T] {
+// output for past and new ones together, may be views of nothing. With room,
+// they are the same memory.
+func newCache[T simd.Float](d *Device, s *op.AttentionShape, size int, added, past, present headView, room int) cache[T] {
 	batch, heads, before, length := int(s.Batch), int(s.KVHeads), int(s.Past), int(s.Past+s.Keys)
 	if present.tensor == nil && past.tensor != nil {
 		present = viewHeads(tensor.New(past.tensor.Type, batch, heads, length, size), heads, length, size)
@@ -139,10 +140,11 @@ func newCache[T simd.Float](d *Device, s *op.AttentionShape, size int, added, pa
 	if present.tensor == nil || size == 0 || length == 0 {
 		return cache[T]{attended: added, fill: func() {}}
 	}
+	present = present.apart(room)
 	body := func(lo, hi int) {
 		for i := lo; i < hi; i++ {
 			b, h := i/heads, i%heads
-			if before > 0 {
+			if before > 0 && room == 0 {
 				copy(from[T](present, b, h, 0), from[T](past, b, h, 0)[:before*size])
 			}
 			for j := before; j < length; j++ {

@@ -148,9 +148,9 @@ func bindMultiHeadAttention[T simd.Float](d *Device, c *device.Call, n *op.Node)
 	value, addV := withBias[T](d, value, a.batch, a.heads, length, a.valueSize, bias, 2*hidden)
 	past := int(shape.Past)
 	keys := newCache[T](d, shape, a.headSize, key,
-		viewHeads(at(c.In, 6), a.heads, past, a.headSize), viewHeads(at(c.Out, 1), a.heads, a.keys, a.headSize))
+		viewHeads(at(c.In, 6), a.heads, past, a.headSize), viewHeads(at(c.Out, 1), a.heads, a.keys, a.headSize), 0)
 	values := newCache[T](d, shape, a.valueSize, value,
-		viewHeads(at(c.In, 7), a.heads, past, a.valueSize), viewHeads(at(c.Out, 2), a.heads, a.keys, a.valueSize))
+		viewHeads(at(c.In, 7), a.heads, past, a.valueSize), viewHeads(at(c.Out, 2), a.heads, a.keys, a.valueSize), 0)
 	a.k, a.v = keys.attended, values.attended
 	a.y = viewHeads(c.Out[0], a.heads, a.queries, a.valueSize)
 	attend := a.bind(d, c.Scratch)
@@ -373,8 +373,8 @@ func bindProjectedAttention[T simd.Float](k *projectedAttention, c *device.Call)
 		v.start = i * a.batch * v.batch
 		return v
 	}
-	keys := newCache[T](d, shape, a.headSize, key, pair(at(c.In, 4), 0, int(shape.Past)), pair(at(c.Out, 1), 0, a.keys))
-	values := newCache[T](d, shape, a.valueSize, value, pair(at(c.In, 4), 1, int(shape.Past)), pair(at(c.Out, 1), 1, a.keys))
+	keys := newCache[T](d, shape, a.headSize, key, pair(at(c.In, 4), 0, int(shape.Past)), pair(at(c.Out, 1), 0, a.keys), 0)
+	values := newCache[T](d, shape, a.valueSize, value, pair(at(c.In, 4), 1, int(shape.Past)), pair(at(c.Out, 1), 1, a.keys), 0)
 	a.k, a.v = keys.attended, values.attended
 	a.y = viewHeads(c.Out[0], a.heads, a.queries, a.valueSize)
 	attend := a.bind(d, c.Scratch)

@@ -82,7 +82,7 @@ type Call struct {
 
 // Room returns the room of input i, 0 where it is dense.
 func (c *Call) Room(i int) int {
-	if c.Rooms == nil {
+	if i >= len(c.Rooms) {
 		return 0
 	}
 	return c.Rooms[i]

@@ -12,7 +12,7 @@ func init() {
 		// windows).
 		Operator{Name: "Attention", Since: []int{23, 24, 25}, Inputs: Between(3, 7), Outputs: Between(1, 4),
 			Attributes: []string{"is_causal", "kv_num_heads", "left_window_size", "q_num_heads", "qk_matmul_output_mode",
-				"right_window_size", "scale", "softcap", "softmax_precision"}, Caches: []int{1, 2}, Infer: inferAttention},
+				"right_window_size", "scale", "softcap", "softmax_precision"}, Caches: []int{1, 2, 4, 5}, Appends: map[int]int{4: 1, 5: 2}, Infer: inferAttention},
 	)
 }
 

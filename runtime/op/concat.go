@@ -12,7 +12,7 @@ func init() {
 		// Concat, ONNX 4 to 13; later versions added negative axes and
 		// element types.
 		Operator{Name: "Concat", Since: []int{4, 11, 13}, Inputs: AtLeast(1), Outputs: Exactly(1),
-			Attributes: []string{"axis"}, Caches: []int{0}, Infer: inferConcat},
+			Attributes: []string{"axis"}, Caches: []int{0}, Appends: map[int]int{0: 0}, Infer: inferConcat},
 		// Split, ONNX 2 to 18. Version 13 made split an input, 18 added
 		// num_outputs, with which the last part may be shorter.
 		Operator{Name: "Split", Since: []int{2, 11, 13, 18}, Inputs: Between(1, 2), Outputs: AtLeast(1),

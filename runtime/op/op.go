@@ -48,6 +48,11 @@ type Operator struct {
 	// heads; see Rooms of a device's Call.
 	Caches []int
 
+	// Appends maps inputs that may be caches to the outputs that are these
+	// with something behind it in each head; Concat does
+	// so along one axis only.
+	Appends map[int]int
+
 	// Nondeterministic: equal inputs may give different outputs, so the node
 	// is never folded.
 	Nondeterministic bool
