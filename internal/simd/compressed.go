@@ -144,15 +144,16 @@ func WorkLenCompressed[T Number](m, k int) int {
 
 // MultiplyCompressed computes the columns from … to−1 of a·b; c begins with
 // element (0, from). from must be a multiple of TileCols. work has at least
-// WorkLenCompressed elements. More than a few rows have the bits that
+// WorkLenCompressed elements. all is the number of rows of the whole product,
+// of which a may be a piece. More than a few have the bits that
 // [MultiplyPacked] gives for the elements that b stands for. Fewer are
 // multiplied with integers, and the scale with their sum, which is as exact.
-func MultiplyCompressed[T Number](c []T, stride int, a Matrix[T], b *Compressed, from, to int, work []T) {
+func MultiplyCompressed[T Number](c []T, stride int, a Matrix[T], all int, b *Compressed, from, to int, work []T) {
 	switch {
 	case a.Rows == 0 || to <= from:
 	case a.Cols == 0:
 		zero(c, stride, a.Rows, to-from)
-	case a.Rows <= few && multiplyCompressedRows(c, stride, a, b, from, to, work):
+	case all <= few && multiplyCompressedRows(c, stride, a, b, from, to, work):
 	default:
 		multiplyExpanded(c, stride, a, b, from, to, work)
 	}

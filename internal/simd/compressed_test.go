@@ -74,15 +74,15 @@ func TestMultiplyCompressed(t *testing.T) {
 				MultiplyPacked(want, c.n, a, Pack(dense), 0, c.n, make([]float32, WorkLenPacked[float32](c.m, c.k)))
 				work := make([]float32, WorkLenCompressed[float32](c.m, c.k))
 				half := min(TileCols[float32](), c.n) // two pieces give what one would
-				MultiplyCompressed(got, c.n, a, b, 0, half, work)
-				MultiplyCompressed(got[min(half, len(got)):], c.n, a, b, half, c.n, work)
+				MultiplyCompressed(got, c.n, a, c.m, b, 0, half, work)
+				MultiplyCompressed(got[min(half, len(got)):], c.n, a, c.m, b, half, c.n, work)
 				for i, x := range want {
 					if d := math.Abs(float64(x - got[i])); !(d <= tolerance) {
 						t.Fatalf("element %d is %v, want %v", i, got[i], x)
 					}
 				}
 				whole := make([]float32, c.m*c.n)
-				MultiplyCompressed(whole, c.n, a, b, 0, c.n, work)
+				MultiplyCompressed(whole, c.n, a, c.m, b, 0, c.n, work)
 				if !slices.Equal(whole, got) {
 					t.Error("two pieces give other bits than one")
 				}
@@ -149,7 +149,7 @@ func BenchmarkMultiplyCompressed(b *testing.B) {
 				}
 				work := make([]float32, WorkLenCompressed[float32](m, k))
 				for b.Loop() {
-					MultiplyCompressed(c, n, a, packed, 0, n, work)
+					MultiplyCompressed(c, n, a, m, packed, 0, n, work)
 				}
 				report(b)
 			})

@@ -43,25 +43,20 @@ func (m *packedMatrix) compress(d *Device, first, step, count, columns int) []*s
 	return list
 }
 
-// compressHalf packs the matrices of t [matrices, rows, columns], of float16
-// or bfloat16, transposed as right-hand operands that keep their elements. It
-// returns nil if they have none.
-func compressHalf(d *Device, t *tensor.Tensor) []*simd.Compressed {
-	matrices, rows, columns := t.Shape[0], t.Shape[1], t.Shape[2]
-	if rows == 0 || columns == 0 {
-		return nil
-	}
+// compressHalf packs the different matrices of a constant right-hand operand
+// of float16 or bfloat16, which has elements, as they are.
+func compressHalf(d *Device, s stack, t *tensor.Tensor) []*simd.Compressed {
 	format := simd.Float16
 	if t.Type == onnx.BFloat16 {
 		format = simd.BFloat16
 	}
-	list := make([]*simd.Compressed, matrices)
+	list := make([]*simd.Compressed, len(s.at))
 	for i := range list {
-		list[i] = simd.NewCompressed(format, columns, rows, 0, false)
+		list[i] = simd.NewCompressed(format, s.rows, s.cols, 0, false)
 	}
 	elements := tensor.Of[uint16](t)
 	eachColumn(d, list, t.Data, func(matrix, col int) {
-		list[matrix].SetHalf(col, elements[(matrix*rows+col)*columns:], 1)
+		list[matrix].SetHalf(col, elements[s.at[matrix]+col*s.colStride:], s.rowStride)
 	})
 	return list
 }

@@ -56,8 +56,8 @@ type kernelEntry struct {
 	// anyType: the kernel takes every element type as it is. The others
 	// compute float16 and bfloat16 in float32; see half.go.
 	anyType bool
-	// stored are inputs of float16 and bfloat16 that it takes as they are
-	// where they are constant.
+	// stored are constant inputs of float16 and bfloat16 that it takes as they
+	// are, if only to hold them.
 	stored []int
 }
 
@@ -69,6 +69,12 @@ var kernels = map[kernelKey]kernelEntry{}
 // bfloat16: it sees float32 in their place.
 func register(domain, opType string, make constructor) {
 	addKernel(domain, opType, kernelEntry{make: make})
+}
+
+// registerWeight is register for a kernel that holds a constant input as it is
+// stored, in float16 or bfloat16 too.
+func registerWeight(domain, opType string, input int, make constructor) {
+	addKernel(domain, opType, kernelEntry{make: make, stored: []int{input}})
 }
 
 // registerAnyType gives an operator a kernel that handles every element type

@@ -59,7 +59,7 @@ func (p *projection[T]) workLen() int {
 func (p *projection[T]) apply(out []T, stride int, rows simd.Matrix[T], expert, col, width int, work []T) {
 	switch {
 	case p.compressed != nil:
-		simd.MultiplyCompressed(out, stride, rows, p.compressed[expert], col, col+width, work)
+		simd.MultiplyCompressed(out, stride, rows, rows.Rows, p.compressed[expert], col, col+width, work)
 	case p.packed != nil:
 		simd.MultiplyPacked(out, stride, rows, p.packed[expert], col, col+width, work)
 	default:

@@ -21,8 +21,6 @@ func (k *fmoe) packExperts(constants []*tensor.Tensor) error {
 		weight := at(constants, slot)
 		switch {
 		case weight == nil || weight.Len() == 0:
-		case isHalf(weight.Type):
-			k.packed[slot] = compressHalf(k.device, weight)
 		case k.config.Quantization.Bits == 0:
 			k.packed[slot] = packConstant(k.device, weight, fmoeOrder(slot))
 		default:
@@ -62,15 +60,15 @@ func (k *fmoe) quantized(inputs []*tensor.Tensor, slot int) (m *packedMatrix, in
 	return m, in, m.check()
 }
 
-// widenExperts returns the call with weights in X's type in the place of those
-// that are stored in fewer bits and were not packed, and what fills them for a
-// run: nil where there are none.
+// widenExperts returns the call with weights in float32 in the place of those
+// that are quantised and were not packed, and what fills them for a run: nil
+// where there are none.
 func (k *fmoe) widenExperts(c *device.Call) (*device.Call, func(), error) {
 	var fill []func()
 	wide := *c
 	for _, slot := range expertWeights {
 		weight := at(c.In, slot)
-		if weight == nil || k.packed[slot] != nil || !isHalf(weight.Type) && k.config.Quantization.Bits == 0 {
+		if weight == nil || k.packed[slot] != nil || k.config.Quantization.Bits == 0 {
 			continue
 		}
 		if fill == nil {
@@ -96,13 +94,6 @@ func (k *fmoe) widenExperts(c *device.Call) (*device.Call, func(), error) {
 // widen allocates a weight in float32; load fills it.
 func (k *fmoe) widen(c *device.Call, slot int) (load func(), t *tensor.Tensor, err error) {
 	weight := c.In[slot]
-	if isHalf(weight.Type) {
-		if _, err := tensor.CheckedCount(onnx.Float32, weight.Shape); err != nil {
-			return nil, nil, err
-		}
-		t = tensor.New(onnx.Float32, weight.Shape...)
-		return func() { tensor.ConvertFloat(t, weight) }, t, nil
-	}
 	m, in, err := k.quantized(c.In, slot)
 	if err != nil {
 		return nil, nil, err

@@ -23,13 +23,8 @@ func newWidened(d *Device, n *op.Node, constants []*tensor.Tensor, e kernelEntry
 	seen := make([]*tensor.Tensor, len(constants))
 	for i, t := range constants {
 		seen[i] = t
-		if t != nil && slices.Contains(e.stored, i) {
-			w.constants[i] = t
-		} else if t != nil && isHalf(t.Type) {
-			w.constants[i] = tensor.New(onnx.Float32, t.Shape...)
-			tensor.ConvertFloat(w.constants[i], t)
-			d.release(t.Data)
-			w.converted[i] = true
+		if t != nil && isHalf(t.Type) && !slices.Contains(e.stored, i) {
+			w.convert(d, i, t)
 			seen[i] = w.constants[i]
 		}
 	}
@@ -37,12 +32,24 @@ func newWidened(d *Device, n *op.Node, constants []*tensor.Tensor, e kernelEntry
 	if w.kernel, err = e.make(d, n, seen); err != nil {
 		return nil, err
 	}
-	for i, t := range w.constants {
-		if t != nil && held(w.kernel, i) > 0 {
+	for i, t := range seen {
+		switch {
+		case t == nil:
+		case held(w.kernel, i) > 0:
 			w.constants[i] = &tensor.Tensor{Type: t.Type, Shape: t.Shape}
+		case isHalf(t.Type):
+			w.convert(d, i, t)
 		}
 	}
 	return w, nil
+}
+
+// convert widens a constant.
+func (w *widened) convert(d *Device, i int, t *tensor.Tensor) {
+	w.constants[i] = tensor.New(onnx.Float32, t.Shape...)
+	tensor.ConvertFloat(w.constants[i], t)
+	d.release(t.Data)
+	w.converted[i] = true
 }
 
 // held is the kernel's Held, 0 where it has none.

@@ -11,7 +11,7 @@ import (
 	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
 
-func init() { register(moe.Domain, "Linear", newLinear) }
+func init() { registerWeight(moe.Domain, "Linear", op.LinearWeight, newLinear) }
 
 // linear is the kernel of Linear: a product whose pieces get their bias,
 // activation and residual while they are in cache.
@@ -19,7 +19,7 @@ type linear struct {
 	device     *Device
 	node       *op.Node
 	activation moe.Activation
-	packed     any // []*simd.Packed[T] where the weight is constant
+	packed     any // by packConstant where the weight is constant
 }
 
 func newLinear(d *Device, n *op.Node, constants []*tensor.Tensor) (device.Kernel, error) {
@@ -58,7 +58,7 @@ func bindLinear[T simd.Float](k *linear, c *device.Call, activate func([]T), add
 	x, weight, bias, residual := c.In[op.LinearX], c.In[op.LinearWeight], at(c.In, op.LinearBias), at(c.In, op.LinearResidual)
 	rows, depth := tensor.Count(x.Shape[:x.Rank()-1]), x.Shape[x.Rank()-1]
 	p := &product[T]{a: newStack([]int{rows, depth}, []int{0, 1}, nil), b: newStack(weight.Shape, op.LinearOrder(k.node), nil)}
-	p.packed, _ = k.packed.([]*simd.Packed[T])
+	p.use(k.packed)
 	width := p.b.cols
 
 	out, apart := c.Out[0], false

@@ -13,17 +13,17 @@ import (
 )
 
 func init() {
-	register("", "MatMul", newMatMul)
-	register("com.microsoft", "FusedMatMul", newMatMul)
-	register("", "Gemm", newGemm)
-	register("com.microsoft", "FusedGemm", newGemm)
+	registerWeight("", "MatMul", 1, newMatMul)
+	registerWeight("com.microsoft", "FusedMatMul", 1, newMatMul)
+	registerWeight("", "Gemm", 1, newGemm)
+	registerWeight("com.microsoft", "FusedGemm", 1, newGemm)
 }
 
 // matMul is the kernel of MatMul and FusedMatMul.
 type matMul struct {
 	device *Device
 	node   *op.Node
-	packed any // []*simd.Packed[T] where B is constant
+	packed any // by packConstant where B is constant
 }
 
 func newMatMul(d *Device, n *op.Node, constants []*tensor.Tensor) (device.Kernel, error) {
@@ -35,7 +35,8 @@ func newMatMul(d *Device, n *op.Node, constants []*tensor.Tensor) (device.Kernel
 }
 
 // packConstant packs the matrices of a constant operand for products of its
-// element type; see [pack].
+// element type, or of float32 where that is float16 or bfloat16; see [pack]
+// and [compressHalf].
 func packConstant(d *Device, t *tensor.Tensor, order []int) any {
 	if t.Len() == 0 {
 		return nil
@@ -46,6 +47,8 @@ func packConstant(d *Device, t *tensor.Tensor, order []int) any {
 		return pack(d, s, tensor.Of[float32](t))
 	case onnx.Float64:
 		return pack(d, s, tensor.Of[float64](t))
+	case onnx.Float16, onnx.BFloat16:
+		return compressHalf(d, s, t)
 	}
 	return nil
 }
@@ -99,7 +102,7 @@ func (k *matMul) Bind(c *device.Call) (func() error, error) {
 
 func bindMatMul[T simd.Number](k *matMul, c *device.Call) func() error {
 	p := newMatrixProduct[T](k.node, c.In[0].Shape, c.In[1].Shape, c.Out[0].Shape)
-	p.packed, _ = k.packed.([]*simd.Packed[T])
+	p.use(k.packed)
 	if alpha := k.node.Float("alpha", 1); alpha != 1 {
 		p.finish = func(piece []T, stride, _, _, rows, cols int) {
 			for i := range rows {
@@ -146,7 +149,7 @@ type gemm struct {
 	device     *Device
 	node       *op.Node
 	activation func(x float64) float64 // nil for none
-	packed     any                     // []*simd.Packed[T] where B is constant
+	packed     any                     // by packConstant where B is constant
 }
 
 func newGemm(d *Device, n *op.Node, constants []*tensor.Tensor) (device.Kernel, error) {
@@ -204,7 +207,7 @@ func bindGemm[T simd.Number](k *gemm, c *device.Call) func() error {
 		a: newStack(c.In[0].Shape, gemmOrder(k.node, "transA"), nil),
 		b: newStack(c.In[1].Shape, gemmOrder(k.node, "transB"), nil),
 	}
-	p.packed, _ = k.packed.([]*simd.Packed[T])
+	p.use(k.packed)
 	alpha, beta := k.node.Float("alpha", 1), k.node.Float("beta", 1)
 	var bias *tensor.Tensor
 	var rowStride, colStride int

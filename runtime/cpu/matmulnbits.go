@@ -9,11 +9,13 @@ import (
 
 func init() { register("com.microsoft", "MatMulNBits", newMatMulNBits) }
 
-// matMulNBits is the kernel of MatMulNBits: a product with B in float32.
+// matMulNBits is the kernel of MatMulNBits: a product with B as it is stored,
+// or in float32 where it is not constant or [packedMatrix.compress] has no form
+// for it.
 type matMulNBits struct {
 	device  *Device
 	weight  op.PackedWeight
-	b       *tensor.Tensor // B, where it is constant
+	b       *tensor.Tensor // B's shape, where it is constant
 	product *matMul
 }
 
@@ -29,22 +31,37 @@ func newMatMulNBits(d *Device, n *op.Node, constants []*tensor.Tensor) (device.K
 			return k, nil
 		}
 	}
+	k.b = &tensor.Tensor{Type: onnx.Float32, Shape: []int{weight.Rows, weight.Columns}}
+	m, err := k.matrix(constants)
+	if err != nil {
+		return nil, err
+	}
+	if list := m.compress(d, 0, 1, weight.Rows, weight.Columns); list != nil {
+		k.product.packed = list
+		return k, nil
+	}
 	load, b, err := k.open(constants)
 	if err != nil {
 		return nil, err
 	}
 	load()
 	k.product.packed = packConstant(d, b, op.MatMulOrder(transposed, 1, 2))
-	k.b = &tensor.Tensor{Type: b.Type, Shape: b.Shape}
 	return k, nil
+}
+
+// matrix describes how B is stored.
+func (k *matMulNBits) matrix(in []*tensor.Tensor) (*packedMatrix, error) {
+	w := k.weight
+	m := &packedMatrix{data: in[1], scales: in[2], zeros: at(in, 3), groups: at(in, 4), bits: w.Bits,
+		rows: w.Rows, rowBytes: w.Blocks * w.Block * w.Bits / 8, block: w.Block, blocks: w.Blocks}
+	return m, m.check()
 }
 
 // open allocates B in float32; load fills it.
 func (k *matMulNBits) open(in []*tensor.Tensor) (load func(), b *tensor.Tensor, err error) {
 	w := k.weight
-	m := &packedMatrix{data: in[1], scales: in[2], zeros: at(in, 3), groups: at(in, 4), bits: w.Bits,
-		rows: w.Rows, rowBytes: w.Blocks * w.Block * w.Bits / 8, block: w.Block, blocks: w.Blocks}
-	if err := m.check(); err != nil {
+	m, err := k.matrix(in)
+	if err != nil {
 		return nil, nil, err
 	}
 	if _, err := tensor.CheckedCount(onnx.Float32, []int{w.Rows, w.Columns}); err != nil {

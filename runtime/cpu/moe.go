@@ -5,6 +5,7 @@ import (
 	"math"
 	"sync"
 
+	"github.com/fmoe-go/fmoe/internal/simd"
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/device"
 	"github.com/fmoe-go/fmoe/runtime/moe"
@@ -18,7 +19,8 @@ func init() {
 }
 
 // microsoftMoE is the kernel of ONNX Runtime's MoE and QMoE. It brings the
-// experts into FMoE's layout, in float32, and lets FMoE's kernel compute them.
+// experts into FMoE's layout, in float32 unless they can stay as they are
+// stored, and lets FMoE's kernel compute them.
 type microsoftMoE struct {
 	device    *Device
 	config    moe.MicrosoftConfig
@@ -99,8 +101,9 @@ type denseExperts struct {
 type denseLayer struct {
 	weight, bias         *tensor.Tensor // [T, out, in], [T, out] or nil
 	sourceBias           *tensor.Tensor
-	row                  func(expert, row int, out []float32)
-	sourceRows           int // of an expert
+	row                  func(expert, row int, out []float32) // nil where the weights stay as they are stored
+	compressed           []*simd.Compressed                   // then those
+	sourceRows           int                                  // of an expert
 	first, step, out, in int
 }
 
@@ -129,8 +132,11 @@ func (k *microsoftMoE) experts(c *device.Call, shape moe.MicrosoftShape) (*dense
 		for _, in := range []int{source.Weight, source.Bias, source.Scales, source.Zeros} {
 			e.constant = e.constant && (in == 0 || in >= len(c.In) || c.In[in] == nil || k.constants[in] != nil)
 		}
-		if err := k.open(&l, c, source, shape); err != nil {
+		if err := k.open(&l, c, source, shape, e.constant); err != nil {
 			return nil, err
+		}
+		if list := l.compressed; list != nil {
+			e.packed[slot] = list
 		}
 		e.layers = append(e.layers, l)
 		e.inputs[slot], e.inputs[slot+1] = l.weight, l.bias
@@ -138,7 +144,7 @@ func (k *microsoftMoE) experts(c *device.Call, shape moe.MicrosoftShape) (*dense
 	if e.constant {
 		e.load()
 		for _, slot := range slots {
-			if e.inputs[slot] != nil {
+			if e.inputs[slot] != nil && e.packed[slot] == nil {
 				e.packed[slot] = packConstant(k.device, e.inputs[slot], fmoeOrder(slot))
 			}
 		}
@@ -148,7 +154,7 @@ func (k *microsoftMoE) experts(c *device.Call, shape moe.MicrosoftShape) (*dense
 }
 
 // open allocates a layer and finds how to read its source.
-func (k *microsoftMoE) open(l *denseLayer, c *device.Call, source moe.MicrosoftLayer, shape moe.MicrosoftShape) error {
+func (k *microsoftMoE) open(l *denseLayer, c *device.Call, source moe.MicrosoftLayer, shape moe.MicrosoftShape, constant bool) error {
 	in := func(i int) *tensor.Tensor {
 		if i > 0 && i < len(c.In) {
 			return c.In[i]
@@ -159,7 +165,7 @@ func (k *microsoftMoE) open(l *denseLayer, c *device.Call, source moe.MicrosoftL
 	if _, err := tensor.CheckedCount(onnx.Float32, []int{shape.Experts, l.out, l.in}); err != nil {
 		return err
 	}
-	l.weight, l.sourceRows = tensor.New(onnx.Float32, shape.Experts, l.out, l.in), l.out*l.step
+	l.sourceRows = l.out * l.step
 	if l.sourceBias = in(source.Bias); l.sourceBias != nil {
 		l.bias = tensor.New(onnx.Float32, shape.Experts, l.out)
 	}
@@ -172,6 +178,13 @@ func (k *microsoftMoE) open(l *denseLayer, c *device.Call, source moe.MicrosoftL
 		}
 		if err := q.check(); err != nil {
 			return fmt.Errorf("input %d: %w", source.Weight, err)
+		}
+		if constant {
+			l.compressed = q.compress(k.device, l.first, l.step, l.out, l.in)
+		}
+		if l.compressed != nil {
+			l.weight = weight
+			return nil
 		}
 		l.row = func(expert, row int, out []float32) { q.read(expert*l.sourceRows+row, out) }
 	case shape.Legacy: // in × out
@@ -186,6 +199,7 @@ func (k *microsoftMoE) open(l *denseLayer, c *device.Call, source moe.MicrosoftL
 			copy(out, tensor.Of[float32](weight)[(expert*l.sourceRows+row)*l.in:])
 		}
 	}
+	l.weight = tensor.New(onnx.Float32, shape.Experts, l.out, l.in)
 	return nil
 }
 
@@ -193,11 +207,12 @@ func (k *microsoftMoE) open(l *denseLayer, c *device.Call, source moe.MicrosoftL
 func (e *denseExperts) load() {
 	for i := range e.layers {
 		l := &e.layers[i]
-		weight := tensor.Of[float32](l.weight)
 		for expert := range l.weight.Shape[0] {
 			for row := range l.out {
 				at := expert*l.out + row
-				l.row(expert, l.first+row*l.step, weight[at*l.in:][:l.in])
+				if l.row != nil {
+					l.row(expert, l.first+row*l.step, tensor.Of[float32](l.weight)[at*l.in:][:l.in])
+				}
 				if l.bias != nil {
 					tensor.Of[float32](l.bias)[at] = tensor.Of[float32](l.sourceBias)[expert*l.sourceRows+l.first+row*l.step]
 				}

@@ -124,8 +124,9 @@ func release[T simd.Number](d *Device, data []T, from, to int) {
 // product is a batch of matrix products c[i] = a[i]·b[i], the results dense
 // and one behind the other.
 type product[T simd.Number] struct {
-	a, b   stack
-	packed []*simd.Packed[T] // b's matrices, where they were packed beforehand
+	a, b       stack
+	packed     []*simd.Packed[T]  // b's matrices, where they were packed beforehand
+	compressed []*simd.Compressed // or those that keep fewer bits
 
 	// finish, where set, is called for each piece of a result when it is
 	// computed: element (i, j) of the piece, which begins at (row, col) of the
@@ -135,6 +136,12 @@ type product[T simd.Number] struct {
 	// used is the number of elements at the beginning of the scratch memory
 	// that are the caller's.
 	used int
+}
+
+// use takes b's matrices as packConstant packed them, nil if it did not.
+func (p *product[T]) use(packed any) {
+	p.packed, _ = packed.([]*simd.Packed[T])
+	p.compressed, _ = packed.([]*simd.Compressed)
 }
 
 // pieceWork is how many multiplications are worth handing to a thread.
@@ -159,8 +166,11 @@ func (p *product[T]) bind(d *Device, scratch *device.Scratch, load func() (c, a,
 	}
 	rows, cols := p.cut(d.pool.threads)
 	length := simd.WorkLen[T](rows, k, cols)
-	if p.packed != nil {
+	switch {
+	case p.packed != nil:
 		length = simd.WorkLenPacked[T](rows, k)
+	case p.compressed != nil:
+		length = simd.WorkLenCompressed[T](rows, k)
 	}
 	space := newWorkspace[T](d, scratch, p.used, length)
 	downs, rights := (m+rows-1)/rows, (n+cols-1)/cols
@@ -174,9 +184,12 @@ func (p *product[T]) bind(d *Device, scratch *device.Scratch, load func() (c, a,
 			height, width := min(rows, m-i), min(cols, n-j)
 			out := c[which*m*n+i*n+j:]
 			left := matrix(&p.a, a, which).Block(i, 0, height, k)
-			if p.packed != nil {
+			switch {
+			case p.packed != nil:
 				simd.MultiplyPacked(out, n, left, p.packed[p.b.of[which]], j, j+width, work)
-			} else {
+			case p.compressed != nil:
+				simd.MultiplyCompressed(out, n, left, m, p.compressed[p.b.of[which]], j, j+width, work)
+			default:
 				simd.Multiply(out, n, left, matrix(&p.b, b, which).Block(0, j, k, width), work)
 			}
 			if p.finish != nil {
@@ -213,7 +226,7 @@ func (p *product[T]) joinBatch() {
 // but fewer where threads would be idle.
 func (p *product[T]) cut(threads int) (rows, cols int) {
 	m, k, n := p.a.rows, p.a.cols, p.b.cols
-	rows, cols = pieceSize(p.packed != nil)
+	rows, cols = pieceSize(p.packed != nil || p.compressed != nil)
 	rows, cols = min(rows, m), min(cols, n)
 	for threads > 1 && rows*cols*k >= 2*pieceWork {
 		pieces := len(p.a.of) * ((m + rows - 1) / rows) * ((n + cols - 1) / cols)
