@@ -20,7 +20,7 @@ func recogniseAttention(r *rewriter) {
 		if !n.is("MatMul") || !r.float(n.out[0]) || r.rank(n.out[0]) != 4 {
 			continue
 		}
-		a := attention{rewriter: r, product: n, scale: 1}
+		a := attention{rewriter: r, product: n, scale: 1, causal: absent}
 		if softmax := r.softmax(n.in[0]); softmax != nil && a.scores(softmax.in[0], maxMasks) && a.operands() {
 			a.fuse()
 		}
@@ -38,6 +38,8 @@ type attention struct {
 	keys    int   // transposed: [batch, heads, size, keys]
 	scale   float64
 	masks   []mask
+
+	causal int // a condition that hides keys behind a query's own place, or absent
 
 	q, k, v headed
 	cached  bool // k and v are what Concat nodes append to caches
@@ -74,7 +76,7 @@ func (r *rewriter) softmax(v int) *node {
 // scores reads a value as products of queries and keys with a scale and masks.
 func (a *attention) scores(v, depth int) bool {
 	n := a.maker(v)
-	if n == nil || depth == 0 || !a.only(v) || a.rank(v) != 4 {
+	if n == nil || depth == 0 || !a.hidden(v) || a.rank(v) != 4 {
 		return false
 	}
 	switch {
@@ -105,11 +107,71 @@ func (a *attention) scores(v, depth int) bool {
 		if x, ok := a.number(n.in[2]); ok && x < -1e30 {
 			return a.masked(n.in[1], mask{value: n.in[0], number: x}, depth)
 		}
-		if x, ok := a.number(n.in[1]); ok && x < -1e30 {
+		x, ok := a.number(n.in[1])
+		if ok && x <= -1e4 && a.causal == absent && a.later(n.in[0]) {
+			// Every query sees a key, so that the number is as good as −∞.
+			a.causal = n.in[0]
+			return a.scores(n.in[2], depth-1)
+		}
+		if ok && x < -1e30 {
 			return a.masked(n.in[2], mask{value: n.in[0], number: x, inverted: true}, depth)
 		}
 	}
 	return false
+}
+
+// hidden reports whether one node uses a value, and others only its shape.
+func (r *rewriter) hidden(v int) bool {
+	count := 0
+	for _, n := range r.users[v] {
+		if !n.is("Shape") {
+			count++
+		}
+	}
+	return count == 1 && !r.results[v]
+}
+
+// later reports whether a condition is that a key's place is behind that of
+// the query, where both are counted from 0.
+func (r *rewriter) later(v int) bool {
+	n := r.madeBy(v, "Greater", "Unsqueeze", "Reshape")
+	for range maxReshapes {
+		if n == nil || n.is("Greater") {
+			break
+		}
+		if rank := r.rank(n.in[0]); rank < 2 || !slices.Equal(r.fact(n.out[0]).Shape[r.rank(n.out[0])-2:], r.fact(n.in[0]).Shape[rank-2:]) {
+			return false // the last two axes are others
+		}
+		n = r.madeBy(n.in[0], "Greater", "Unsqueeze", "Reshape")
+	}
+	if n == nil || !n.is("Greater") {
+		return false
+	}
+	keys, queries := r.fact(n.in[0]).Shape, r.fact(n.in[1]).Shape
+	place := r.place(n.in[0])
+	return len(keys) >= 1 && len(queries) >= 2 && place != absent && place == r.place(n.in[1]) &&
+		keys[len(keys)-1] != 1 && queries[len(queries)-1] == 1 && (len(keys) == 1 || keys[len(keys)-2] == 1) &&
+		queries[len(queries)-2] == keys[len(keys)-1]
+}
+
+// place returns the range from 0 of which a value is a view.
+func (r *rewriter) place(v int) int {
+	for range maxReshapes {
+		n := r.madeBy(v, "Range", "Unsqueeze", "Reshape")
+		if n == nil {
+			return absent
+		}
+		if n.is("Range") {
+			start, known := r.number(n.in[0])
+			delta, ok := r.number(n.in[2])
+			if known && ok && start == 0 && delta == 1 {
+				return v
+			}
+			return absent
+		}
+		v = n.in[0]
+	}
+	return absent
 }
 
 func (a *attention) masked(scores int, m mask, depth int) bool {
@@ -118,7 +180,7 @@ func (a *attention) masked(scores int, m mask, depth int) bool {
 	if a.scores(scores, depth-1) {
 		return true
 	}
-	a.masks = a.masks[:count]
+	a.masks, a.causal = a.masks[:count], absent
 	return false
 }
 
@@ -246,9 +308,16 @@ func (r *rewriter) grown(v int) bool {
 // fuse puts an Attention node in the place of the nodes.
 func (a *attention) fuse() {
 	shape := a.headedShape(a.q)
-	bias, ok := a.mask(append(shape[:3:3], a.fact(a.keys).Shape[3]))
+	scores := append(shape[:3:3], a.fact(a.keys).Shape[3])
+	bias, ok := a.mask(scores)
 	if !ok {
 		return
+	}
+	if a.causal != absent {
+		a.cached = false // Attention counts the places of queries from the cache's end
+		if c := a.fact(a.causal).Shape; !slices.Equal(c[len(c)-2:], scores[2:]) || !a.broadcasts(a.causal, scores) {
+			return
+		}
 	}
 	attributes := []*onnx.Attribute{onnx.FloatAttribute("scale", float32(a.scale))}
 	in := []int{absent, absent, absent, bias, absent, absent}
@@ -280,6 +349,9 @@ func (a *attention) fuse() {
 	if behind != nil && !slices.Equal(behind.op.Ints("perm"), []int64{0, 2, 1, 3}) {
 		behind = nil
 	}
+	if a.causal != absent {
+		attributes = append(attributes, onnx.IntAttribute("is_causal", 1))
+	}
 	size := a.fact(a.product.out[0]).Shape[3]
 	if behind == nil || !a.q.flat || !shape[1].Known() || !size.Known() {
 		if in[0] = a.query; a.rank(in[0]) == 4 {
@@ -292,7 +364,12 @@ func (a *attention) fuse() {
 		return
 	}
 	attributes = append(attributes, onnx.IntAttribute("q_num_heads", int64(shape[1])))
-	width := op.Dim(shape[1]) * size
+	width := shape[1] * size
+	if join := a.follower(behind, "Reshape"); join != nil && a.joins(join, width) {
+		out[0] = join.out[0]
+		a.replaceValues(a.product, onnxNode("Attention", attributes...), in, out)
+		return
+	}
 	joined := a.value(a.program.values[behind.out[0]].name+"/joined",
 		op.Fact{Type: a.fact(a.product.out[0]).Type, Shape: []op.Dim{shape[0], shape[2], width}})
 	out[0] = joined
@@ -301,6 +378,21 @@ func (a *attention) fuse() {
 	}
 	split := a.insertConstant("heads", tensor.FromSlice([]int64{0, 0, int64(shape[1]), int64(size)}))
 	a.replace(behind, onnxNode("Reshape"), joined, split)
+}
+
+// joins reports whether a Reshape certainly joins the last two of four axes,
+// which together have the given length.
+func (r *rewriter) joins(n *node, width op.Dim) bool {
+	before, after := r.fact(n.in[0]).Shape, r.fact(n.out[0]).Shape
+	if slices.Equal(after, []op.Dim{before[0], before[1], width}) {
+		return true
+	}
+	target := r.constant(n.in[1])
+	if target == nil || n.op.Int("allowzero", 0) != 0 {
+		return false
+	}
+	list, err := target.Ints()
+	return err == nil && len(list) == 3 && list[0] == 0 && list[1] == 0 && (list[2] == -1 || list[2] == int64(width))
 }
 
 // input returns keys or values, or queries, in the form in which Attention
@@ -325,6 +417,9 @@ func (a *attention) input(h headed) int {
 func (a *attention) mask(scores []op.Dim) (v int, ok bool) {
 	v = absent
 	for _, m := range a.masks {
+		if n := a.madeBy(m.value, "Expand"); n != nil && a.broadcasts(n.in[0], scores) {
+			m.value = n.in[0] // it broadcasts by itself
+		}
 		if !a.broadcasts(m.value, scores) {
 			return absent, false
 		}

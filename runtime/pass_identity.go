@@ -56,7 +56,12 @@ func (r *rewriter) identity(n *node) (v int, ok bool) {
 		return absent, false
 	}
 	switch n.op.OpType {
-	case "Identity", "Reshape", "Flatten", "Cast", "Expand":
+	case "Identity", "Reshape", "Flatten", "Expand":
+		return n.in[0], true
+	case "Cast":
+		if wide := r.madeBy(n.in[0], "Cast"); wide != nil && r.narrower(wide.in[0], n.in[0]) {
+			return wide.in[0], true // and back
+		}
 		return n.in[0], true
 	case "Sum", "Concat", "Max", "Min", "Mean":
 		return n.in[0], len(n.in) == 1

@@ -216,6 +216,11 @@ func (c *Inference) Broadcast(a, b []Dim) ([]Dim, error) {
 		case y >= 0:
 			out[offset+i] = y
 		case x >= 0:
+		// The first elements of a longer axis, as many as d, broadcast with d
+		// only if they are d.
+		case c.Symbols.limited[x] == y:
+			out[offset+i] = y
+		case c.Symbols.limited[y] == x:
 		default:
 			out[offset+i] = c.Fresh()
 		}

@@ -73,6 +73,9 @@ func TestInferComputedShapes(t *testing.T) {
 			{"Equal", nil, []any{5, int64s(-1, -1, -1)}},
 			{"Where", nil, []any{6, int64s(1, 1, 1), 5}},
 			{"Expand", nil, []any{shaped(B, 1, 12), 7}}}, []Dim{B, S, 12}},
+		{"added to the first of a table", []link{
+			{"Slice", nil, []any{shaped(1, 512, 12), int64s(0), 4, int64s(1)}},
+			{"Add", nil, []any{x, 5}}}, []Dim{B, S, 12}},
 		{"half a dimension", []link{
 			{"Gather", nil, []any{0, scalar(int64(2))}},
 			{"Div", nil, []any{5, scalar(int64(2))}},

@@ -161,6 +161,7 @@ func inferSlice(c *Inference) error {
 	out := c.Unknown(len(shape))
 	if strides == nil {
 		err = c.keepUnsliced(out, shape)
+		c.firstElements(out, shape)
 	}
 	for i, s := range strides {
 		if s.Length == shape[i] || s.Length.Known() {
@@ -169,6 +170,29 @@ func inferSlice(c *Inference) error {
 	}
 	c.Set(0, c.Type(0), out)
 	return err
+}
+
+// firstElements enters the length of an axis of which the node takes as many
+// elements from the beginning as a symbol says into out.
+func (c *Inference) firstElements(out, shape []Dim) {
+	starts, ends, axes, steps := c.numbers(1), c.numbers(2), c.numbers(3), c.numbers(4)
+	if len(starts) != 1 || len(ends) != 1 || starts[0] != (Number{}) || ends[0].Symbol == 0 ||
+		c.Has(4) && (len(steps) != 1 || steps[0] != (Number{Value: 1})) {
+		return
+	}
+	axis := 0
+	if c.Has(3) {
+		if len(axes) != 1 || axes[0].Unknown || axes[0].Symbol != 0 {
+			return
+		}
+		var err error
+		if axis, err = Axis(axes[0].Value, len(shape)); err != nil {
+			return
+		}
+	}
+	if axis < len(shape) && shape[axis] > 0 {
+		out[axis] = c.Symbols.limit(ends[0].Symbol, shape[axis])
+	}
 }
 
 // keepUnsliced enters the dimensions of shape that the node does not slice

@@ -14,6 +14,8 @@ type Symbols struct {
 	terms    map[Dim][2]Dim
 	products map[string]Dim
 	factors  map[Dim]monomial
+	limits   map[[2]Dim]Dim // min(symbol, number)
+	limited  map[Dim]Dim    // the symbol in it
 }
 
 // monomial is a product of a number and symbols, which are sorted.
@@ -44,6 +46,21 @@ func (s *Symbols) sum(a, b Dim) Dim {
 	d := s.Fresh()
 	s.sums[key], s.terms[d] = d, key
 	return d
+}
+
+// limit returns the symbol for the smaller one of a symbol and a number that
+// is at least 1.
+func (s *Symbols) limit(d, number Dim) Dim {
+	key := [2]Dim{d, number}
+	if m, ok := s.limits[key]; ok {
+		return m
+	}
+	if s.limits == nil {
+		s.limits, s.limited = map[[2]Dim]Dim{}, map[Dim]Dim{}
+	}
+	m := s.Fresh()
+	s.limits[key], s.limited[m] = m, d
+	return m
 }
 
 // difference returns what must be added to b for a, where a is known as a sum
