@@ -1,5 +1,7 @@
 package runtime
 
+import "github.com/fmoe-go/fmoe/runtime/tensor"
+
 // NodeTypes lists the operators of a compiled model in the order in which they
 // run, those of bodies behind the nodes that have them.
 func (s *Session) NodeTypes() []string { return s.main.nodeTypes() }
@@ -20,3 +22,9 @@ func (p *program) nodeTypes() (list []string) {
 
 // InPlace tells of each cache whether it stayed in place in the last run.
 func (st *State) InPlace() []bool { return st.runner.bound.plan.inPlace }
+
+// Bind plans the model for inputs in its order, and keeps no plan.
+func (s *Session) Bind(inputs []*tensor.Tensor) error {
+	_, err := s.bind(s.main, inputs, nil, nil)
+	return err
+}
