@@ -26,6 +26,7 @@ var passes = []pass{
 	{"attention", recogniseAttention},
 	{"identity", removeIdentities},
 	{"linear", fuseLinear},
+	{"target", fixTargets},
 }
 
 // optimize applies all passes to a program and its bodies.
