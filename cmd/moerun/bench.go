@@ -109,33 +109,19 @@ type operator struct {
 	Share float64 `json:"share"`
 }
 
-func (o *benchFlags) run(ctx context.Context, out io.Writer, path string) (err error) {
+func (o *benchFlags) run(ctx context.Context, out io.Writer, path string) error {
 	if err := o.validate(); err != nil {
 		return err
-	}
-	if o.cpuProfile != "" {
-		f, err := os.Create(o.cpuProfile)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		if err := pprof.StartCPUProfile(f); err != nil {
-			return err
-		}
 	}
 	result := benchResult{Model: path, Threads: o.runtime.threads}
 	if result.Threads == 0 {
 		result.Threads = goruntime.GOMAXPROCS(0)
 	}
+	measure := o.measureRuns
 	if o.decode > 0 {
-		err = o.measureLanguage(ctx, &result)
-	} else {
-		err = o.measureRuns(ctx, &result)
+		measure = o.measureLanguage
 	}
-	if o.cpuProfile != "" {
-		pprof.StopCPUProfile()
-	}
-	if err != nil {
+	if err := measure(ctx, &result); err != nil {
 		return err
 	}
 	m := benchmark.MeasureMachine(result.Threads)
@@ -169,6 +155,23 @@ func (o *benchFlags) validate() error {
 	return nil
 }
 
+// steady measures run, which has been called before, and profiles it.
+func (o *benchFlags) steady(run func() error) (times []time.Duration, allocations float64, err error) {
+	if o.cpuProfile == "" {
+		return benchmark.Steady(o.runs, run)
+	}
+	f, err := os.Create(o.cpuProfile)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, 0, err
+	}
+	defer pprof.StopCPUProfile()
+	return benchmark.Steady(o.runs, run)
+}
+
 // measureRuns measures runs that are all alike.
 func (o *benchFlags) measureRuns(ctx context.Context, result *benchResult) error {
 	s, err := openSession(result.Model, o.runtime)
@@ -195,7 +198,7 @@ func (o *benchFlags) measureRuns(ctx context.Context, result *benchResult) error
 		return err
 	}
 	s.ResetProfile()
-	times, allocations, err := benchmark.Steady(o.runs, run)
+	times, allocations, err := o.steady(run)
 	if err != nil {
 		return err
 	}
@@ -225,7 +228,7 @@ func (o *benchFlags) measureLanguage(ctx context.Context, result *benchResult) (
 	}
 	m.Session().ResetProfile()
 	var prefill, decode []time.Duration
-	_, _, err = benchmark.Steady(o.runs, func() error {
+	_, _, err = o.steady(func() error {
 		t, err := m.Time(ctx, o.prefill, o.decode)
 		prefill, decode = append(prefill, t.Prefill), append(decode, t.Decode...)
 		return err
