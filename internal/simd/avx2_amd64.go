@@ -202,6 +202,9 @@ func float32Keep(n int, x *float32, mask *bool)
 // float32Peak does 12 multiply-adds of registers in each round.
 func float32Peak(rounds int)
 
+// float32Peak512 does 12 multiply-adds of registers in each round.
+func float32Peak512(rounds int)
+
 // int8Rows is [compressedRows]; two panels for no rows.
 //
 //go:noescape

@@ -3,7 +3,7 @@
 package simd
 
 // Without assembly everything is portable.
-const avx2, f16c = false, false
+const avx2, avx512, f16c = false, false, false
 
 func tileSize[T Number]() (rows, cols int) { return portableRows, portableCols }
 
@@ -53,3 +53,4 @@ func float32ToFloat16(dst []uint16, src []float32)                         {}
 func bfloat16ToFloat32(dst []float32, src []uint16)                        {}
 func float32ToBFloat16(dst []uint16, src []float32)                        {}
 func float32Peak(rounds int)                                               {}
+func float32Peak512(rounds int)                                            {}

@@ -6,7 +6,11 @@ import "sync/atomic"
 // many rounds, and returns the number of floating-point operations: what a
 // core can do at most in the time that this takes.
 func Peak(rounds int) (operations int) {
-	if avx2 {
+	switch {
+	case avx512:
+		float32Peak512(rounds)
+		return rounds * 12 * 16 * 2
+	case avx2:
 		float32Peak(rounds)
 		return rounds * 12 * 8 * 2
 	}

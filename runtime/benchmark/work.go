@@ -87,7 +87,7 @@ func operations(n *op.Node, in, out []op.Fact) float64 {
 	case "com.microsoft::MatMulNBits":
 		return product(float64(n.Int("K", 0)))
 	case "::Conv":
-		return product(elements(in[1]) / first(in[1]))
+		return product(elements(in[1]) / dimension(in[1], 0))
 	case "::Attention":
 		return attention(n, in, out)
 	case moe.Domain + "::" + moe.OpType:
@@ -113,7 +113,7 @@ func mixture(n *op.Node, in []op.Fact) float64 {
 		return 0
 	}
 	model := last(in[moe.InputX], 0)
-	tokens, hidden := elements(in[moe.InputX])/model, last(in[moe.InputFC2Weight], 0)
+	tokens, hidden := elements(in[moe.InputX])/model, dimension(in[moe.InputFC1Weight], 1)
 	layers := 2.0
 	if n.Input(moe.InputFC3Weight) != "" {
 		layers = 3
@@ -140,15 +140,12 @@ func last(f op.Fact, transposed int64) float64 {
 	if transposed != 0 {
 		axis--
 	}
-	if axis < 0 || !f.Concrete() {
+	return dimension(f, axis)
+}
+
+func dimension(f op.Fact, axis int) float64 {
+	if axis < 0 || axis >= len(f.Shape) || !f.Concrete() {
 		return 0
 	}
 	return float64(f.Shape[axis])
-}
-
-func first(f op.Fact) float64 {
-	if len(f.Shape) == 0 || !f.Concrete() {
-		return 0
-	}
-	return float64(f.Shape[0])
 }

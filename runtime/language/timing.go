@@ -29,7 +29,7 @@ func (m *Model) Time(ctx context.Context, prefill, decode int) (Timing, error) {
 	for i := range tokens {
 		tokens[i] = (17 + 7919*i) % max(m.roles.vocabulary, 1)
 	}
-	reader := &reader{model: m}
+	reader := &reader{model: m, room: len(tokens)}
 	timing := Timing{Decode: make([]time.Duration, decode)}
 	for i := prefill; i <= len(tokens); i++ {
 		start := time.Now()

@@ -10,17 +10,23 @@ import (
 // multipliers with a latency of four or five cycles keep busy.
 const peakSums = 12
 
-// peak writes a loop of fused multiply-adds that needs no memory.
+// peak writes loops of fused multiply-adds that need no memory, for both
+// widths of registers.
 func peak() {
-	TEXT("float32Peak", NOSPLIT, "func(rounds int)")
-	Doc("float32Peak does 12 multiply-adds of registers in each round.")
+	peakOf("float32Peak", VXORPS, func() reg.VecVirtual { return YMM() })
+	peakOf("float32Peak512", VPXORD, func() reg.VecVirtual { return ZMM() })
+}
+
+func peakOf(name string, clear func(...Op), register func() reg.VecVirtual) {
+	TEXT(name, NOSPLIT, "func(rounds int)")
+	Doc(name + " does 12 multiply-adds of registers in each round.")
 	rounds := Load(Param("rounds"), GP64())
-	x := YMM()
-	VXORPS(x, x, x)
+	x := register()
+	clear(x, x, x)
 	sums := make([]reg.VecVirtual, peakSums)
 	for i := range sums {
-		sums[i] = YMM()
-		VXORPS(sums[i], sums[i], sums[i])
+		sums[i] = register()
+		clear(sums[i], sums[i], sums[i])
 	}
 	Label("round")
 	TESTQ(rounds, rounds)

@@ -28,7 +28,7 @@ func main() {
 var programs = []struct{ name, label string }{{"fmoe", "fmoe"}, {"onnxruntime", "ONNX Runtime"}, {"torch", "PyTorch"}}
 
 func drawAll(results, out string) error {
-	tokens, experts := []int{1, 4, 16, 64, 128, 256, 512}, []int{8, 16, 32, 64, 128}
+	tokens, experts := []int{1, 4, 16, 64, 512}, []int{8, 16, 32, 64, 128}
 	type picture struct {
 		file   string
 		chart  chart
