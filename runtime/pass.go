@@ -23,6 +23,7 @@ var passes = []pass{
 	{"identity", removeIdentities},
 	{"activation", recogniseActivations},
 	{"normalization", recogniseNormalizations},
+	{"rotary", recogniseRotary},
 	{"attention", recogniseAttention},
 	{"identity", removeIdentities},
 	{"linear", fuseLinear},

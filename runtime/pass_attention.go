@@ -395,21 +395,30 @@ func (r *rewriter) joins(n *node, width op.Dim) bool {
 	return err == nil && len(list) == 3 && list[0] == 0 && list[1] == 0 && (list[2] == -1 || list[2] == int64(width))
 }
 
-// input returns keys or values, or queries, in the form in which Attention
-// takes them: [batch, heads, sequence, size] or [batch, sequence, heads·size].
+// input returns queries, keys or values in the form in which Attention takes
+// them: [batch, heads, sequence, size] or [batch, sequence, heads·size].
 func (a *attention) input(h headed) int {
 	if !h.flat {
 		return h.value
 	}
-	s := a.headedShape(h)
-	if !s[1].Known() || !s[3].Known() {
-		return a.insert(onnxNode("Transpose", onnx.IntsAttribute("perm", 0, 2, 1, 3)), h.value, h.value)
+	if v := a.joined(h); v != absent {
+		return v
 	}
-	if n := a.madeBy(h.value, "Reshape"); n != nil && slices.Equal(a.fact(n.in[0]).Shape, []op.Dim{s[0], s[2], s[1] * s[3]}) {
+	return a.insert(onnxNode("Transpose", onnx.IntsAttribute("perm", 0, 2, 1, 3)), h.value, h.value)
+}
+
+// joined returns the value [batch, sequence, heads·size] of one with heads
+// behind the sequence; absent where their number or size is not known.
+func (r *rewriter) joined(h headed) int {
+	s := r.headedShape(h)
+	if !s[1].Known() || !s[3].Known() {
+		return absent
+	}
+	if n := r.madeBy(h.value, "Reshape"); n != nil && slices.Equal(r.fact(n.in[0]).Shape, []op.Dim{s[0], s[2], s[1] * s[3]}) {
 		return n.in[0]
 	}
-	joined := a.insertConstant("joined", tensor.FromSlice([]int64{0, 0, int64(s[1] * s[3])}))
-	return a.insert(onnxNode("Reshape"), h.value, h.value, joined)
+	joined := r.insertConstant("joined", tensor.FromSlice([]int64{0, 0, int64(s[1] * s[3])}))
+	return r.insert(onnxNode("Reshape"), h.value, h.value, joined)
 }
 
 // mask returns the sum of the masks, for scores of the given shape; absent

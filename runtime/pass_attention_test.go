@@ -15,6 +15,9 @@ func attentionSteps(t *testing.T, text string) (list []*onnx.Node) {
 	t.Helper()
 	for line := range strings.SplitSeq(strings.TrimSpace(text), "\n") {
 		step, numbers, _ := strings.Cut(line, ";")
+		if strings.TrimSpace(step) == "" {
+			continue
+		}
 		n := steps(t, step)[0]
 		var values []int64
 		for _, c := range strings.TrimSpace(numbers) {
