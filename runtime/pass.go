@@ -26,6 +26,7 @@ var passes = []pass{
 	{"rotary", recogniseRotary},
 	{"attention", recogniseAttention},
 	{"identity", removeIdentities},
+	{"attention layout", layOutAttentions},
 	{"linear", fuseLinear},
 	{"target", fixTargets},
 }
