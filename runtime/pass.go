@@ -25,6 +25,7 @@ var passes = []pass{
 	{"normalization", recogniseNormalizations},
 	{"rotary", recogniseRotary},
 	{"attention", recogniseAttention},
+	{"caches", fuseCaches},
 	{"identity", removeIdentities},
 	{"attention layout", layOutAttentions},
 	{"linear", fuseLinear},

@@ -11,8 +11,8 @@ import (
 
 // recogniseAttention replaces softmax(scale·Q·Kᵀ + masks)·V by Attention.
 // Reordering of [batch, sequence, heads, size] to [batch, heads, sequence,
-// size] and back, keys and values that are repeated for groups of heads, and
-// caches that grow by new keys and values become a part of it.
+// size] and back, and keys and values that are repeated for groups of heads
+// become a part of it.
 //
 // Where every key of a query is masked by −∞ the nodes give NaN, Attention 0.
 func recogniseAttention(r *rewriter) {
@@ -42,7 +42,6 @@ type attention struct {
 	causal int // a condition that hides keys behind a query's own place, or absent
 
 	q, k, v headed
-	cached  bool // k and v are what Concat nodes append to caches
 }
 
 // mask is what is added to scores, or where number is not 0, a condition for
@@ -235,14 +234,10 @@ func (a *attention) operands() bool {
 		return false
 	}
 	if !a.k.flat {
-		keys, values, ok := a.shared(a.k.value), a.shared(a.v.value), true
-		if keys != absent && values != absent {
-			before, after := a.fact(keys).Shape, a.fact(values).Shape
-			if ok = before[1] == after[1]; ok {
-				a.k.value, a.v.value = keys, values
-			}
+		keys, values := a.shared(a.k.value), a.shared(a.v.value)
+		if keys != absent && values != absent && a.fact(keys).Shape[1] == a.fact(values).Shape[1] {
+			a.k.value, a.v.value = keys, values
 		}
-		a.cached = ok && a.grown(a.k.value) && a.grown(a.v.value)
 	}
 	return true
 }
@@ -294,17 +289,6 @@ func (r *rewriter) shared(v int) int {
 	return opened.in[0]
 }
 
-// grown reports whether a value [batch, heads, sequence, size] is a cache with
-// a new part behind, and nothing but this attention and a caller uses it.
-func (r *rewriter) grown(v int) bool {
-	n := r.madeBy(v, "Concat")
-	if n == nil || len(n.in) != 2 || len(r.users[v]) != 1 || r.rank(n.in[0]) != 4 || r.rank(n.in[1]) != 4 {
-		return false
-	}
-	axis, err := op.Axis(n.op.Int("axis", 0), 4)
-	return err == nil && axis == 2
-}
-
 // fuse puts an Attention node in the place of the nodes.
 func (a *attention) fuse() {
 	shape := a.headedShape(a.q)
@@ -314,20 +298,14 @@ func (a *attention) fuse() {
 		return
 	}
 	if a.causal != absent {
-		a.cached = false // Attention counts the places of queries from the cache's end
 		if c := a.fact(a.causal).Shape; !slices.Equal(c[len(c)-2:], scores[2:]) || !a.broadcasts(a.causal, scores) {
 			return
 		}
 	}
 	attributes := []*onnx.Attribute{onnx.FloatAttribute("scale", float32(a.scale))}
-	in := []int{absent, absent, absent, bias, absent, absent}
-	out := []int{a.product.out[0]}
-	if a.cached {
-		for i, h := range []*headed{&a.k, &a.v} {
-			n := a.maker(h.value)
-			out = append(out, h.value)
-			in[4+i], *h = n.in[0], headed{n.in[1], false}
-		}
+	in := []int{absent, absent, absent}
+	if bias != absent {
+		in = append(in, bias)
 	}
 	if !a.k.flat {
 		a.k = a.headed(a.k.value)
@@ -342,9 +320,6 @@ func (a *attention) fuse() {
 	if groups.Known() {
 		attributes = append(attributes, onnx.IntAttribute("kv_num_heads", int64(groups)))
 	}
-	for in[len(in)-1] == absent {
-		in = in[:len(in)-1]
-	}
 	behind := a.follower(a.product, "Transpose")
 	if behind != nil && !slices.Equal(behind.op.Ints("perm"), []int64{0, 2, 1, 3}) {
 		behind = nil
@@ -355,7 +330,7 @@ func (a *attention) fuse() {
 	size := a.fact(a.product.out[0]).Shape[3]
 	if behind == nil || !a.q.flat || !shape[1].Known() || !size.Known() {
 		if in[0] = a.query; a.rank(in[0]) == 4 {
-			a.replaceValues(a.product, onnxNode("Attention", attributes...), in, out)
+			a.replace(a.product, onnxNode("Attention", attributes...), in...)
 		}
 		return
 	}
@@ -366,18 +341,13 @@ func (a *attention) fuse() {
 	attributes = append(attributes, onnx.IntAttribute("q_num_heads", int64(shape[1])))
 	width := shape[1] * size
 	if join := a.follower(behind, "Reshape"); join != nil && a.joins(join, width) {
-		out[0] = join.out[0]
-		a.replaceValues(a.product, onnxNode("Attention", attributes...), in, out)
+		a.replace(join, onnxNode("Attention", attributes...), in...)
 		return
 	}
-	joined := a.value(a.program.values[behind.out[0]].name+"/joined",
-		op.Fact{Type: a.fact(a.product.out[0]).Type, Shape: []op.Dim{shape[0], shape[2], width}})
-	out[0] = joined
-	if !a.replaceValues(a.product, onnxNode("Attention", attributes...), in, out) {
-		return
+	if joined := a.insert(onnxNode("Attention", attributes...), behind.out[0], in...); joined != absent {
+		split := a.insertConstant("heads", tensor.FromSlice([]int64{0, 0, int64(shape[1]), int64(size)}))
+		a.replace(behind, onnxNode("Reshape"), joined, split)
 	}
-	split := a.insertConstant("heads", tensor.FromSlice([]int64{0, 0, int64(shape[1]), int64(size)}))
-	a.replace(behind, onnxNode("Reshape"), joined, split)
 }
 
 // joins reports whether a Reshape certainly joins the last two of four axes,
@@ -397,14 +367,14 @@ func (r *rewriter) joins(n *node, width op.Dim) bool {
 
 // input returns queries, keys or values in the form in which Attention takes
 // them: [batch, heads, sequence, size] or [batch, sequence, heads·size].
-func (a *attention) input(h headed) int {
+func (r *rewriter) input(h headed) int {
 	if !h.flat {
 		return h.value
 	}
-	if v := a.joined(h); v != absent {
+	if v := r.joined(h); v != absent {
 		return v
 	}
-	return a.insert(onnxNode("Transpose", onnx.IntsAttribute("perm", 0, 2, 1, 3)), h.value, h.value)
+	return r.insert(onnxNode("Transpose", onnx.IntsAttribute("perm", 0, 2, 1, 3)), h.value, h.value)
 }
 
 // joined returns the value [batch, sequence, heads·size] of one with heads

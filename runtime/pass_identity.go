@@ -63,8 +63,13 @@ func (r *rewriter) identity(n *node) (v int, ok bool) {
 			return wide.in[0], true // and back
 		}
 		return n.in[0], true
-	case "Sum", "Concat", "Max", "Min", "Mean":
+	case "Sum", "Max", "Min", "Mean":
 		return n.in[0], len(n.in) == 1
+	case "Concat":
+		return r.onlyPart(n)
+	case "Slice":
+		p := r.part(n.out[0])
+		return p.of, p.of != absent
 	case "Dropout":
 		training := n.op.Since >= 12 && n.input(2) != absent
 		if training {
@@ -85,4 +90,23 @@ func (r *rewriter) identity(n *node) (v int, ok bool) {
 		}
 	}
 	return absent, false
+}
+
+// onlyPart returns the input of a Concat beside which the others are empty.
+func (r *rewriter) onlyPart(n *node) (v int, ok bool) {
+	axis, err := op.Axis(n.op.Int("axis", 0), max(r.rank(n.out[0]), 0))
+	if err != nil {
+		return absent, false
+	}
+	v = absent
+	for _, in := range n.in {
+		if shape := r.fact(in).Shape; axis < len(shape) && shape[axis] == 0 {
+			continue
+		}
+		if v != absent {
+			return absent, false
+		}
+		v = in
+	}
+	return v, v != absent
 }

@@ -9,7 +9,8 @@ import (
 
 func TestRemoveIdentities(t *testing.T) {
 	perm := func(text string, p ...int64) *onnx.Node { return node(t, text, onnx.IntsAttribute("perm", p...)) }
-	constants := map[string]*tensor.Tensor{"one": tensor.Scalar[float32](1), "matrix": tensor.FromSlice([]int64{-1, 4}), "same": tensor.FromSlice([]int64{0, -1, 4}), "flat": tensor.FromSlice([]int64{-1, 2}), "back": tensor.FromSlice([]int64{2, -1, 4})}
+	constants := map[string]*tensor.Tensor{"one": tensor.Scalar[float32](1),
+		"start": tensor.FromSlice([]int64{0}), "end": tensor.FromSlice([]int64{4}), "axis": tensor.FromSlice([]int64{2}), "matrix": tensor.FromSlice([]int64{-1, 4}), "same": tensor.FromSlice([]int64{0, -1, 4}), "flat": tensor.FromSlice([]int64{-1, 2}), "back": tensor.FromSlice([]int64{2, -1, 4})}
 	for _, c := range []struct {
 		name  string
 		nodes []*onnx.Node
@@ -21,6 +22,8 @@ func TestRemoveIdentities(t *testing.T) {
 		{"same shape", steps(t, "a = Reshape(x, same)\ny = Neg(a)"), "Neg"},
 		{"reshaped and back", steps(t, "a = Reshape(x, matrix)\nb = Reshape(a, back)\ny = Neg(b)"), "Neg"},
 		{"reshaped three times", steps(t, "a = Reshape(x, flat)\nb = Reshape(a, matrix)\nc = Neg(b)\ny = Reshape(c, back)"), "Reshape Neg Reshape"},
+		{"whole axis", steps(t, "a = Slice(x, start, end, axis)\ny = Neg(a)"), "Neg"},
+		{"empty part behind", []*onnx.Node{node(t, "e = Slice(x, end, end, axis)"), node(t, "a = Concat(x, e)", onnx.IntAttribute("axis", -1)), node(t, "y = Neg(a)")}, "Neg"},
 		{"times 1", steps(t, "a = Mul(one, x)\nb = Div(a, one)\ny = Neg(b)"), "Neg"},
 		{"1 divided", steps(t, "a = Div(one, x)\ny = Neg(a)"), "Div Neg"},
 		{"no order", []*onnx.Node{perm("a = Transpose(x)", 0, 1, 2), node(t, "y = Neg(a)")}, "Neg"},

@@ -128,18 +128,26 @@ func (r *rewriter) part(v int) part {
 	return part{n.in[0], op.Dim(strides[last].Start), strides[last].Length}
 }
 
-// table returns the first half [batch, sequence, size/2] of cosines or sines
-// [batch, 1, sequence, size] whose halves are equal; absent where v is none.
+// table returns the first half, [sequence, size/2] or [batch, sequence,
+// size/2], of cosines or sines whose halves are equal and which broadcast to
+// [batch, heads, sequence, size]; absent where v is none.
 func (r *rotary) table(v int, function string) int {
-	opened := r.madeBy(v, "Unsqueeze", "Reshape")
-	if opened == nil || r.rank(opened.in[0]) != 3 {
+	whole := v
+	if opened := r.madeBy(v, "Unsqueeze", "Reshape"); opened != nil {
+		whole = opened.in[0]
+		from, to := r.fact(whole).Shape, r.fact(v).Shape
+		if !(len(from) == 3 && slices.Equal(to, []op.Dim{from[0], 1, from[1], from[2]})) &&
+			!(len(from) == 2 && slices.Equal(to, []op.Dim{1, 1, from[0], from[1]})) {
+			return absent
+		}
+	} else if r.rank(v) != 2 {
 		return absent
 	}
-	from, to := r.fact(opened.in[0]).Shape, r.fact(v).Shape
-	if !slices.Equal(to, []op.Dim{from[0], 1, from[1], from[2]}) || !from[2].Known() || from[2]%2 != 0 {
+	last := r.rank(whole) - 1
+	size := r.fact(whole).Shape[last]
+	if !size.Known() || size%2 != 0 {
 		return absent
 	}
-	whole := opened.in[0]
 	if half, ok := r.tables[whole]; ok {
 		return half
 	}
@@ -164,7 +172,10 @@ func (r *rotary) table(v int, function string) int {
 		return absent
 	}
 	ints := func(v int64) int { return r.insertConstant("half", tensor.FromSlice([]int64{v})) }
-	half := r.insert(onnxNode("Slice"), whole, whole, ints(0), ints(int64(from[2]/2)), ints(2))
+	half := r.insert(onnxNode("Slice"), whole, whole, ints(0), ints(int64(size/2)), ints(int64(last)))
+	if half != absent && last == 2 && r.fact(half).Shape[0] == 1 { // one table for all
+		half = r.insert(onnxNode("Reshape"), half, half, r.insertConstant("table", tensor.FromSlice([]int64{-1, int64(size / 2)})))
+	}
 	r.tables[whole] = half
 	return half
 }
@@ -172,8 +183,9 @@ func (r *rotary) table(v int, function string) int {
 // replaceRotary puts a RotaryEmbedding in the place of a sum.
 func (r *rotary) replaceRotary(sum *node, x, cos, sin int) bool {
 	rotated := r.fact(x).Shape[3]
-	table := r.fact(cos).Shape
-	if !slices.Equal(table, r.fact(sin).Shape) || table[2] != rotated/2 || table[1] != r.fact(x).Shape[2] || !same(r.fact(x), r.fact(sum.out[0])) {
+	table, shape := r.fact(cos).Shape, r.fact(x).Shape
+	if !slices.Equal(table, r.fact(sin).Shape) || !slices.Equal(table[len(table)-2:], []op.Dim{shape[2], rotated / 2}) ||
+		len(table) == 3 && table[0] != shape[0] || !same(r.fact(x), r.fact(sum.out[0])) {
 		return false
 	}
 	last := sum
@@ -186,19 +198,9 @@ func (r *rotary) replaceRotary(sum *node, x, cos, sin int) bool {
 		}
 	}
 	with, in := onnxNode("RotaryEmbedding"), []int{x, cos, sin}
-	switch batch := r.fact(x).Shape[0]; {
-	case table[0] == batch:
-	case table[0] == 1:
-		// ONNX Runtime's operator takes one table for all, from position 0 on.
-		flat := r.insertConstant("table", tensor.FromSlice([]int64{-1, int64(table[2])}))
-		with = microsoftNode("RotaryEmbedding")
-		in = []int{x, r.insertConstant("start", tensor.FromSlice([]int64{0})),
-			r.insert(onnxNode("Reshape"), cos, cos, flat), r.insert(onnxNode("Reshape"), sin, sin, flat)}
-		if slices.Contains(in, absent) {
-			return false
-		}
-	default:
-		return false
+	if len(table) == 2 {
+		// ONNX Runtime's operator takes one table for all, from a position on.
+		with, in = microsoftNode("RotaryEmbedding"), []int{x, r.insertConstant("start", tensor.FromSlice([]int64{0})), cos, sin}
 	}
 	if size := r.fact(x).Shape[3]; size != rotated {
 		with.Attributes = append(with.Attributes, onnx.IntAttribute("rotary_embedding_dim", int64(rotated)))

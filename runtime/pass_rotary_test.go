@@ -33,7 +33,11 @@ func TestRecogniseRotary(t *testing.T) {
 		{"a table for each text", "x float32[batch,2,n,4]", "f float32[batch,n,2]", tables + turned + "y = Add(a, b)",
 			"Concat Cos Sin Slice Slice RotaryEmbedding"},
 		{"one table", "x float32[batch,2,n,4]", "f float32[1,n,2]", tables + turned + "y = Add(b, a)",
-			"Concat Cos Sin Slice Slice Reshape Reshape com.microsoft::RotaryEmbedding"},
+			"Concat Cos Sin Slice Reshape Slice Reshape com.microsoft::RotaryEmbedding"},
+		{"one table without batch", "x float32[batch,2,n,4]", "f float32[n,2]", `
+			e = Concat(f, f);1
+			c = Cos(e)
+			s = Sin(e)` + turned + "y = Add(a, b)", "Concat Cos Sin Slice Slice com.microsoft::RotaryEmbedding"},
 		{"heads behind", "u float32[batch,n,8]", "f float32[batch,n,2]", "t = Reshape(u, split)\nx = Transpose(t);0213\n" + tables + turned + "y = Add(a, b)",
 			"Concat Cos Sin Slice Slice RotaryEmbedding Reshape Transpose"},
 		{"a part of each head", "w float32[batch,2,n,7]", "f float32[batch,n,2]", "x = Slice(w, zero, four, three)\nrest = Slice(w, four, all, three)\n" +
