@@ -19,24 +19,24 @@ func (b *binder) layOut() error {
 	b.reuseInputs()
 	b.lifetimes()
 
-	starts := make([][]*slot, len(p.steps))
-	ends := make([][]*slot, len(p.steps)+1)
-	for _, s := range p.slots {
+	// Lists of the slots whose memory is first, and last, in use at each step.
+	starts, ends := make([]*slot, len(p.steps)), make([]*slot, len(p.steps)+1)
+	for _, s := range slices.Backward(p.slots) {
 		if s.planned && s.root == s && s.first >= 0 {
 			s.size = roundUp(tensor.ByteSize(s.fact.Type, s.tensor.Len()))
-			starts[s.first] = append(starts[s.first], s)
-			ends[s.last] = append(ends[s.last], s)
+			s.nextStart, starts[s.first] = starts[s.first], s
+			s.nextEnd, ends[s.last] = ends[s.last], s
 		}
 	}
 	var free freeList
 	for i := range p.steps {
-		for _, s := range starts[i] {
+		for s := starts[i]; s != nil; s = s.nextStart {
 			s.offset = free.take(s.size)
 			if err := b.session.memory.admitBytes(free.top); err != nil {
 				return err
 			}
 		}
-		for _, s := range ends[i] {
+		for s := ends[i]; s != nil; s = s.nextEnd {
 			free.give(s.offset, s.size)
 		}
 	}

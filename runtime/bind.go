@@ -20,12 +20,13 @@ type slot struct {
 
 	// planned: the memory is a part of the arena. Everything else (inputs,
 	// constants, what is computed by dynamic steps) has memory of its own.
-	planned     bool
-	first, last int // the steps between which a root's memory is in use
-	offset      int
-	size        int
-	needed      bool
-	room        int // of a cache that stays in place
+	planned            bool
+	first, last        int // the steps between which a root's memory is in use
+	offset             int
+	size               int
+	nextStart, nextEnd *slot // in the lists of layOut
+	needed             bool
+	room               int // of a cache that stays in place
 }
 
 // storage returns the slot that owns the memory.
@@ -69,15 +70,42 @@ const bindFoldLimit = 1 << 18
 
 // binder makes a plan.
 type binder struct {
-	session *Session
-	plan    *plan
-	symbols op.Symbols
+	session   *Session
+	plan      *plan
+	symbols   op.Symbols
+	inference op.Inference
+	facts     []op.Fact // of a node's inputs
+
+	// The memory of the plan's parts.
+	slots   slab[slot]
+	steps   slab[step]
+	lists   slab[*slot]
+	headers slab[tensor.Tensor]
+	tensors slab[*tensor.Tensor]
+	ints    slab[int]
+	calls   slab[device.Call]
+}
+
+// slab hands out memory that is allocated for many at a time.
+type slab[T any] struct{ free []T }
+
+// slabSize is how many elements a slab allocates.
+const slabSize = 64
+
+func (s *slab[T]) take(n int) []T {
+	if s.free == nil || len(s.free) < n { // never nil, which for a shape means unknown
+		s.free = make([]T, max(n, slabSize))
+	}
+	taken := s.free[:n:n]
+	s.free = s.free[n:]
+	return taken
 }
 
 // bind plans a program for inputs and captured values of the given types and
 // shapes.
 func (s *Session) bind(p *program, inputs, captures []*tensor.Tensor, caches *cacheLayout) (*plan, error) {
-	b := &binder{session: s, plan: &plan{}}
+	b := &binder{session: s, plan: &plan{steps: make([]*step, 0, len(p.nodes)), slots: make([]*slot, 0, len(p.values))}}
+	b.inference.Symbols = &b.symbols
 	env := make([]*slot, len(p.values))
 	for i, id := range p.inputs {
 		env[id] = b.external(inputs[i])
@@ -98,7 +126,7 @@ func (s *Session) bind(p *program, inputs, captures []*tensor.Tensor, caches *ca
 	if err := b.layOut(); err != nil {
 		return nil, err
 	}
-	b.plan.results = tensors(b.plan.outputs)
+	b.plan.results = b.tensorsOf(b.plan.outputs)
 	if err := b.kernels(); err != nil {
 		return nil, err
 	}
@@ -114,8 +142,8 @@ func (b *binder) external(t *tensor.Tensor) *slot {
 }
 
 func (b *binder) slot(f op.Fact) *slot {
-	s := &slot{fact: f}
-	s.root = s
+	s := &b.slots.take(1)[0]
+	s.fact, s.root = f, s
 	if f.Value != nil {
 		s.tensor = f.Value
 	}
@@ -146,13 +174,16 @@ func (b *binder) program(p *program, env []*slot) error {
 }
 
 func (b *binder) node(p *program, n *node, env []*slot) error {
-	st := &step{node: n, in: make([]*slot, len(n.in)), out: make([]*slot, len(n.out))}
-	facts := make([]op.Fact, len(n.in))
+	st := &b.steps.take(1)[0]
+	st.node, st.in, st.out = n, b.lists.take(len(n.in)), b.lists.take(len(n.out))
+	facts := b.facts[:0]
 	for i, id := range n.in {
+		facts = append(facts, op.Fact{})
 		if st.in[i] = b.value(p, env, id); st.in[i] != nil {
 			facts[i] = st.in[i].fact
 		}
 	}
+	b.facts = facts
 	if n.control != nil {
 		if branch := n.control.resolve(n, facts); branch != nil {
 			return b.inline(p, n, branch, env)
@@ -164,14 +195,15 @@ func (b *binder) node(p *program, n *node, env []*slot) error {
 		}
 		st.dynamic = true
 	}
-	outputs := make([]op.Fact, len(n.out))
-	if !st.dynamic {
+	var outputs []op.Fact
+	if st.dynamic {
+		outputs = make([]op.Fact, len(n.out))
+	} else {
 		st.dynamic = !ready(n, facts)
-		inferred, err := op.Infer(n.op, facts, &b.symbols)
-		if err != nil {
+		var err error
+		if outputs, err = b.inference.Infer(n.op, facts); err != nil {
 			return err
 		}
-		outputs = inferred
 		if !st.dynamic {
 			if err := b.session.host.fold(n.op, n.kernel, facts, outputs, bindFoldLimit); err != nil {
 				return err
@@ -215,11 +247,15 @@ func (b *binder) memory(s *slot, dynamic bool) error {
 		s.tensor = s.fact.Value.Clone()
 		return nil
 	}
-	s.tensor = &tensor.Tensor{Type: s.fact.Type}
+	s.tensor = &b.headers.take(1)[0]
+	s.tensor.Type = s.fact.Type
 	if !s.fact.Concrete() {
 		return nil
 	}
-	s.tensor.Shape = s.fact.Ints()
+	s.tensor.Shape = b.ints.take(len(s.fact.Shape))
+	for i, d := range s.fact.Shape {
+		s.tensor.Shape[i] = int(d)
+	}
 	if err := b.session.memory.admit(s.fact.Type, s.tensor.Shape); err != nil {
 		return err
 	}
@@ -313,7 +349,8 @@ func (b *binder) kernels() error {
 			st.run = view(st.in[0].tensor, st.out[0].tensor)
 			continue
 		}
-		call := &device.Call{In: tensors(st.in), Out: tensors(st.out), Rooms: rooms(st.in), Scratch: &b.plan.scratch}
+		call := &b.calls.take(1)[0]
+		*call = device.Call{In: b.tensorsOf(st.in), Out: b.tensorsOf(st.out), Rooms: rooms(st.in), Scratch: &b.plan.scratch}
 		err := guard(n.op.Node, func() (err error) {
 			st.run, err = n.kernel.Bind(call)
 			return err
@@ -333,8 +370,15 @@ func view(in, out *tensor.Tensor) func() error {
 	}
 }
 
+func (b *binder) tensorsOf(slots []*slot) []*tensor.Tensor {
+	return fill(b.tensors.take(len(slots)), slots)
+}
+
 func tensors(slots []*slot) []*tensor.Tensor {
-	list := make([]*tensor.Tensor, len(slots))
+	return fill(make([]*tensor.Tensor, len(slots)), slots)
+}
+
+func fill(list []*tensor.Tensor, slots []*slot) []*tensor.Tensor {
 	for i, s := range slots {
 		if s != nil {
 			list[i] = s.tensor

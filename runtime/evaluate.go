@@ -23,11 +23,13 @@ func (e *evaluator) fold(n *op.Node, kernel device.Kernel, inputs, outputs []op.
 	if n.Operator.Nondeterministic || controls[n.OpType] != nil || allKnown(outputs) {
 		return nil
 	}
-	in := make([]*tensor.Tensor, len(inputs))
 	for i := range inputs {
 		if inputs[i].Value == nil && n.Input(i) != "" {
 			return nil
 		}
+	}
+	in := make([]*tensor.Tensor, len(inputs))
+	for i := range inputs {
 		in[i] = inputs[i].Value
 	}
 	size := 0

@@ -96,7 +96,17 @@ type Inference struct {
 // Infer runs the operator's inference. Outputs that it leaves unstated are
 // unknown.
 func Infer(n *Node, inputs []Fact, symbols *Symbols) ([]Fact, error) {
-	c := &Inference{Node: n, Inputs: inputs, Outputs: make([]Fact, len(n.Outputs)), Symbols: symbols}
+	return (&Inference{Symbols: symbols}).Infer(n, inputs)
+}
+
+// Infer is the function Infer for one node after another, without memory for
+// each: the outputs hold until the next call.
+func (c *Inference) Infer(n *Node, inputs []Fact) ([]Fact, error) {
+	if cap(c.Outputs) < len(n.Outputs) {
+		c.Outputs = make([]Fact, len(n.Outputs))
+	}
+	c.Node, c.Inputs, c.Outputs = n, inputs, c.Outputs[:len(n.Outputs)]
+	clear(c.Outputs)
 	if err := n.Operator.Infer(c); err != nil {
 		return nil, err
 	}
