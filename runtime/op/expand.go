@@ -32,23 +32,23 @@ func inferTile(c *Inference) error {
 		return err
 	}
 	shape := c.Shape(0)
-	repeats, known := c.Ints(1)
+	repeats := c.numbers(1)
 	switch {
 	case shape == nil:
 		c.Set(0, c.Type(0), c.listed(1))
 		return nil
-	case !known:
+	case repeats == nil:
 		c.Set(0, c.Type(0), c.Unknown(len(shape)))
 		return nil
 	case len(repeats) != len(shape):
-		return fmt.Errorf("repeats %v do not fit an input of shape %s", repeats, FormatDims(shape))
+		return fmt.Errorf("repeats %s do not fit an input of shape %s", formatNumbers(repeats), FormatDims(shape))
 	}
-	out := make([]Dim, len(shape))
+	out := make([]Dim, len(shape), len(shape)+1)
 	for i, r := range repeats {
-		if r < 0 {
-			return fmt.Errorf("repeats %v have a negative number", repeats)
+		if r.Value < 0 {
+			return fmt.Errorf("repeats %s have a negative number", formatNumbers(repeats))
 		}
-		out[i] = c.Mul(shape[i], Dim(r))
+		out[i] = c.Mul(shape[i], c.dim(r))
 	}
 	c.Set(0, c.Type(0), out)
 	return nil

@@ -76,6 +76,9 @@ func TestInferComputedShapes(t *testing.T) {
 		{"added to the first of a table", []link{
 			{"Slice", nil, []any{shaped(1, 512, 12), int64s(0), 4, int64s(1)}},
 			{"Add", nil, []any{x, 5}}}, []Dim{B, S, 12}},
+		{"repeated for each text", []link{
+			{"Concat", attribute(axis(0)), []any{3, int64s(1)}},
+			{"Tile", nil, []any{shaped(1, S), 5}}}, []Dim{B, S}},
 		{"half a dimension", []link{
 			{"Gather", nil, []any{0, scalar(int64(2))}},
 			{"Div", nil, []any{5, scalar(int64(2))}},
