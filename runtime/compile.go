@@ -59,10 +59,12 @@ func (c *compiler) compile() (*program, error) {
 	p, err := c.program(c.model.Graph, nil)
 	if err == nil && len(c.unsupported) == 0 {
 		if !c.noFusion {
-			c.optimize(p)
+			err = c.optimize(p)
 		}
-		c.weights.enter(p)
-		err = c.kernels(p, false)
+		if err == nil {
+			c.weights.enter(p)
+			err = c.kernels(p, false)
+		}
 	}
 	if len(c.unsupported) > 0 {
 		return nil, &UnsupportedError{Nodes: c.unsupported}

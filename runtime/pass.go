@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"fmt"
 	"iter"
 	"math"
 	"slices"
@@ -33,21 +34,33 @@ var passes = []pass{
 }
 
 // optimize applies all passes to a program and its bodies.
-func (c *compiler) optimize(p *program) {
+func (c *compiler) optimize(p *program) error {
 	for _, pass := range passes {
-		c.apply(pass, p)
+		if err := c.apply(pass, p); err != nil {
+			return err
+		}
 	}
+	return nil
 }
 
-func (c *compiler) apply(pass pass, p *program) {
+// apply applies a pass. A panic becomes an ErrInternal.
+func (c *compiler) apply(pass pass, p *program) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("pass %s: %w: %v", pass.name, ErrInternal, r)
+		}
+	}()
 	for _, n := range p.nodes {
 		for _, body := range n.bodies {
-			c.apply(pass, body)
+			if err := c.apply(pass, body); err != nil {
+				return err
+			}
 		}
 	}
 	r := newRewriter(c, p)
 	pass.apply(r)
 	r.settle()
+	return nil
 }
 
 // rewriter is a program in the hands of a pass: who makes each value and who
