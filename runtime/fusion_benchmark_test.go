@@ -14,24 +14,29 @@ import (
 // thread and on two.
 func BenchmarkFusion(b *testing.B) {
 	for _, c := range []struct {
-		name, nodes, y string
+		name, nodes string
+		rows        int
 	}{
-		{"linear", "p = MatMul(x, w)\nq = Add(p, bias)\ny = Gelu(q)", "y float32[128,3072]"},
+		{"linear", "p = MatMul(x, w)\nq = Add(p, bias)\ny = Gelu(q)", 128},
+		{"residual", "p = MatMul(x, w)\nq = Add(p, bias)\ny = Add(q, z)", 128},
+		{"chain", "a = Mul(z, bias)\nb = Add(a, z)\nc = Relu(b)\nd = Sub(c, z)\ny = Mul(d, a)", 128},
+		{"chain", "a = Mul(z, bias)\nb = Add(a, z)\nc = Relu(b)\nd = Sub(c, z)\ny = Mul(d, a)", 2048},
+		{"swiglu", "a = Swish(z)\ny = Mul(a, z)", 128},
 	} {
-		m := model(b, []string{"x float32[128,768]"}, []string{c.y},
+		m := model(b, []string{"x float32[rows,768]", "z float32[rows,3072]"}, []string{"y float32[rows,3072]"},
 			map[string]*tensor.Tensor{"w": tensor.New(onnx.Float32, 768, 3072), "bias": tensor.New(onnx.Float32, 3072)}, steps(b, c.nodes)...)
-		m.OpsetImports[0].Version = 20
+		m.OpsetImports[0].Version = 24
 		for _, fused := range []bool{false, true} {
 			for _, threads := range []int{1, 2} {
-				b.Run(fmt.Sprintf("%s/fused=%v/threads=%d", c.name, fused, threads), func(b *testing.B) {
+				b.Run(fmt.Sprintf("%s%d/fused=%v/threads=%d", c.name, c.rows, fused, threads), func(b *testing.B) {
 					s, err := runtime.New(m, runtime.Options{Threads: threads, NoFusion: !fused})
 					if err != nil {
 						b.Fatal(err)
 					}
 					defer s.Close()
-					r, x := s.NewRunner(), []*tensor.Tensor{tensor.New(onnx.Float32, 128, 768)}
+					r, in := s.NewRunner(), []*tensor.Tensor{tensor.New(onnx.Float32, c.rows, 768), tensor.New(onnx.Float32, c.rows, 3072)}
 					for b.Loop() {
-						if _, err := r.Run(context.Background(), x); err != nil {
+						if _, err := r.Run(context.Background(), in); err != nil {
 							b.Fatal(err)
 						}
 					}

@@ -31,6 +31,7 @@ var passes = []pass{
 	{"attention layout", layOutAttentions},
 	{"linear", fuseLinear},
 	{"target", fixTargets},
+	{"chain", fuseChains},
 }
 
 // optimize applies all passes to a program and its bodies.

@@ -70,7 +70,7 @@ func TestRecogniseNormalizations(t *testing.T) {
 			v = ReduceMean(s)
 			a = Add(v, eps)
 			r = Sqrt(a)
-			y = Div(h, r)`, "Relu Mul ReduceMean Add Sqrt Div"},
+			y = Div(h, r)`, "Mul ReduceMean Add Sqrt Relu Div"},
 		{"divided the other way around", `
 			s = Mul(h, h)
 			v = ReduceMean(s)

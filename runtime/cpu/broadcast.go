@@ -62,6 +62,11 @@ func newBroadcast(out []int, operands ...[]int) (*broadcast, error) {
 	return b, nil
 }
 
+// plain reports whether every operand has all elements of the output.
+func (b *broadcast) plain() bool {
+	return !slices.ContainsFunc(b.strides, func(s []int) bool { return s != nil })
+}
+
 // piece returns how many of the elements from lo to before hi to handle at
 // once. Pieces end with long rows, so that operands need not be copied.
 func (b *broadcast) piece(lo, hi int) int {

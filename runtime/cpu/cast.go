@@ -118,7 +118,7 @@ func bindCast[S number](d *Device, c *device.Call, rounding tensor.Rounding) (fu
 	if put == nil {
 		return nil, device.UnsupportedType(c.Out[0].Type)
 	}
-	return d.overChunks(c.Out[0].Len(), func(lo, hi int) {
+	return d.overChunks(c.Out[0], func(lo, hi int) {
 		put(c.Out[0], lo, tensor.Of[S](c.In[0])[lo:hi])
 	}), nil
 }
@@ -131,7 +131,7 @@ func bindCastNarrow(d *Device, c *device.Call, rounding tensor.Rounding) (func()
 		return nil, device.UnsupportedType(c.Out[0].Type)
 	}
 	buffers := newBuffers[float32](d)
-	return d.overChunks(c.Out[0].Len(), func(lo, hi int) {
+	return d.overChunks(c.Out[0], func(lo, hi int) {
 		buffer := buffers.take()
 		x := buffer[:hi-lo]
 		tensor.ReadNarrow(x, c.In[0], lo)
@@ -140,16 +140,17 @@ func bindCastNarrow(d *Device, c *device.Call, rounding tensor.Rounding) (func()
 	}), nil
 }
 
-// overChunks returns a function that calls body for pieces of 0 … n−1 that
-// begin at multiples of elementwiseChunk.
-func (d *Device) overChunks(n int, body func(lo, hi int)) func() error {
+// overChunks is overElements for a body that gets pieces which begin at
+// multiples of elementwiseChunk.
+func (d *Device) overChunks(t *tensor.Tensor, body func(lo, hi int)) func() error {
 	chunks := func(first, last int) {
+		n := t.Len()
 		for i := first; i < last; i++ {
 			body(i*elementwiseChunk, min((i+1)*elementwiseChunk, n))
 		}
 	}
 	return func() error {
-		d.pool.run((n+elementwiseChunk-1)/elementwiseChunk, elementwiseGrain/elementwiseChunk, chunks)
+		d.pool.run((t.Len()+elementwiseChunk-1)/elementwiseChunk, elementwiseGrain/elementwiseChunk, chunks)
 		return nil
 	}
 }

@@ -108,6 +108,16 @@ func overTwoOf[A, B, O any](inA func(*tensor.Tensor) []A, inB func(*tensor.Tenso
 		if err != nil {
 			return nil, err
 		}
+		if walk.plain() {
+			body := func(lo, hi int) {
+				a, b, out := inA(c.In[0]), inB(c.In[1]), inOut(c.Out[0])
+				for ; lo < hi; lo += elementwiseChunk {
+					end := min(lo+elementwiseChunk, hi)
+					loop(out[lo:end], a[lo:end], b[lo:end])
+				}
+			}
+			return d.overElements(c.Out[0], body), nil
+		}
 		left, right := newOperands[A](d, walk, 0), newOperands[B](d, walk, 1)
 		body := func(lo, hi int) {
 			a, b, out := left.take(inA(c.In[0])), right.take(inB(c.In[1])), inOut(c.Out[0])
@@ -173,11 +183,10 @@ func overMany[T number](loop func(out, a, b []T), finish func(out []T, n int)) b
 }
 
 // overElements returns a function that runs body over the elements of a
-// tensor.
+// tensor, which may be a vector that has become shorter (see chain.go).
 func (d *Device) overElements(t *tensor.Tensor, body func(lo, hi int)) func() error {
-	n := t.Len()
 	return func() error {
-		d.pool.run(n, elementwiseGrain, body)
+		d.pool.run(t.Len(), elementwiseGrain, body)
 		return nil
 	}
 }

@@ -192,7 +192,7 @@ func (d *Device) throughFloats(in, out *tensor.Tensor, saturate bool, change fun
 		return nil, device.UnsupportedType(out.Type)
 	}
 	buffers := newBuffers[float32](d)
-	return d.overChunks(out.Len(), func(lo, hi int) {
+	return d.overChunks(out, func(lo, hi int) {
 		buffer := buffers.take()
 		x := buffer[:hi-lo]
 		read(x, in, lo)

@@ -69,7 +69,7 @@ func newRequantize(d *Device, c *device.Call, p *integerProduct) (func() error, 
 	rows, columns := newOperands[float32](d, walk, 0), newOperands[float32](d, walk, 1)
 	least, greatest := integerRange(out.Type)
 	buffers := newBuffers[float32](d)
-	loop := d.overChunks(out.Len(), func(lo, hi int) {
+	loop := d.overChunks(out, func(lo, hi int) {
 		buffer, row, column := buffers.take(), rows.take(parameters[0].values), columns.take(parameters[1].values)
 		x, left, right := buffer[:hi-lo], row.at(lo, hi-lo), column.at(lo, hi-lo)
 		scale := parameters[2].values[0]

@@ -74,7 +74,7 @@ func newRandom(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error)
 		}
 		var stream randomStream
 		buffers := newBuffers[float64](d)
-		run := d.overChunks(c.Out[0].Len(), func(lo, hi int) {
+		run := d.overChunks(c.Out[0], func(lo, hi int) {
 			buffer := buffers.take()
 			for i := lo; i < hi; i++ {
 				buffer[i-lo] = draw(stream, i)
