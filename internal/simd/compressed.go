@@ -3,6 +3,7 @@ package simd
 import (
 	"encoding/binary"
 	"math"
+	"unsafe"
 
 	"github.com/fmoe-go/fmoe/internal/memory"
 )
@@ -63,27 +64,48 @@ const maxBlock = 128
 // column share a scale, or 0 for all of them; halves have none. Without zeros
 // those of integers are half of their range, 128 or 8.
 func NewCompressed(format Format, rows, cols, block int, zeros bool) *Compressed {
+	return NewCompressedList(1, format, rows, cols, block, zeros)[0]
+}
+
+// NewCompressedList makes room for several operands, one behind the other in
+// memory.
+func NewCompressedList(n int, format Format, rows, cols, block int, zeros bool) []*Compressed {
 	b := &Compressed{format: format, Rows: rows, Cols: cols}
 	width := TileCols[float32]()
 	columns := roundUp(cols, width)
-	b.data = memory.Aligned(columns * b.depth() * format.bits() / 8)
-	if !format.integers() {
-		return b
+	if format.integers() {
+		if block == 0 || block > maxBlock {
+			block = maxBlock
+		}
+		b.block, b.blocks = block, (rows+block-1)/block
+		if zeros {
+			b.zeroStride = width
+		} else {
+			b.zeros = make([]float32, width)
+			for i := range b.zeros {
+				b.zeros[i] = b.stored(float32(int(1) << (format.bits() - 1)))
+			}
+		}
 	}
-	if block == 0 || block > maxBlock {
-		block = maxBlock
-	}
-	b.block, b.blocks = block, (rows+block-1)/block
-	b.scales = make([]float32, columns*b.blocks)
+	size, scales := columns*b.depth()*format.bits()/8, columns*b.blocks
+	data, allScales, allZeros := memory.Aligned(n*size), alignedFloats(n*scales), []float32{}
 	if zeros {
-		b.zeros, b.zeroStride = make([]float32, columns*b.blocks), width
-		return b
+		allZeros = alignedFloats(n * scales)
 	}
-	b.zeros = make([]float32, width)
-	for i := range b.zeros {
-		b.zeros[i] = b.stored(float32(int(1) << (format.bits() - 1)))
+	list := make([]*Compressed, n)
+	for i := range list {
+		c := *b
+		c.data, c.scales = data[i*size:][:size], allScales[i*scales:][:scales]
+		if zeros {
+			c.zeros = allZeros[i*scales:][:scales]
+		}
+		list[i] = &c
 	}
-	return b
+	return list
+}
+
+func alignedFloats(n int) []float32 {
+	return unsafe.Slice((*float32)(unsafe.Pointer(unsafe.SliceData(memory.Aligned(4*n)))), n)
 }
 
 // depth returns the rows that a panel has room for.

@@ -90,8 +90,11 @@ func prepareRows(work []float32, a Matrix[float32], b *Compressed) (rows, sums *
 	elements, rest := work[:b.depth()*height], work[b.depth()*height:]
 	for i := range height {
 		row := a.row(i)
-		for l := range a.Cols {
-			elements[l*height+i] = row[l*a.ColStride]
+		switch {
+		case height == 1 && a.ColStride == 1:
+			copy(elements, row[:a.Cols])
+		default:
+			scatter(elements[i:], row, height, a.Cols, a.ColStride)
 		}
 	}
 	clear(elements[a.Cols*height:])
@@ -99,23 +102,32 @@ func prepareRows(work []float32, a Matrix[float32], b *Compressed) (rows, sums *
 		return &elements[0], &elements[0]
 	}
 	rest = rest[:b.blocks*height]
-	for block := range b.blocks {
-		for i := range height {
-			sum := float32(0)
-			for l := block * b.block; l < min((block+1)*b.block, a.Cols); l++ {
-				sum += elements[l*height+i]
+	switch {
+	case b.format == Int8 && b.zeroStride == 0: // all zeros are 0
+		clear(rest)
+	case height == 1:
+		for block := range rest {
+			rest[block] = float32Sum(elements[block*b.block : min((block+1)*b.block, a.Cols)])
+		}
+	default:
+		clear(rest)
+		for l := range a.Cols {
+			sums := rest[l/b.block*height:][:height]
+			for i, x := range elements[l*height:][:height] {
+				sums[i] += x
 			}
-			rest[block*height+i] = sum
 		}
 	}
 	if b.format == Int4 {
-		for l := range a.Cols {
-			for i := range height {
-				elements[l*height+i] *= nibbleWeights[l%8]
+		for ; len(elements) > 0; elements = elements[8*height:] {
+			for l, w := range nibbleWeights {
+				for i := range height {
+					elements[l*height+i] *= w
+				}
 			}
 		}
 	}
-	return &elements[0], &rest[0]
+	return &work[0], &rest[0]
 }
 
 // nibbleWeights undo what the place of a nibble in its word multiplies it by;

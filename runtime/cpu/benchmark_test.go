@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/fmoe-go/fmoe/onnx"
@@ -84,6 +85,80 @@ func BenchmarkFMoE(b *testing.B) {
 			config := moe.Config{TopK: l.k, Gate: moe.GateNaive, Activation: moe.GELU, Normalize: true}
 			benchmark(b, 4*float64(l.tokens*l.k*l.d*l.h), fmoeNode(config, 1), 1, l.inputs(1)...)
 		})
+	}
+}
+
+// BenchmarkStoredExperts decodes one token at a time, of layers whose experts
+// are stored in different ways: several layers and tokens in turn, so that the
+// caches hold none of the weights.
+func BenchmarkStoredExperts(b *testing.B) {
+	const layers = 4
+	l := layer{tokens: 1, experts: 8, k: 2, d: 768, h: 3072, bias: true}
+	half := func(t onnx.DataType) func(in []*tensor.Tensor) []*tensor.Tensor {
+		return func(in []*tensor.Tensor) []*tensor.Tensor {
+			rounded := as(t, in)
+			for _, slot := range expertWeights {
+				in[slot] = rounded[slot]
+			}
+			return in
+		}
+	}
+	for _, s := range []struct {
+		name  string
+		q     moe.Quantization
+		store func(in []*tensor.Tensor) []*tensor.Tensor
+	}{
+		{"float32", moe.Quantization{}, func(in []*tensor.Tensor) []*tensor.Tensor { return in }},
+		{"bfloat16", moe.Quantization{}, half(onnx.BFloat16)},
+		{"float16", moe.Quantization{}, half(onnx.Float16)},
+		{"int8", moe.Quantization{Bits: 8, Block: 32}, nil},
+		{"int4", moe.Quantization{Bits: 4, Block: 32}, nil},
+	} {
+		in := l.inputs(1)
+		if s.store != nil {
+			in = s.store(in)
+		} else {
+			in, _ = quantized(s.q, in)
+		}
+		config := moe.Config{TopK: l.k, Gate: moe.GateNaive, Activation: moe.GELU, Normalize: true, Quantization: s.q}
+		for _, threads := range []int{1, 2} {
+			b.Run(fmt.Sprintf("%s/%dthreads", s.name, threads), func(b *testing.B) {
+				d := New(device.Options{Threads: threads})
+				defer d.Close()
+				n := fmoeNode(config, 1)
+				for i, x := range in {
+					n.Inputs = append(n.Inputs, "")
+					if x != nil {
+						n.Inputs[i] = fmt.Sprint("in", i)
+					}
+				}
+				node, err := op.Resolve(n, 1)
+				if err != nil {
+					b.Fatal(err)
+				}
+				call := &device.Call{In: slices.Clone(in), Out: []*tensor.Tensor{tensor.New(onnx.Float32, 1, l.d)}, Scratch: &device.Scratch{}}
+				call.In[moe.InputX] = tensor.New(onnx.Float32, 1, l.d)
+				var runs [layers]func() error
+				for i := range runs {
+					kernel, err := d.Compile(node, append([]*tensor.Tensor{nil}, in[1:]...))
+					if err != nil {
+						b.Fatal(err)
+					}
+					if runs[i], err = kernel.Bind(call); err != nil {
+						b.Fatal(err)
+					}
+				}
+				tokens := random[float32](9, 64, l.d)
+				for i := 0; b.Loop(); i++ {
+					call.In[moe.InputX].Data = tokens.Data[i/layers%64*4*l.d:][:4*l.d]
+					if err := runs[i%layers](); err != nil {
+						b.Fatal(err)
+					}
+				}
+				weights := float64(2 * l.k * l.d * l.h)
+				b.ReportMetric(weights*float64(b.N)/b.Elapsed().Seconds()/1e9, "Gweights/s")
+			})
+		}
 	}
 }
 

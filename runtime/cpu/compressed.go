@@ -17,14 +17,11 @@ func (m *packedMatrix) compress(d *Device, first, step, count, columns int) []*s
 		return nil
 	}
 	scales := tensor.Of[float32](m.scales)
-	list := make([]*simd.Compressed, len(scales)/(m.rows*m.blocks))
 	block := m.block
 	if m.blocks == 1 {
 		block = 0
 	}
-	for i := range list {
-		list[i] = simd.NewCompressed(format, columns, count, block, m.zeros != nil)
-	}
+	list := simd.NewCompressedList(len(scales)/(m.rows*m.blocks), format, columns, count, block, m.zeros != nil)
 	eachColumn(d, list, m.data.Data, func(matrix, col int) {
 		row := matrix*m.rows + first + col*step
 		integers := make([]byte, columns)
@@ -50,10 +47,7 @@ func compressHalf(d *Device, s stack, t *tensor.Tensor) []*simd.Compressed {
 	if t.Type == onnx.BFloat16 {
 		format = simd.BFloat16
 	}
-	list := make([]*simd.Compressed, len(s.at))
-	for i := range list {
-		list[i] = simd.NewCompressed(format, s.rows, s.cols, 0, false)
-	}
+	list := simd.NewCompressedList(len(s.at), format, s.rows, s.cols, 0, false)
 	elements := tensor.Of[uint16](t)
 	eachColumn(d, list, t.Data, func(matrix, col int) {
 		list[matrix].SetHalf(col, elements[s.at[matrix]+col*s.colStride:], s.rowStride)

@@ -22,6 +22,10 @@ type format struct {
 	weight  func(l int) float64
 }
 
+// farPrefetch is how many bytes ahead compressed columns are fetched. They
+// take longer to compute with than others of the same size.
+const farPrefetch = 1024
+
 // fewRows is how many rows a product reads compressed columns for.
 const fewRows = 4
 
@@ -145,7 +149,7 @@ func (p *panels) eachBlock(prefix string, begin func(), use func(l, i int, eleme
 				from := at(p.data, p.dataStep, i, s*p.stepSize, p.stepSize/2)
 				if i%2 == 0 {
 					ahead := from
-					ahead.Disp += prefetch
+					ahead.Disp += farPrefetch
 					PREFETCHT0(ahead)
 				}
 				if p.step > 1 {
@@ -233,6 +237,9 @@ func (f format) rowsOf(prefix string, rows int, p *panels) {
 			}
 		}
 	}
+	if p.registers > 2 {
+		p.prefetchAfterNext()
+	}
 	var factor vector
 	use := func(l, i int, element vector) {
 		for r := range part {
@@ -257,6 +264,9 @@ func (f format) rowsOf(prefix string, rows int, p *panels) {
 			}
 			for i, x := range row {
 				place := Mem{Base: out, Disp: i * register}
+				if f.integers && r == 0 && i%2 == 0 {
+					PREFETCHT0(at(p.scales, p.scaleStep, i, farPrefetch, register))
+				}
 				if f.integers {
 					VFNMADD231PS(at(p.zeros, p.zeroStep, i, 0, register), factor, x)
 					total := load(place)
@@ -276,6 +286,25 @@ func (f format) rowsOf(prefix string, rows int, p *panels) {
 		}
 	}
 	p.eachBlock(prefix, begin, use, next, finish)
+}
+
+// prefetchAfterNext fetches the beginning of the second of the panels that
+// follow two; that of the first one follows their end, so that it is fetched
+// with it.
+func (p *panels) prefetchAfterNext() {
+	const line = 64
+	start := func(base, step reg.Register) {
+		third := GP64()
+		LEAQ(Mem{Base: base, Index: step, Scale: 2}, third)
+		ADDQ(step, third)
+		for i := range farPrefetch / line {
+			PREFETCHT1(Mem{Base: third, Disp: i * line})
+		}
+	}
+	start(p.data, p.dataStep)
+	if p.integers {
+		start(p.scales, p.scaleStep)
+	}
 }
 
 // expand writes the conversion of rows of a panel to float32.
