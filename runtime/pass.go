@@ -28,6 +28,7 @@ var passes = []pass{
 	{"attention", recogniseAttention},
 	{"caches", fuseCaches},
 	{"identity", removeIdentities},
+	{"common", shareCommon},
 	{"attention layout", layOutAttentions},
 	{"linear", fuseLinear},
 	{"target", fixTargets},
