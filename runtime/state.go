@@ -117,36 +117,56 @@ func (st *State) prepare(inputs []*tensor.Tensor) (*plan, error) {
 			st.layout.room = max(plan.cacheLength, 2*st.layout.room)
 			continue
 		}
-		for i, kept := range plan.inPlace {
-			c := &st.caches[i]
-			room := 0
-			if kept {
-				room = st.layout.room
-			}
-			if err := c.move(r.session.memory, room); err != nil {
-				return nil, err
-			}
-			if kept {
-				plan.results[st.layout.outputs[i]].Data = c.tensor.Data
-			}
-		}
-		return plan, nil
+		return plan, st.place(plan)
 	}
 }
 
-// move lets heads lie room vectors apart, or one behind the other for 0.
-func (c *cacheMemory) move(memory *budget, room int) error {
-	if c.room == room {
-		return nil
+// place moves caches to where the plan wants them, as far as memory allows.
+func (st *State) place(plan *plan) error {
+	memory, total := st.runner.session.memory, plan.size()
+	for i, kept := range plan.inPlace {
+		room := 0
+		if kept {
+			room = st.layout.room
+		}
+		c := &st.caches[i]
+		shape := c.shape(room)
+		if err := memory.admit(c.tensor.Type, shape); err != nil {
+			return err
+		}
+		total += tensor.ByteSize(c.tensor.Type, tensor.Count(shape))
+		if err := memory.admitBytes(total); err != nil {
+			return err
+		}
 	}
-	t := c.tensor
-	shape := slices.Clone(t.Shape)
+	for i, kept := range plan.inPlace {
+		c := &st.caches[i]
+		if !kept {
+			c.move(0)
+			continue
+		}
+		c.move(st.layout.room)
+		plan.results[st.layout.outputs[i]].Data = c.tensor.Data
+	}
+	return nil
+}
+
+// shape returns the shape of the memory whose heads have room for so many
+// vectors, or just for those that there are where room is 0.
+func (c *cacheMemory) shape(room int) []int {
+	shape := slices.Clone(c.tensor.Shape)
 	if room > 0 {
 		shape[2] = room
 	}
-	if err := memory.admit(t.Type, shape); err != nil {
-		return err
+	return shape
+}
+
+// move lets heads lie room vectors apart, or one behind the other for 0.
+func (c *cacheMemory) move(room int) {
+	if c.room == room {
+		return
 	}
+	t, shape := c.tensor, c.shape(room)
 	to := tensor.New(t.Type, shape...)
 	vector := tensor.ByteSize(t.Type, t.Shape[3])
 	length, from, into := t.Shape[2]*vector, t.Shape[2]*vector, shape[2]*vector
@@ -157,7 +177,6 @@ func (c *cacheMemory) move(memory *budget, room int) error {
 		copy(to.Data[head*into:][:length], t.Data[head*from:])
 	}
 	c.tensor, c.room = &tensor.Tensor{Type: t.Type, Shape: slices.Clone(t.Shape), Data: to.Data}, room
-	return nil
 }
 
 // keep remembers a run's output. If it was written in place only its shape is

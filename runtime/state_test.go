@@ -188,3 +188,25 @@ func TestStateRefuses(t *testing.T) {
 		}
 	}
 }
+
+// TestStateMemory: caches that would not fit into memory are refused.
+func TestStateMemory(t *testing.T) {
+	m := cachedAttention(t, node(t, "y = Attention(q, present_k, present_v)"))
+	s, err := runtime.New(m, runtime.Options{MaxMemory: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for room, fits := range map[int]bool{4: true, 2500: true, 5000: false, 1 << 60: false} { // of 128 bytes, twice
+		first := tensor.New(onnx.Float32, 2, 2, 0, 8)
+		st, err := s.NewState(room, runtime.Cache{Input: "past_k", Output: "present_k", First: first},
+			runtime.Cache{Input: "past_v", Output: "present_v", First: first})
+		if err != nil {
+			t.Fatal(err)
+		}
+		q, k := tensor.New(onnx.Float32, 2, 4, 1, 8), tensor.New(onnx.Float32, 2, 2, 1, 8)
+		if _, err := st.Run(t.Context(), []*tensor.Tensor{q, k, k, nil, nil}); (err == nil) != fits {
+			t.Errorf("room for %d vectors: error %v", room, err)
+		}
+	}
+}
