@@ -24,7 +24,7 @@ type format struct {
 
 // farPrefetch is how many bytes ahead compressed columns are fetched. They
 // take longer to compute with than others of the same size.
-const farPrefetch = 1024
+const farPrefetch = 2048
 
 // fewRows is how many rows a product reads compressed columns for.
 const fewRows = 4
