@@ -90,7 +90,7 @@ func MultiplyPacked[T Number](c []T, stride int, a Matrix[T], b *Packed[T], from
 		return
 	}
 	if a.Rows <= rowBlock && roundUp(a.Rows, TileRows[T]())*a.Cols <= wholeBlock {
-		multiplyPanels(c, stride, a, b, from, to, work)
+		multiplyStreaming(c, stride, a, b, from, to, work)
 		return
 	}
 	step := depthStep(a.Cols)
@@ -105,10 +105,10 @@ func MultiplyPacked[T Number](c []T, stride int, a Matrix[T], b *Packed[T], from
 	}
 }
 
-// multiplyPanels is MultiplyPacked for rows that fit into a cache over their
+// multiplyStreaming is MultiplyPacked for rows that fit into a cache over their
 // whole depth. It reads b from its beginning to its end, as few rows, which
 // wait for b, want it.
-func multiplyPanels[T Number](c []T, stride int, a Matrix[T], b *Packed[T], from, to int, work []T) {
+func multiplyStreaming[T Number](c []T, stride int, a Matrix[T], b *Packed[T], from, to int, work []T) {
 	rows, width, step := roundUp(a.Rows, TileRows[T]()), TileCols[T](), depthStep(a.Cols)
 	for l := 0; l < a.Cols; l += step {
 		packRows(work[l*rows:], a.Block(0, l, a.Rows, min(step, a.Cols-l)))
