@@ -1726,6 +1726,7 @@ TEXT ·float32Tiles512(SB), NOSPLIT, $0-57
 	SHLQ   $0x02, DI
 	SHLQ   $0x02, R11
 	IMUL3Q $0x18, CX, R12
+	LEAQ   (R11)(R11*1), R13
 
 next:
 	CMPQ AX, $0x0000000c
@@ -1798,6 +1799,7 @@ one1:
 	JMP          one1
 
 done1:
+	ADDQ   $0x00000040, R13
 	TESTB  R8, R8
 	JE     store1
 	MOVQ   SI, AX
@@ -1888,6 +1890,7 @@ one2:
 	JMP          one2
 
 done2:
+	ADDQ   $0x00000040, R13
 	TESTB  R8, R8
 	JE     store2
 	MOVQ   SI, AX
@@ -2005,6 +2008,7 @@ one3:
 	JMP          one3
 
 done3:
+	ADDQ   $0x00000040, R13
 	TESTB  R8, R8
 	JE     store3
 	MOVQ   SI, AX
@@ -2149,6 +2153,7 @@ one4:
 	JMP          one4
 
 done4:
+	ADDQ   $0x00000040, R13
 	TESTB  R8, R8
 	JE     store4
 	MOVQ   SI, AX
@@ -2320,6 +2325,7 @@ one5:
 	JMP          one5
 
 done5:
+	ADDQ   $0x00000040, R13
 	TESTB  R8, R8
 	JE     store5
 	MOVQ   SI, AX
@@ -2404,6 +2410,9 @@ rows6:
 four6:
 	CMPQ         R9, $0x00000004
 	JL           one6
+	LEAQ         (R10)(R13*1), R14
+	PREFETCHT1   (R14)
+	PREFETCHT1   (R14)(R11*1)
 	PREFETCHT0   512(R10)
 	VMOVUPS      (R10), Z0
 	PREFETCHT0   512(R10)(R11*1)
@@ -2528,6 +2537,7 @@ one6:
 	JMP          one6
 
 done6:
+	ADDQ   $0x00000040, R13
 	TESTB  R8, R8
 	JE     store6
 	MOVQ   SI, R9
@@ -2652,6 +2662,9 @@ rows12:
 four12:
 	CMPQ         R9, $0x00000004
 	JL           one12
+	LEAQ         (R10)(R13*1), R14
+	PREFETCHT1   (R14)
+	PREFETCHT1   (R14)(R11*1)
 	PREFETCHT0   512(R10)
 	VMOVUPS      (R10), Z0
 	PREFETCHT0   512(R10)(R11*1)
@@ -2867,6 +2880,7 @@ one12:
 
 done12:
 	ADDQ   R12, DX
+	ADDQ   $0x00000040, R13
 	TESTB  R8, R8
 	JE     store12
 	MOVQ   SI, R9

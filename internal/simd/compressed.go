@@ -186,9 +186,9 @@ func MultiplyCompressed[T Number](c []T, stride int, a Matrix[T], all int, b *Co
 func multiplyExpanded[T Number](c []T, stride int, a Matrix[T], b *Compressed, from, to int, work []T) {
 	width := TileCols[T]()
 	at := workLenRows[T](a.Rows, a.Cols)
-	rows, panel, step := work[:at], work[at:], depthStep(a.Cols)
-	for i := 0; i < a.Rows; i += rowBlock {
-		ni := min(rowBlock, a.Rows-i)
+	rows, panel, step, height := work[:at], work[at:], depthStep(a.Cols), RowBlock(a.Rows)
+	for i := 0; i < a.Rows; i += height {
+		ni := min(height, a.Rows-i)
 		for l := 0; l < a.Cols; l += step {
 			nl := min(step, a.Cols-l)
 			packRows(rows, a.Block(i, l, ni, nl))

@@ -7,7 +7,7 @@ package simd
 // depth alone, so it is the same however a product is cut into pieces.
 const (
 	depthBlock = 512
-	rowBlock   = 96 // a multiple of every tile's rows
+	rowBlock   = 144 // a multiple of every tile's rows
 	colBlock   = 256
 
 	// wholeBlock bounds the elements of A that are packed over their whole
@@ -23,6 +23,14 @@ const (
 func depthStep(k int) int {
 	blocks := max(1, (k+depthBlock-1)/depthBlock)
 	return roundUp((k+blocks-1)/blocks, maxBlock)
+}
+
+// RowBlock returns how many of m rows of a left-hand operand are packed and
+// multiplied at a time: blocks are about equal, and of whole tiles.
+func RowBlock(m int) int {
+	const tiles = 12 // rows of the tallest tile, a multiple of every other's
+	blocks := max(1, (m+rowBlock-1)/rowBlock)
+	return roundUp(max(1, (m+blocks-1)/blocks), tiles)
 }
 
 // WorkLen returns the number of elements of working memory that Multiply
@@ -58,7 +66,7 @@ func Multiply[T Number](c []T, stride int, a, b Matrix[T], work []T) {
 		multiplyRows(c, stride, a, b)
 		return
 	}
-	step := depthStep(a.Cols)
+	step, height := depthStep(a.Cols), RowBlock(a.Rows)
 	at := workLenRows[T](a.Rows, a.Cols)
 	rows, cols := work[:at], work[at:]
 	for j := 0; j < b.Cols; j += colBlock {
@@ -66,8 +74,8 @@ func Multiply[T Number](c []T, stride int, a, b Matrix[T], work []T) {
 		for l := 0; l < a.Cols; l += step {
 			nl := min(step, a.Cols-l)
 			packCols(cols, b.Block(l, j, nl, nj))
-			for i := 0; i < a.Rows; i += rowBlock {
-				ni := min(rowBlock, a.Rows-i)
+			for i := 0; i < a.Rows; i += height {
+				ni := min(height, a.Rows-i)
 				packRows(rows, a.Block(i, l, ni, nl))
 				block(c[i*stride+j:], stride, rows, cols, nl, ni, nj, nl, l > 0)
 			}
@@ -93,9 +101,9 @@ func MultiplyPacked[T Number](c []T, stride int, a Matrix[T], b *Packed[T], from
 		multiplyStreaming(c, stride, a, b, from, to, work)
 		return
 	}
-	step := depthStep(a.Cols)
-	for i := 0; i < a.Rows; i += rowBlock {
-		ni := min(rowBlock, a.Rows-i)
+	step, height := depthStep(a.Cols), RowBlock(a.Rows)
+	for i := 0; i < a.Rows; i += height {
+		ni := min(height, a.Rows-i)
 		for l := 0; l < a.Cols; l += step {
 			nl := min(step, a.Cols-l)
 			packRows(work, a.Block(i, l, ni, nl))

@@ -42,9 +42,11 @@ func newProjection[T simd.Float](k *fmoe, c *device.Call, slot int) *projection[
 // ready reports whether the weights were packed beforehand.
 func (p *projection[T]) ready() bool { return p.packed != nil || p.compressed != nil }
 
-// workLen returns the elements of working memory that apply needs.
-func (p *projection[T]) workLen() int {
-	rows, cols := pieceSize(p.ready())
+// workLen returns the elements of working memory that apply needs for a number
+// of rows, or fewer.
+func (p *projection[T]) workLen(rows int) int {
+	_, cols := pieceSize(rows, p.ready())
+	rows = min(rows, maxPieceRows)
 	switch {
 	case p.compressed != nil:
 		return simd.WorkLenCompressed[T](rows, p.stack.rows)
@@ -78,11 +80,12 @@ func (p *projection[T]) apply(out []T, stride int, rows simd.Matrix[T], expert, 
 // pieces cuts the rows of all experts, sorted by expert, times the outputs of
 // a projection into pieces of similar work.
 type pieces struct {
-	offset           []int // where each expert's rows begin
-	first            []int // [T+1] each expert's first piece
-	rowStep, colStep int
-	cols             int
-	grain            int // pieces that are worth a thread
+	offset  []int // where each expert's rows begin
+	first   []int // [T+1] each expert's first piece
+	packed  bool
+	colStep int
+	cols    int
+	grain   int // pieces that are worth a thread
 }
 
 // cut plans the layer for rows that are sorted by expert, as offset says, and
@@ -94,7 +97,8 @@ func (p *projection[T]) cut(s *pieces, offset []int, threads int) int {
 	if rows == 0 || s.cols == 0 {
 		return 0
 	}
-	s.rowStep, s.colStep = pieceSize(p.ready())
+	s.packed = p.ready()
+	_, s.colStep = pieceSize(rows, s.packed)
 	s.colStep = roundUp(min(s.colStep, s.cols), tile)
 	n := s.count()
 	for threads > 1 && n < 4*threads && s.colStep > tile && rows*s.cols/n*depth >= 2*pieceWork {
@@ -110,19 +114,27 @@ func (s *pieces) count() int {
 	n, across := 0, (s.cols+s.colStep-1)/s.colStep
 	for e := range len(s.offset) - 1 {
 		s.first = append(s.first, n)
-		n += (s.offset[e+1] - s.offset[e] + s.rowStep - 1) / s.rowStep * across
+		_, down := s.down(e)
+		n += down * across
 	}
 	s.first = append(s.first, n)
 	return n
+}
+
+// down returns the height of an expert's pieces and how many lie one below the
+// other.
+func (s *pieces) down(expert int) (step, count int) {
+	rows := s.offset[expert+1] - s.offset[expert]
+	step, _ = pieceSize(rows, s.packed)
+	return step, (rows + step - 1) / step
 }
 
 // locate returns the expert of a piece, its rows in the sorted order and its
 // columns. Pieces that share columns of weights come one after the other.
 func (s *pieces) locate(piece int) (expert, row, rows, col, cols int) {
 	expert = sort.Search(len(s.first)-1, func(e int) bool { return s.first[e+1] > piece })
-	from, to := s.offset[expert], s.offset[expert+1]
-	down := (to - from + s.rowStep - 1) / s.rowStep
+	step, down := s.down(expert)
 	piece -= s.first[expert]
-	row, col = from+piece%down*s.rowStep, piece/down*s.colStep
-	return expert, row, min(s.rowStep, to-row), col, min(s.colStep, s.cols-col)
+	row, col = s.offset[expert]+piece%down*step, piece/down*s.colStep
+	return expert, row, min(step, s.offset[expert+1]-row), col, min(s.colStep, s.cols-col)
 }

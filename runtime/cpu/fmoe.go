@@ -144,10 +144,10 @@ func bindFMoE[T simd.Float](k *fmoe, c *device.Call, f expertFunctions[T], logit
 	r.pieces.first = make([]int, 0, r.experts+1)
 
 	rows := r.round * r.k
-	work := max(r.fc1.workLen(), r.fc2.workLen())
+	work := max(r.fc1.workLen(rows), r.fc2.workLen(rows))
 	if r.fc3 != nil {
-		height, width := pieceSize(r.fc1.ready())
-		work = max(work, min(rows, height)*width+r.fc3.workLen())
+		_, width := pieceSize(rows, r.fc1.ready())
+		work = max(work, min(rows, maxPieceRows)*width+r.fc3.workLen(rows))
 	}
 	routing := r.tokens * (r.experts + r.k)
 	r.space = newWorkspace[T](k.device, c.Scratch, routing+rows*(r.h+r.d), work)

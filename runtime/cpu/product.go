@@ -147,15 +147,18 @@ func (p *product[T]) use(packed any) {
 // pieceWork is how many multiplications are worth handing to a thread.
 const pieceWork = 1 << 17
 
-// pieceSize returns the largest piece of a product that a thread computes at
-// a time: small enough that its operands stay in a core's cache, and large
-// enough that packing them is little work beside it.
-func pieceSize(packed bool) (rows, cols int) {
+// pieceSize returns the largest piece of a product of m rows that a thread
+// computes at a time: small enough that its operands stay in a core's cache,
+// and large enough that packing them is little work beside it.
+func pieceSize(m int, packed bool) (rows, cols int) {
 	if packed {
-		return 96, 512
+		return simd.RowBlock(m), 512
 	}
-	return 384, 256
+	return maxPieceRows, 256
 }
+
+// maxPieceRows is the height of the tallest piece.
+const maxPieceRows = 384
 
 // bind plans the products for the pool. load looks the tensors up.
 func (p *product[T]) bind(d *Device, scratch *device.Scratch, load func() (c, a, b []T)) func() error {
@@ -226,7 +229,7 @@ func (p *product[T]) joinBatch() {
 // but fewer where threads would be idle.
 func (p *product[T]) cut(threads int) (rows, cols int) {
 	m, k, n := p.a.rows, p.a.cols, p.b.cols
-	rows, cols = pieceSize(p.packed != nil || p.compressed != nil)
+	rows, cols = pieceSize(m, p.packed != nil || p.compressed != nil)
 	rows, cols = min(rows, m), min(cols, n)
 	for threads > 1 && rows*cols*k >= 2*pieceWork {
 		pieces := len(p.a.of) * ((m + rows - 1) / rows) * ((n + cols - 1) / cols)

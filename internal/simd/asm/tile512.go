@@ -21,11 +21,12 @@ func tile512() {
 			b: Load(Param("b"), GP64()), c: Load(Param("c"), GP64()), stride: Load(Param("stride"), GP64()), add: Load(Param("add"), GP8()),
 			left: GP64(), column: GP64(),
 		},
-		panel: Load(Param("panel"), GP64()), rowPanel: GP64(),
+		panel: Load(Param("panel"), GP64()), rowPanel: GP64(), ahead: GP64(),
 	}
 	SHLQ(Imm(2), t.stride)
 	SHLQ(Imm(2), t.panel)
 	IMUL3Q(Imm(tileRows*4), t.depth, t.rowPanel)
+	LEAQ(Mem{Base: t.panel, Index: t.panel, Scale: 1}, t.ahead)
 	Label("next")
 	for _, n := range []int{2 * tileRows, tileRows} {
 		CMPQ(t.rows, U32(n))
@@ -51,6 +52,11 @@ func tile512() {
 type operands512 struct {
 	operands
 	panel, rowPanel reg.Register // bytes of a panel of columns, and of rows
+
+	// ahead is where the next pair of columns lies, of which every tile
+	// fetches a part into the second cache: line by line for each four of its
+	// own, beginning a line further than the tile before.
+	ahead reg.Register
 }
 
 // tile512Of writes the loop for one number of rows. It moves a and c on.
@@ -91,6 +97,12 @@ func tile512Of(rows int, t operands512) {
 		return m
 	}
 	steps := func(n int) {
+		if n > 1 && rows >= tileRows {
+			next := GP64()
+			LEAQ(Mem{Base: t.column, Index: t.ahead, Scale: 1}, next)
+			PREFETCHT1(Mem{Base: next})
+			PREFETCHT1(Mem{Base: next, Index: t.panel, Scale: 1})
+		}
 		for l := range n {
 			for j, column := range columns {
 				if rows >= tileRows { // fewer wait for memory, which the processor fetches by itself
@@ -127,6 +139,7 @@ func tile512Of(rows int, t operands512) {
 	if rows > tileRows {
 		ADDQ(t.rowPanel, t.a)
 	}
+	ADDQ(U32(wide), t.ahead)
 
 	TESTB(t.add, t.add)
 	JE(LabelRef(label("store")))
