@@ -15,19 +15,21 @@ import (
 type runtimeFlags struct {
 	threads   int
 	maxMemory cli.Size
+	noFusion  bool
 	profile   bool // of bench alone
 }
 
 func (f *runtimeFlags) register(flags *pflag.FlagSet) {
 	flags.IntVar(&f.threads, "threads", 0, "number of CPU threads; 0 means one for each processor")
 	flags.Var(&f.maxMemory, "max-memory", "refuse what needs more memory than this `size`, such as 2GiB (default 80% of the machine's)")
+	flags.BoolVar(&f.noFusion, "no-fusion", false, "run the model's nodes one by one, to see whether fused operators make a difference")
 }
 
 func (f *runtimeFlags) options() (runtime.Options, error) {
 	if f.threads < 0 {
 		return runtime.Options{}, cli.Misusef("--threads=%d must be 0 or more", f.threads)
 	}
-	return runtime.Options{Threads: f.threads, MaxMemory: int64(f.maxMemory), Profile: f.profile}, nil
+	return runtime.Options{Threads: f.threads, MaxMemory: int64(f.maxMemory), Profile: f.profile, NoFusion: f.noFusion}, nil
 }
 
 // session is a model that is ready to run.
