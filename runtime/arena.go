@@ -29,19 +29,82 @@ func (b *binder) layOut() error {
 		}
 	}
 	var free freeList
+	live, most := 0, 0
 	for i := range p.steps {
 		for s := starts[i]; s != nil; s = s.nextStart {
 			s.offset = free.take(s.size)
+			live += s.size
 			if err := b.session.memory.admitBytes(free.top); err != nil {
 				return err
 			}
 		}
+		most = max(most, live)
 		for s := ends[i]; s != nil; s = s.nextEnd {
 			free.give(s.offset, s.size)
+			live -= s.size
 		}
 	}
 	p.arenaSize = free.top
+	if free.top > most+most/arenaWaste {
+		p.layOutBySize()
+	}
 	return nil
+}
+
+// Going through the steps in order is fast, and is tried first. If the arena
+// is larger than what is in use at one time by more than one part in
+// arenaWaste, values are placed by their sizes instead, unless they are more
+// than maxBySize, as the time for that grows with their square.
+const (
+	arenaWaste = 32
+	maxBySize  = 2000
+)
+
+// layOutBySize places values from the largest to the smallest, each in the
+// smallest gap between those that are in use at the same time. It changes
+// nothing if the arena does not become smaller.
+func (p *plan) layOutBySize() {
+	var values []*slot
+	for _, s := range p.slots {
+		if s.planned && s.root == s && s.first >= 0 && s.size > 0 {
+			values = append(values, s)
+		}
+	}
+	if len(values) > maxBySize {
+		return
+	}
+	slices.SortStableFunc(values, func(a, b *slot) int { return b.size - a.size })
+	type place struct {
+		offset int
+		slot   *slot
+	}
+	placed := make([]place, 0, len(values)) // by offset
+	top := 0
+	for _, s := range values {
+		best, gap, end := -1, 0, 0
+		for _, other := range placed {
+			if other.slot.first > s.last || other.slot.last < s.first {
+				continue
+			}
+			if room := other.offset - end; room >= s.size && (best < 0 || room < gap) {
+				best, gap = end, room
+			}
+			end = max(end, other.offset+other.slot.size)
+		}
+		if best < 0 {
+			best = end
+		}
+		top = max(top, best+s.size)
+		at, _ := slices.BinarySearchFunc(placed, best, func(x place, offset int) int { return x.offset - offset })
+		placed = slices.Insert(placed, at, place{best, s})
+	}
+	if top >= p.arenaSize {
+		return
+	}
+	p.arenaSize = top
+	for _, x := range placed {
+		x.slot.offset = x.offset
+	}
 }
 
 // lifetimes finds the steps between which each root is in use. What leaves

@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"path/filepath"
 	"testing"
 
 	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime/dataset"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
 
@@ -63,5 +65,46 @@ func TestArenaKeepsValuesApart(t *testing.T) {
 		if err != nil || d.Failures > 0 {
 			t.Fatalf("seed %d: %+v %v", seed, d, err)
 		}
+	}
+}
+
+// Arenas are nearly as small as the values that are in use at a time.
+func TestArenaIsSmall(t *testing.T) {
+	models, err := filepath.Glob("../models/zoo/*/model.onnx")
+	if err != nil || len(models) == 0 {
+		t.Fatalf("no models: %v", err)
+	}
+	total, planned := 0.0, 0
+	for _, path := range models {
+		m, err := onnx.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		s := open(t, m)
+		named, err := dataset.Random(m, s.Inputs(), nil, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var inputs []*tensor.Tensor
+		for _, v := range s.Inputs() {
+			inputs = append(inputs, named[v.Name])
+		}
+		size, bound, err := s.Arena(inputs)
+		if err != nil {
+			continue // the inputs' shapes do not fit one another
+		}
+		planned++
+		waste := float64(size-bound) / float64(max(bound, 1))
+		if waste > 0.2 {
+			t.Errorf("%s: an arena of %d bytes, of which %d are in use at a time", path, size, bound)
+		}
+		total += waste
+	}
+	if planned < len(models)*9/10 {
+		t.Errorf("%d of %d models could be planned", planned, len(models))
+	}
+	if mean := total / float64(planned); mean > 0.03 {
+		t.Errorf("arenas are larger than what is in use at a time by %.1f %% in the mean", 100*mean)
 	}
 }

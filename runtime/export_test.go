@@ -45,3 +45,22 @@ func operatorName(n *op.Node) string {
 	}
 	return n.OpType
 }
+
+// Arena plans the model for inputs in its order. It returns the size of the
+// arena and the bytes that are in use at the step where most are.
+func (s *Session) Arena(inputs []*tensor.Tensor) (size, bound int, err error) {
+	p, err := s.bind(s.main, inputs, nil, nil)
+	if err != nil {
+		return 0, 0, err
+	}
+	for i := range p.steps {
+		live := 0
+		for _, v := range p.slots {
+			if v.planned && v.root == v && v.first >= 0 && v.first <= i && i <= v.last {
+				live += v.size
+			}
+		}
+		bound = max(bound, live)
+	}
+	return p.arenaSize, bound, nil
+}
