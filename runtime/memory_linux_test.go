@@ -32,6 +32,9 @@ func TestPeakMemory(t *testing.T) {
 		reportMemory(t, path)
 		return
 	}
+	if raceDetector {
+		t.Skip("the race detector takes memory of its own")
+	}
 	const process = 32 << 20
 	for _, test := range []struct {
 		name     string
