@@ -125,3 +125,17 @@ func (t Transformer) Encoder() *onnx.Model {
 	b.output("last_hidden_state", onnx.Float32, "batch", "sequence", t.Model)
 	return b.model()
 }
+
+// Perceptrons are the layers without their attention: x [tokens, d] to
+// y [tokens, d].
+func (t Transformer) Perceptrons() *onnx.Model {
+	b := newBuilder("perceptrons")
+	x := b.input("x", onnx.Float32, "tokens", t.Model)
+	for i := range t.Layers {
+		layer := fmt.Sprintf("layers.%d", i)
+		h := b.geluTanh(b.linear(layer+".mlp.fc1", b.norm(layer+".norm", x, t.Model), t.Model, t.Hidden))
+		x = b.op("Add", x, b.linear(layer+".mlp.fc2", h, t.Hidden, t.Model))
+	}
+	b.output("y", onnx.Float32, "tokens", t.Model)
+	return b.model()
+}

@@ -59,9 +59,10 @@ var (
 	threads = []int{1, 2}
 
 	gpt     = &model{name: "gpt", make: benchmodel.GPT2.Decoder}
-	mixed   = rewritten("gpt-8-experts", gpt, "--num-experts", "8", "--top-k", "2", "--init", "noise")
+	mixed   = mixedOf(gpt, "float32")
+	layers  = &model{name: "layers", make: benchmodel.GPT2.Perceptrons}
 	bert    = &model{name: "bert", make: benchmodel.BERT.Encoder}
-	formats = []string{"bf16", "int8", "int4"} // of experts' weights
+	formats = []string{"float32", "bf16", "int8", "int4"} // of experts' weights
 )
 
 // contests are all, in the order of the document.
@@ -95,12 +96,18 @@ func contests() []contest {
 	list = append(list, contest{name: "bert", dims: map[string]int{"batch": batch, "sequence": sequence}, runs: 2, threads: threads, programs: []program{
 		fmoe(bert), onnxruntime(bert), library("torch", "encoder", e.Layers, e.Model, e.Heads, e.Hidden, batch, sequence)}})
 
-	stored := contest{name: "gpt-storage", prefill: 16, decode: 64, runs: 1, threads: threads, programs: []program{fmoe(mixed)}}
+	whole := contest{name: "storage-gpt", prefill: 16, decode: 64, runs: 1, threads: threads, aside: true}
+	alone := contest{name: "storage-experts", dims: map[string]int{"tokens": 1}, runs: 40, threads: threads}
 	for _, format := range formats {
-		m := rewritten("gpt-8-experts-"+format, gpt, "--num-experts", "8", "--top-k", "2", "--init", "noise", "--expert-weights", format)
-		stored.programs = append(stored.programs, fmoe(m).variant(format))
+		whole.programs = append(whole.programs, fmoe(mixedOf(gpt, format)).variant(format))
+		alone.programs = append(alone.programs, fmoe(mixedOf(layers, format)).variant(format))
 	}
-	return append(list, stored)
+	return append(list, alone, whole)
+}
+
+// mixedOf is a model with 8 experts, 2 for each token, in every layer.
+func mixedOf(m *model, format string) *model {
+	return rewritten(m.name+"-8-experts-"+format, m, "--num-experts", "8", "--top-k", "2", "--init", "noise", "--expert-weights", format)
 }
 
 func productName(p [3]int) string { return fmt.Sprintf("product-%dx%dx%d", p[0], p[1], p[2]) }

@@ -106,7 +106,7 @@ func (d *document) Limits() string {
 	for _, n := range threads {
 		var peak, bandwidth float64
 		for _, o := range d.outcomes {
-			for _, r := range o.Results["fmoe"] {
+			for _, r := range slices.Concat(o.Results["fmoe"], o.Results["fmoe/float32"]) {
 				if o.Threads == n {
 					peak, bandwidth = max(peak, r.Machine.Peak), max(bandwidth, r.Machine.Bandwidth)
 				}
@@ -141,7 +141,7 @@ func (d *document) Versions() string {
 func (d *document) Processes() string {
 	least, most, dates := 0, 0, []string{}
 	for _, o := range d.outcomes {
-		n := len(o.Results["fmoe"])
+		n := max(len(o.Results["fmoe"]), len(o.Results["fmoe/float32"]))
 		if least == 0 || n < least {
 			least = n
 		}
@@ -303,20 +303,22 @@ func (d *document) Storage() string {
 	if err != nil {
 		return err.Error() + "\n"
 	}
-	t := &table{head: []string{"experts' weights", "threads", "decoding, ms a token", "times as fast", "target", "of bandwidth", "perplexity of the sample", "against float32", "target"}}
-	for _, format := range append([]string{""}, formats...) {
-		program := strings.TrimSuffix("fmoe/"+format, "/")
+	t := &table{head: []string{"experts' weights", "threads", "experts alone, ms a token", "times as fast", "target", "of bandwidth", "GPT, ms a token", "times as fast", "perplexity of the sample", "against float32", "target"}}
+	for _, format := range formats {
 		for _, n := range threads {
-			o := d.of("gpt-storage", n)
-			ours, ok := o.latency(program, 1)
+			alone, whole, program := d.of("storage-experts", n), d.of("storage-gpt", n), "fmoe/"+format
+			ours, ok := alone.latency(program, 0)
+			gpt, measured := whole.latency(program, 1)
 			if !ok {
 				continue
 			}
-			base, _ := o.latency("fmoe", 1)
+			ratio, _ := alone.ratio(program, "fmoe/float32", 0)
+			gptRatio, _ := whole.ratio(program, "fmoe/float32", 1)
 			perplexity, known := perplexities[format]
-			change := perplexity/perplexities[""] - 1
+			change := perplexity/perplexities["float32"] - 1
 			_, aim := faster[format]
-			t.row(cmp.Or(format, "float32"), fmt.Sprint(n), milliseconds(ours, ok), times(base/ours, ok), atLeast(faster[format]).cell(base/ours, aim), percent(o.bandwidthShare(program, 1)),
+			t.row(format, fmt.Sprint(n), milliseconds(ours, ok), times(ratio, ok), atLeast(faster[format]).cell(ratio, aim), percent(alone.bandwidthShare(program, 0)),
+				milliseconds(gpt, measured), times(gptRatio, measured),
 				number("%.4f", perplexity, known), number("%+.2f %%", 100*change, known), target{bound: worse[format], most: true, of: percent}.cell(change, known && aim))
 		}
 	}

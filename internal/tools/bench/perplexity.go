@@ -18,16 +18,13 @@ const (
 
 func (s *suite) perplexityFile() string { return filepath.Join(s.results(), "perplexity.json") }
 
-// measurePerplexities rewrites the sample with each format of experts' weights,
-// "" standing for float32, and lets it predict the text.
+// measurePerplexities rewrites the sample with each format of experts' weights
+// and lets it predict the text.
 func (s *suite) measurePerplexities() error {
 	perplexities := map[string]float64{}
-	for _, format := range append([]string{""}, formats...) {
+	for _, format := range formats {
 		path := filepath.Join(s.models(), "sample-"+format+".onnx")
-		args := []string{sample, "-o", path, "--num-experts", "8", "--top-k", "2"}
-		if format != "" {
-			args = append(args, "--expert-weights", format)
-		}
+		args := []string{sample, "-o", path, "--num-experts", "8", "--top-k", "2", "--expert-weights", format}
 		c := exec.Command(filepath.Join(s.bin, "fmoefy"), args...)
 		c.Stderr = os.Stderr
 		if err := c.Run(); err != nil {
