@@ -51,7 +51,7 @@ type cacheMemory struct {
 // NewState returns a state whose caches have their first content. They have
 // room for the given length, and are moved when they grow beyond it.
 func (s *Session) NewState(room int, caches ...Cache) (*State, error) {
-	st := &State{runner: s.NewRunner(), layout: cacheLayout{room: max(room, 1)}}
+	st := &State{layout: cacheLayout{room: max(room, 1)}}
 	named := func(list []*onnx.ValueInfo, name string) int {
 		return slices.IndexFunc(list, func(v *onnx.ValueInfo) bool { return v.Name == name })
 	}
@@ -71,8 +71,18 @@ func (s *Session) NewState(room int, caches ...Cache) (*State, error) {
 		st.layout.inputs, st.layout.outputs = append(st.layout.inputs, input), append(st.layout.outputs, output)
 		st.caches = append(st.caches, cacheMemory{tensor: c.First.Clone()})
 	}
+	st.runner = s.runners.take(s)
 	st.runner.caches = &st.layout
 	return st, nil
+}
+
+// Close lends the state's memory, but for that of its caches, to later runs of
+// the session. The state must not be used any more, nor its last outputs.
+func (st *State) Close() {
+	r := st.runner
+	r.release()
+	r.caches = nil
+	r.session.runners.give(r)
 }
 
 // Run is [Runner.Run], for which inputs and outputs that are caches are nil.

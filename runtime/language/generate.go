@@ -25,6 +25,7 @@ func (m *Model) Generate(ctx context.Context, prompt string, maxTokens int, samp
 	}
 	sampler := NewSampler(sampling)
 	reader := &reader{model: m, room: len(tokens) + min(maxTokens, firstRoom)}
+	defer reader.close()
 	out := newStream(m, tokens, emit)
 	begin := len(tokens)
 	for len(tokens)-begin < maxTokens {
@@ -68,6 +69,7 @@ func (r *reader) next(ctx context.Context, tokens []int) ([]float32, error) {
 		if bound > 0 {
 			room = min(room, bound)
 		}
+		r.close()
 		var err error
 		if r.sequence, err = r.model.newSequence(room); err != nil {
 			return nil, err
@@ -81,6 +83,14 @@ func (r *reader) next(ctx context.Context, tokens []int) ([]float32, error) {
 		return nil, err
 	}
 	return l.after(l.n - 1), nil
+}
+
+// close ends the reading, and with it the scores.
+func (r *reader) close() {
+	if r.sequence != nil {
+		r.sequence.state.Close()
+		r.sequence = nil
+	}
 }
 
 // stream turns a growing list of tokens into pieces of text.

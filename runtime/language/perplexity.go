@@ -59,6 +59,7 @@ func (m *Model) Perplexity(ctx context.Context, tokens []int, window int) (Perpl
 			}
 			sum += loss
 		}
+		s.state.Close()
 	}
 	predicted := len(tokens) - 1
 	return Perplexity{Tokens: predicted, LogLoss: sum / float64(predicted)}, nil

@@ -25,7 +25,10 @@ func (m *Model) newSequence(room int) (*sequence, error) {
 		caches = append(caches, runtime.Cache{Input: c.past, Output: c.present, First: empty})
 	}
 	state, err := m.session.NewState(room, caches...)
-	return &sequence{model: m, state: state}, err
+	if err != nil {
+		return nil, err
+	}
+	return &sequence{model: m, state: state}, nil
 }
 
 // read lets the model read tokens after those it has read, and returns their

@@ -30,6 +30,7 @@ func (m *Model) Time(ctx context.Context, prefill, decode int) (Timing, error) {
 		tokens[i] = (17 + 7919*i) % max(m.roles.vocabulary, 1)
 	}
 	reader := &reader{model: m, room: len(tokens)}
+	defer reader.close()
 	timing := Timing{Decode: make([]time.Duration, decode)}
 	for i := prefill; i <= len(tokens); i++ {
 		start := time.Now()
