@@ -251,9 +251,7 @@ func biasStrides(shape []int) (row, col int) {
 func addBias[T simd.Number](line, bias []T, stride int, beta float32) {
 	switch {
 	case beta == 1 && stride == 1:
-		for j, x := range bias[:len(line)] {
-			line[j] += x
-		}
+		simd.Axpy(1, bias[:len(line)], line) // exact: a factor of 1 rounds nothing
 	case beta == 1:
 		for j := range line {
 			line[j] += bias[j*stride]

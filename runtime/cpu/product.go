@@ -152,7 +152,7 @@ const pieceWork = 1 << 17
 // and large enough that packing them is little work beside it.
 func pieceSize(m int, packed bool) (rows, cols int) {
 	if packed {
-		return simd.RowBlock(m), 512
+		return simd.RowBlock(m), 1024
 	}
 	return maxPieceRows, 256
 }
