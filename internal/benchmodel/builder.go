@@ -105,10 +105,6 @@ func (b *builder) transpose(x string, perm ...int64) string {
 	return b.add("Transpose", b.name("Transpose"), []string{x}, onnx.IntsAttribute("perm", perm...))
 }
 
-func (b *builder) concat(axis int64, in ...string) string {
-	return b.add("Concat", b.name("Concat"), in, onnx.IntAttribute("axis", axis))
-}
-
 // linear is x·W + bias.
 func (b *builder) linear(name, x string, in, out int) string {
 	product := b.add("MatMul", name+"/MatMul", []string{x, b.weight(name+".weight", 0, weightStd, in, out)})
