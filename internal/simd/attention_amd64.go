@@ -34,7 +34,7 @@ func addRowAVX2[T Number](c, row []T, b Matrix[T]) bool {
 // columnsAVX2 packs a whole panel of columns that are contiguous and lie
 // stride apart, where it can; it reports whether it could.
 func columnsAVX2[T Number](panel, columns []T, depth, stride int) bool {
-	const width = 16
+	const width = float32Cols
 	if !avx2 || !is[float32, T]() || depth%8 != 0 || depth == 0 {
 		return false
 	}

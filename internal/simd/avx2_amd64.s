@@ -2993,9 +2993,9 @@ twoBlock:
 	VXORPS  Y5, Y5, Y5
 	VXORPS  Y7, Y7, Y7
 
-twoFour:
-	CMPQ         R10, $0x04
-	JL           twoRest
+two_four:
+	CMPQ         R10, $0x00000004
+	JL           two_one
 	VBROADCASTSS (R11), Y8
 	VFMADD231PS  (SI), Y8, Y1
 	VFMADD231PS  32(SI), Y8, Y3
@@ -3019,11 +3019,11 @@ twoFour:
 	ADDQ         $0x00000010, R11
 	ADDQ         $0x00000100, SI
 	SUBQ         $0x00000004, R10
-	JMP          twoFour
+	JMP          two_four
 
-twoRest:
+two_one:
 	TESTQ        R10, R10
-	JE           twoSummed
+	JE           two_done
 	VBROADCASTSS (R11), Y8
 	VFMADD231PS  (SI), Y8, Y1
 	VFMADD231PS  32(SI), Y8, Y3
@@ -3032,9 +3032,9 @@ twoRest:
 	ADDQ         $0x00000004, R11
 	ADDQ         $0x00000040, SI
 	SUBQ         $0x00000001, R10
-	JMP          twoRest
+	JMP          two_one
 
-twoSummed:
+two_done:
 	VADDPS  Y1, Y0, Y0
 	VADDPS  Y3, Y2, Y2
 	VADDPS  Y5, Y4, Y4
@@ -3065,9 +3065,9 @@ oneBlock:
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y3, Y3, Y3
 
-oneFour:
-	CMPQ         DX, $0x04
-	JL           oneRest
+one_four:
+	CMPQ         DX, $0x00000004
+	JL           one_one
 	VBROADCASTSS (BX), Y4
 	VFMADD231PS  (SI), Y4, Y1
 	VFMADD231PS  32(SI), Y4, Y3
@@ -3083,20 +3083,20 @@ oneFour:
 	ADDQ         $0x00000010, BX
 	ADDQ         $0x00000100, SI
 	SUBQ         $0x00000004, DX
-	JMP          oneFour
+	JMP          one_four
 
-oneRest:
+one_one:
 	TESTQ        DX, DX
-	JE           oneSummed
+	JE           one_done
 	VBROADCASTSS (BX), Y4
 	VFMADD231PS  (SI), Y4, Y1
 	VFMADD231PS  32(SI), Y4, Y3
 	ADDQ         $0x00000004, BX
 	ADDQ         $0x00000040, SI
 	SUBQ         $0x00000001, DX
-	JMP          oneRest
+	JMP          one_one
 
-oneSummed:
+one_done:
 	VADDPS  Y1, Y0, Y0
 	VADDPS  Y3, Y2, Y2
 	TESTQ   AX, AX

@@ -14,7 +14,7 @@ type place struct {
 
 // place finds the rows of a panel from first on.
 func (b *Compressed) place(panel, first int) place {
-	const width = 16
+	const width = float32Cols
 	p := place{dataStep: b.panel(), block: depthStep(b.Rows)}
 	p.data = &b.data[panel*p.dataStep+first*width*b.format.bits()/8]
 	if !b.format.integers() {
@@ -36,7 +36,7 @@ func expandAVX2[T Number](b *Compressed, panel, first, depth int, out []T) bool 
 	if !compresses[T](b) {
 		return false
 	}
-	p, x := b.place(panel, first), &float32s(out[:16*depth])[0]
+	p, x := b.place(panel, first), &float32s(out[:float32Cols*depth])[0]
 	switch b.format {
 	case Int8:
 		int8Expand(depth, p.block, p.data, p.scales, p.zeros, p.zeroStride, x)
@@ -56,7 +56,7 @@ func multiplyCompressedRows[T Number](c []T, stride int, a Matrix[T], b *Compres
 	if !compresses[T](b) {
 		return false
 	}
-	const width = 16
+	const width = float32Cols
 	rows, sums := prepareRows(float32s(work), float32Matrix(a), b)
 	zero(c, stride, a.Rows, to-from)
 	out := float32s(c)

@@ -20,6 +20,9 @@ var (
 	f16c = avx2 && cpu.X86.HasF16C // all known processors with AVX2 have it
 )
 
+// float32Cols is the width of a tile of float32.
+const float32Cols = 16
+
 // tileSize returns the rows and columns of the tile that this processor
 // computes in one go.
 func tileSize[T Number]() (rows, cols int) {
@@ -27,9 +30,9 @@ func tileSize[T Number]() (rows, cols int) {
 		var zero T
 		switch any(zero).(type) {
 		case float32:
-			return 6, 16
+			return maxRows, float32Cols
 		case float64:
-			return 6, 8
+			return maxRows, 8
 		}
 	}
 	return portableRows, portableCols
@@ -53,7 +56,7 @@ func tilesAVX2[T Number](rows, depth int, a, b, c []T, stride int, add bool) boo
 
 // blockAVX512 is block for as many columns as it can, whose number it returns.
 func blockAVX512[T Number](c []T, stride int, rows, cols []T, panelDepth, m, n, depth int, add bool) int {
-	const height, width = 6, 16
+	const height, width = maxRows, float32Cols
 	if !avx512 || !is[float32, T]() {
 		return 0
 	}
@@ -73,7 +76,7 @@ func multiplyRowAVX2[T Number](c, row []T, b *Packed[T], from, to int) bool {
 	if !avx2 || !is[float32, T]() {
 		return false
 	}
-	const width = 16
+	const width = float32Cols
 	row, c = row[:b.Rows], c[:to-from]
 	panels := b.data[from*b.Rows : roundUp(to, width)*b.Rows]
 	whole := len(c) / width

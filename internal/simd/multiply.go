@@ -1,9 +1,9 @@
 package simd
 
 // Products go block by block, after Goto and van de Geijn, "Anatomy of
-// High-Performance Matrix Multiplication" (2008): depthBlock·TileCols elements
-// of B stay in the first cache while rowBlock·depthBlock elements of A, in the
-// second, pass by them. The order of the sum behind an element depends on the
+// High-Performance Matrix Multiplication" (2008): up to depthBlock·TileCols
+// elements of B stay in the nearest caches while up to rowBlock·depthBlock
+// elements of A, in the second, pass by them. The order of the sum behind an element depends on the
 // depth alone, so it is the same however a product is cut into pieces.
 const (
 	depthBlock = 512

@@ -72,18 +72,7 @@ func rowOf(prefix string, panels int, depth, block, panel, a, b, c reg.Register)
 		ADDQ(U32(n*width*register), b)
 		SUBQ(U32(n), inBlock)
 	}
-	const unroll = 4
-	Label(prefix + "Four")
-	CMPQ(inBlock, Imm(unroll))
-	JL(LabelRef(prefix + "Rest"))
-	step(unroll)
-	JMP(LabelRef(prefix + "Four"))
-	Label(prefix + "Rest")
-	TESTQ(inBlock, inBlock)
-	JE(LabelRef(prefix + "Summed"))
-	step(1)
-	JMP(LabelRef(prefix + "Rest"))
-	Label(prefix + "Summed")
+	byFours(func(name string) string { return prefix + "_" + name }, inBlock, step)
 	for i := range sums {
 		VADDPS(sums[i], totals[i], totals[i])
 	}

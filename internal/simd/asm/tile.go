@@ -52,21 +52,38 @@ func tile(e elements) {
 // are depth and b of the tile in progress.
 type operands struct{ rows, depth, a, b, c, stride, add, left, column reg.Register }
 
+// eachRow goes over a number of rows of c and returns what lies below them.
+func (t operands) eachRow(rows int, do func(i int, row reg.Register)) (below reg.Register) {
+	row := GP64()
+	MOVQ(t.c, row)
+	for i := range rows {
+		do(i, row)
+		ADDQ(t.stride, row)
+	}
+	return row
+}
+
+// byFours writes a loop that goes on until nothing is left: steps takes four
+// steps at a time while there are as many, then one, and counts them off.
+func byFours(label func(string) string, left reg.Register, steps func(n int)) {
+	Label(label("four"))
+	CMPQ(left, U32(4))
+	JL(LabelRef(label("one")))
+	steps(4)
+	JMP(LabelRef(label("four")))
+	Label(label("one"))
+	TESTQ(left, left)
+	JE(LabelRef(label("done")))
+	steps(1)
+	JMP(LabelRef(label("one")))
+	Label(label("done"))
+}
+
 // tileOf writes the loop for one number of rows. It moves a and c on to the
 // next tile.
 func tileOf(e elements, rows int, t operands) {
 	label := func(name string) string { return fmt.Sprintf("%s%d", name, rows) }
-	// eachRow goes over the rows of c and returns what lies below them.
-	eachRow := func(do func(i int, row reg.Register)) (below reg.Register) {
-		row := GP64()
-		MOVQ(t.c, row)
-		for i := range rows {
-			do(i, row)
-			ADDQ(t.stride, row)
-		}
-		return row
-	}
-	eachRow(func(_ int, row reg.Register) { // which may lie on two cache lines
+	t.eachRow(rows, func(_ int, row reg.Register) { // which may lie on two cache lines
 		PREFETCHT0(Mem{Base: row})
 		PREFETCHT0(Mem{Base: row, Disp: 2*register - 1})
 	})
@@ -103,30 +120,19 @@ func tileOf(e elements, rows int, t operands) {
 		SUBQ(U32(n), t.left)
 	}
 
-	const unroll = 4
 	MOVQ(t.b, t.column)
 	MOVQ(t.depth, t.left)
-	Label(label("four"))
-	CMPQ(t.left, U32(unroll))
-	JL(LabelRef(label("one")))
-	steps(unroll)
-	JMP(LabelRef(label("four")))
-	Label(label("one"))
-	TESTQ(t.left, t.left)
-	JE(LabelRef(label("done")))
-	steps(1)
-	JMP(LabelRef(label("one")))
-	Label(label("done"))
+	byFours(label, t.left, steps)
 
 	TESTB(t.add, t.add)
 	JE(LabelRef(label("store")))
-	eachRow(func(i int, row reg.Register) {
+	t.eachRow(rows, func(i int, row reg.Register) {
 		for j, sum := range sums[i] {
 			e.add(Mem{Base: row, Disp: j * register}, sum, sum)
 		}
 	})
 	Label(label("store"))
-	below := eachRow(func(i int, row reg.Register) {
+	below := t.eachRow(rows, func(i int, row reg.Register) {
 		for j, sum := range sums[i] {
 			e.load(sum, Mem{Base: row, Disp: j * register})
 		}

@@ -10,8 +10,8 @@ import (
 
 // tile512 writes the kernel for processors with AVX-512. It reads what was
 // packed for AVX2: a tile is two panels of columns, a register wide each, by
-// two panels of rows or, at the end, what is left. Every sum has the same terms in the
-// same order, hence the same bits, as AVX2's.
+// two panels of rows or, at the end, what is left. Every sum has the same
+// terms in the same order, hence the same bits, as AVX2's.
 func tile512() {
 	text("float32Tiles512", "(rows, depth int, a, b, c *float32, panel, stride int, add bool)",
 		"[tiles] for two panels of columns, the second one panel elements behind the first.")
@@ -63,16 +63,7 @@ type operands512 struct {
 func tile512Of(rows int, t operands512) {
 	label := func(name string) string { return fmt.Sprintf("%s%d", name, rows) }
 	const wide = 64 // bytes of a register
-	eachRow := func(do func(i int, row reg.Register)) (below reg.Register) {
-		row := GP64()
-		MOVQ(t.c, row)
-		for i := range rows {
-			do(i, row)
-			ADDQ(t.stride, row)
-		}
-		return row
-	}
-	eachRow(func(_ int, row reg.Register) {
+	t.eachRow(rows, func(_ int, row reg.Register) {
 		for i := range 2 {
 			PREFETCHT0(Mem{Base: row, Disp: i * wide})
 		}
@@ -122,20 +113,9 @@ func tile512Of(rows int, t operands512) {
 		ADDQ(U32(n*wide), t.column)
 		SUBQ(U32(n), t.left)
 	}
-	const unroll = 4
 	MOVQ(t.b, t.column)
 	MOVQ(t.depth, t.left)
-	Label(label("four"))
-	CMPQ(t.left, U32(unroll))
-	JL(LabelRef(label("one")))
-	steps(unroll)
-	JMP(LabelRef(label("four")))
-	Label(label("one"))
-	TESTQ(t.left, t.left)
-	JE(LabelRef(label("done")))
-	steps(1)
-	JMP(LabelRef(label("one")))
-	Label(label("done"))
+	byFours(label, t.left, steps)
 	if rows > tileRows {
 		ADDQ(t.rowPanel, t.a)
 	}
@@ -143,13 +123,13 @@ func tile512Of(rows int, t operands512) {
 
 	TESTB(t.add, t.add)
 	JE(LabelRef(label("store")))
-	eachRow(func(i int, row reg.Register) {
+	t.eachRow(rows, func(i int, row reg.Register) {
 		for j, sum := range sums[i] {
 			VADDPS(Mem{Base: row, Disp: j * wide}, sum, sum)
 		}
 	})
 	Label(label("store"))
-	below := eachRow(func(i int, row reg.Register) {
+	below := t.eachRow(rows, func(i int, row reg.Register) {
 		for j, sum := range sums[i] {
 			VMOVUPS(sum, Mem{Base: row, Disp: j * wide})
 		}
