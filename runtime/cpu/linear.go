@@ -16,10 +16,10 @@ func init() { registerWeight(moe.Domain, "Linear", op.LinearWeight, newLinear) }
 // linear is the kernel of Linear: a product whose pieces get their bias,
 // activation and residual while they are in cache.
 type linear struct {
+	rightOperand
 	device     *Device
 	node       *op.Node
 	activation moe.Activation
-	packed     any // by packConstant where the weight is constant
 }
 
 func newLinear(d *Device, n *op.Node, constants []*tensor.Tensor) (device.Kernel, error) {
@@ -32,14 +32,6 @@ func newLinear(d *Device, n *op.Node, constants []*tensor.Tensor) (device.Kernel
 		k.packed = packConstant(d, w, op.LinearOrder(n))
 	}
 	return k, nil
-}
-
-// Held implements [device.Holder].
-func (k *linear) Held(i int) int {
-	if i != op.LinearWeight {
-		return 0
-	}
-	return packedSize(k.packed)
 }
 
 func (k *linear) Bind(c *device.Call) (func() error, error) {

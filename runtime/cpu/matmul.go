@@ -21,9 +21,9 @@ func init() {
 
 // matMul is the kernel of MatMul and FusedMatMul.
 type matMul struct {
+	rightOperand
 	device *Device
 	node   *op.Node
-	packed any // by packConstant where B is constant
 }
 
 func newMatMul(d *Device, n *op.Node, constants []*tensor.Tensor) (device.Kernel, error) {
@@ -73,12 +73,15 @@ func packedSize(packed any) int {
 	return size
 }
 
+// rightOperand is a product's input 1, by packConstant where it is constant.
+type rightOperand struct{ packed any }
+
 // Held implements [device.Holder].
-func (k *matMul) Held(i int) int {
+func (r *rightOperand) Held(i int) int {
 	if i != 1 {
 		return 0
 	}
-	return packedSize(k.packed)
+	return packedSize(r.packed)
 }
 
 func (k *matMul) Bind(c *device.Call) (func() error, error) {
@@ -146,10 +149,10 @@ func scale[T simd.Number](x []T, factor float32) {
 
 // gemm is the kernel of Gemm and FusedGemm.
 type gemm struct {
+	rightOperand
 	device     *Device
 	node       *op.Node
 	activation func(x float64) float64 // nil for none
-	packed     any                     // by packConstant where B is constant
 }
 
 func newGemm(d *Device, n *op.Node, constants []*tensor.Tensor) (device.Kernel, error) {
@@ -173,14 +176,6 @@ func gemmOrder(n *op.Node, attribute string) []int {
 		return []int{1, 0}
 	}
 	return []int{0, 1}
-}
-
-// Held implements [device.Holder].
-func (k *gemm) Held(i int) int {
-	if i != 1 {
-		return 0
-	}
-	return packedSize(k.packed)
 }
 
 func (k *gemm) Bind(c *device.Call) (func() error, error) {
