@@ -189,6 +189,39 @@ func TestStateRefuses(t *testing.T) {
 	}
 }
 
+// TestStateClose: what a closed state lends to later runs changes none of them.
+func TestStateClose(t *testing.T) {
+	s := open(t, cachedAttention(t, node(t, "y = Attention(q, present_k, present_v)")))
+	random := rand.New(rand.NewPCG(3, 4))
+	first, q, k := randomFloats(random, 2, 2, 3, 8), randomFloats(random, 2, 4, 1, 8), randomFloats(random, 2, 2, 1, 8)
+	want, err := s.Run(t.Context(), map[string]*tensor.Tensor{"q": q, "k": k, "v": k, "past_k": first, "past_v": first})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for round := range 3 {
+		st, err := s.NewState(8, runtime.Cache{Input: "past_k", Output: "present_k", First: first},
+			runtime.Cache{Input: "past_v", Output: "present_v", First: first})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := st.Run(t.Context(), []*tensor.Tensor{q, k, k, nil, nil})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got[0].Data, want["y"].Data) {
+			t.Errorf("state %d gives something else", round)
+		}
+		st.Close()
+		again, err := s.Run(t.Context(), map[string]*tensor.Tensor{"q": q, "k": k, "v": k, "past_k": first, "past_v": first})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(again["present_k"].Data, want["present_k"].Data) || !bytes.Equal(again["y"].Data, want["y"].Data) {
+			t.Errorf("a run after state %d gives something else", round)
+		}
+	}
+}
+
 // TestStateMemory: caches that would not fit into memory are refused.
 func TestStateMemory(t *testing.T) {
 	m := cachedAttention(t, node(t, "y = Attention(q, present_k, present_v)"))
