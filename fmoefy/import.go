@@ -141,7 +141,9 @@ func (x *mixture) setRouter(l *linear) {
 }
 
 func (x *mixture) config() moe.Config {
-	return moe.Config{TopK: x.TopK, Gate: moe.GateNaive, Activation: x.Activation, Normalize: x.Normalize, Quantization: x.stored.Quantization}
+	c := moe.NaiveConfig(x.TopK, x.Activation)
+	c.Normalize, c.Quantization = x.Normalize, x.stored.Quantization
+	return c
 }
 
 // stackedDims returns the dims of an input's tensor.

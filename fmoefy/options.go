@@ -123,8 +123,8 @@ func (o Options) complete() (Options, error) {
 	switch {
 	case !slices.Contains([]Init{Copy, Noise, Random}, o.Init):
 		return o, fmt.Errorf("expert init %q is not known; there are copy, noise and random", o.Init)
-	case !slices.Contains(moe.Gates, o.Gate):
-		return o, fmt.Errorf("gate %q is not known; there are %s", o.Gate, strings.Join(moe.Gates, ", "))
+	case !slices.Contains(moe.Gates(), o.Gate):
+		return o, fmt.Errorf("gate %q is not known; there are %s", o.Gate, strings.Join(moe.Gates(), ", "))
 	case !slices.Contains([]GateInit{GateNormal, GateZeros}, o.GateInit):
 		return o, fmt.Errorf("gate init %q is not known; there are normal and zeros", o.GateInit)
 	case o.EveryN < 1:

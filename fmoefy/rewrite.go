@@ -140,8 +140,9 @@ func (r *rewriter) replace(b *Block) error {
 	if err != nil {
 		return err
 	}
-	config := moe.Config{TopK: r.options.TopK, Gate: r.options.Gate, Activation: b.Activation, Normalize: !r.options.SoftmaxOverAll,
-		Quantization: set.stored.Quantization}
+	config := moe.DefaultConfig(r.options.Gate)
+	config.TopK, config.Activation, config.Normalize = r.options.TopK, b.Activation, !r.options.SoftmaxOverAll
+	config.Quantization = set.stored.Quantization
 	node := &onnx.Node{Name: r.names.NewNodeName(b.Name + "." + moe.OpType), Domain: moe.Domain, OpType: moe.OpType,
 		Inputs: slices.Clone(set.inputs[:]), Outputs: []string{b.Output}, Attributes: config.Encode()}
 	for len(node.Inputs) > 0 && node.Inputs[len(node.Inputs)-1] == "" {

@@ -315,7 +315,9 @@ func TestNodeAndFile(t *testing.T) {
 	at := slices.IndexFunc(rewritten.Graph.Nodes, func(n *onnx.Node) bool { return n.OpType == moe.OpType })
 	node := rewritten.Graph.Nodes[at]
 	config, err := moe.ParseConfig(node)
-	if err != nil || config != (moe.Config{TopK: 3, Gate: moe.GateNaive, Activation: moe.ReLU}) {
+	want := moe.NaiveConfig(3, moe.ReLU)
+	want.Normalize = false
+	if err != nil || config != want {
 		t.Errorf("%+v %v", config, err)
 	}
 	for slot, dims := range map[int][]int64{

@@ -38,7 +38,9 @@ func (x mixture) build() *onnx.Model {
 	if x.gated {
 		inputs = append(inputs, b.weight(4, h, dModel)) // without a bias, even if fc1 has one
 	}
-	for _, a := range (moe.Config{TopK: 2, Gate: moe.GateNaive, Activation: x.activation, Normalize: !x.overAll}).Encode() {
+	config := moe.NaiveConfig(2, x.activation)
+	config.Normalize = !x.overAll
+	for _, a := range config.Encode() {
 		inputs = append(inputs, a)
 	}
 	y := b.node(moe.Domain, moe.OpType, inputs...).Outputs[0]

@@ -30,7 +30,7 @@ func (x Mixture) Layer() *onnx.Model {
 	inputs[moe.InputFC1Bias] = b.weight("experts.fc1.bias", 0, weightStd, x.Experts, x.Hidden)
 	inputs[moe.InputFC2Weight] = b.weight("experts.fc2.weight", 0, weightStd, x.Experts, x.Model, x.Hidden)
 	inputs[moe.InputFC2Bias] = b.weight("experts.fc2.bias", 0, weightStd, x.Experts, x.Model)
-	config := moe.Config{TopK: x.TopK, Gate: moe.GateNaive, Activation: moe.GELUTanh, Normalize: true}
+	config := moe.NaiveConfig(x.TopK, moe.GELUTanh)
 	b.add(moe.OpType, "experts", inputs, config.Encode()...)
 	b.last().Domain = moe.Domain
 	b.output("y", onnx.Float32, "tokens", x.Model)

@@ -82,7 +82,7 @@ func BenchmarkFMoE(b *testing.B) {
 		}
 		l.k, l.bias = 2, true
 		b.Run(fmt.Sprintf("%dtokens%dexperts", l.tokens, l.experts), func(b *testing.B) {
-			config := moe.Config{TopK: l.k, Gate: moe.GateNaive, Activation: moe.GELU, Normalize: true}
+			config := moe.NaiveConfig(l.k, moe.GELU)
 			benchmark(b, 4*float64(l.tokens*l.k*l.d*l.h), fmoeNode(config, 1), 1, l.inputs(1)...)
 		})
 	}
@@ -120,7 +120,8 @@ func BenchmarkStoredExperts(b *testing.B) {
 		} else {
 			in, _ = quantized(s.q, in)
 		}
-		config := moe.Config{TopK: l.k, Gate: moe.GateNaive, Activation: moe.GELU, Normalize: true, Quantization: s.q}
+		config := moe.NaiveConfig(l.k, moe.GELU)
+		config.Quantization = s.q
 		for _, threads := range []int{1, 2} {
 			b.Run(fmt.Sprintf("%s/%dthreads", s.name, threads), func(b *testing.B) {
 				d := New(device.Options{Threads: threads})

@@ -30,8 +30,10 @@ func newFMoE(d *Device, n *op.Node, constants []*tensor.Tensor) (device.Kernel, 
 		return nil, err
 	}
 	k := &fmoe{device: d, config: config}
-	if w := at(constants, moe.InputGateWeight); w != nil {
-		k.packed[moe.InputGateWeight] = packConstant(d, w, fmoeOrder(moe.InputGateWeight))
+	for _, slot := range []int{moe.InputGateWeight, moe.InputNoiseWeight} {
+		if w := at(constants, slot); w != nil {
+			k.packed[slot] = packConstant(d, w, fmoeOrder(slot))
+		}
 	}
 	return k, k.packExperts(constants)
 }
@@ -39,7 +41,7 @@ func newFMoE(d *Device, n *op.Node, constants []*tensor.Tensor) (device.Kernel, 
 // fmoeOrder returns the order of a weight's axes as a right-hand operand: the
 // experts' weights are out × in.
 func fmoeOrder(slot int) []int {
-	if slot == moe.InputGateWeight {
+	if slot == moe.InputGateWeight || slot == moe.InputNoiseWeight {
 		return []int{0, 1}
 	}
 	return []int{0, 2, 1}
@@ -84,28 +86,29 @@ func (k *fmoe) bind(c *device.Call) (func() error, error) {
 var fmoeLimit = 1 << 26
 
 // fmoeRun is FMoE bound to N tokens of width d, T experts of hidden width h,
-// and k choices. A run goes through its phases one after the other, each
+// and k slots of a token. A run goes through its phases one after the other, each
 // parallel in itself.
 type fmoeRun[T simd.Float] struct {
 	expertFunctions[T]
 	device          *Device
 	call            *device.Call
 	tokens, k, d, h int
-	gate            moe.Gate[T]
+	gate            moe.Gate
+	batch           moe.Batch
 	experts         int
 	given           *tensor.Tensor // logits [N, T], or nil
 	fc1, fc2, fc3   *projection[T] // fc3 is nil where experts are not gated
 	round           int            // tokens computed at a time
 
-	router   func() error
+	router   func() error // the product that gives logits
+	noise    func() error // likewise of the second projection, nil where there is none
 	dispatch *moe.Dispatch
 	pieces   pieces
-	indices  []int32 // [N, k]
 	space    *workspace[T]
 
 	// The rest is looked up and computed by each run.
 	x, y           []T // [N, d]
-	logits, scores []T // [N, T], [N, k]
+	logits, noises []T // [N, T]
 	hidden, result []T // [rows, h], [rows, d], sorted by expert
 	first          int // token with which the round in progress begins
 }
@@ -123,7 +126,7 @@ func bindFMoE[T simd.Float](k *fmoe, c *device.Call, f expertFunctions[T], logit
 	if f.activate == nil {
 		return nil, fmt.Errorf("activation %q is %w on the CPU", k.config.Activation, device.ErrUnsupported)
 	}
-	r := &fmoeRun[T]{device: k.device, call: c, k: k.config.TopK, expertFunctions: f, given: logits,
+	r := &fmoeRun[T]{device: k.device, call: c, expertFunctions: f, given: logits,
 		fc1: newProjection[T](k, c, moe.InputFC1Weight),
 		fc2: newProjection[T](k, c, moe.InputFC2Weight),
 		fc3: newProjection[T](k, c, moe.InputFC3Weight),
@@ -131,16 +134,19 @@ func bindFMoE[T simd.Float](k *fmoe, c *device.Call, f expertFunctions[T], logit
 	r.experts, r.h, r.d = c.In[moe.InputFC1Weight].Shape[0], r.fc1.stack.cols, r.fc1.stack.rows
 	leading := c.In[moe.InputX].Shape
 	r.tokens = tensor.Count(leading[:len(leading)-1])
-	if _, err := tensor.CheckedCount(onnx.Float64, []int{r.tokens, r.experts + r.k}); err != nil {
+	if _, err := tensor.CheckedCount(onnx.Float64, []int{r.tokens, 4 * r.experts}); err != nil {
 		return nil, fmt.Errorf("logits: %w", err)
 	}
-	r.round = max(1, min(r.tokens, fmoeLimit/max(1, r.k*(r.h+r.d))))
 	var err error
-	if r.gate, err = moe.NewGate[T](k.config, r.experts); err != nil {
+	if r.gate, err = moe.NewGate(k.config, r.experts); err != nil {
 		return nil, err
 	}
+	r.k = r.gate.Slots()
+	r.round = max(1, min(r.tokens, fmoeLimit/max(1, r.k*(r.h+r.d))))
 	r.dispatch = moe.NewDispatch(r.experts, r.round*r.k)
-	r.indices = make([]int32, r.tokens*r.k)
+	if err := r.newBatch(k.config); err != nil {
+		return nil, err
+	}
 	r.pieces.first = make([]int, 0, r.experts+1)
 
 	rows := r.round * r.k
@@ -149,11 +155,17 @@ func bindFMoE[T simd.Float](k *fmoe, c *device.Call, f expertFunctions[T], logit
 		_, width := pieceSize(rows, r.fc1.ready())
 		work = max(work, min(rows, maxPieceRows)*width+r.fc3.workLen(rows))
 	}
-	routing := r.tokens * (r.experts + r.k)
+	routing := r.tokens * r.experts
+	if r.batch.Noise != nil {
+		routing *= 2
+	}
 	r.space = newWorkspace[T](k.device, c.Scratch, routing+rows*(r.h+r.d), work)
 	r.router = func() error { return nil }
 	if logits == nil {
-		r.router = r.bindRouter(k, routing)
+		r.router = r.bindRouter(k, moe.InputGateWeight, moe.InputGateBias, routing, func() []T { return r.logits })
+	}
+	if r.batch.Noise != nil {
+		r.noise = r.bindRouter(k, moe.InputNoiseWeight, -1, routing, func() []T { return r.noises })
 	}
 
 	choose, project, projectBack, combine := r.choose, r.project, r.projectBack, r.combine
@@ -163,11 +175,17 @@ func bindFMoE[T simd.Float](k *fmoe, c *device.Call, f expertFunctions[T], logit
 		if err := r.router(); err != nil {
 			return err
 		}
+		if r.noise != nil {
+			if err := r.noise(); err != nil {
+				return err
+			}
+		}
 		pool.run(r.tokens, max(1, 1<<14/(r.experts+16*r.k)), choose)
-		r.clearOutputs()
+		r.gate.Settle(&r.batch)
+		r.setOutputs()
 		for r.first = 0; r.first < r.tokens; r.first += r.round {
 			n := min(r.round, r.tokens-r.first)
-			r.dispatch.Sort(r.indices[r.first*r.k:][:n*r.k], r.k)
+			r.dispatch.Sort(r.batch.Indices[r.first*r.k:][:n*r.k], r.k)
 			r.countRows()
 			if r.y == nil {
 				continue
@@ -186,16 +204,42 @@ func (r *fmoeRun[T]) eachPiece(layer *projection[T], body func(lo, hi int)) {
 	r.device.pool.run(n, r.pieces.grain, body)
 }
 
-// bindRouter plans the product of tokens and router, behind the elements of
-// scratch memory that are in use by then.
-func (r *fmoeRun[T]) bindRouter(k *fmoe, used int) func() error {
-	weight, bias := r.call.In[moe.InputGateWeight], r.call.In[moe.InputGateBias]
+// newBatch prepares what the gate decides about.
+func (r *fmoeRun[T]) newBatch(config moe.Config) error {
+	in := func(slot int) *tensor.Tensor { return at(r.call.In, slot) }
+	r.batch = moe.Batch{Tokens: r.tokens, Experts: r.experts, Logits: make([]float64, r.tokens*r.experts),
+		Indices: make([]int32, r.tokens*r.k), Scores: make([]float64, r.tokens*r.k),
+		Training: in(moe.InputStep) != nil, Random: moe.Random{Seed: uint64(config.Seed), Layer: uint32(config.Layer)},
+		WantLoss: at(r.call.Out, moe.OutputAuxLoss) != nil}
+	if in(moe.InputNoiseWeight) != nil && r.batch.Training {
+		r.batch.Noise = make([]float64, r.tokens*r.experts)
+	}
+	if in(moe.InputSelectionBias) != nil {
+		r.batch.SelectionBias = make([]float64, r.experts)
+	}
+	if mask := in(moe.InputMask); mask != nil {
+		if n := tensor.Count(mask.Shape); n != r.tokens {
+			return fmt.Errorf("mask has %d elements for %d tokens; it must have one for each", n, r.tokens)
+		}
+		r.batch.Mask = make([]bool, r.tokens)
+	}
+	return nil
+}
+
+// bindRouter plans the product of tokens and a router's weight, plus its bias
+// if that slot is not negative, behind the elements of scratch memory that are
+// in use by then.
+func (r *fmoeRun[T]) bindRouter(k *fmoe, weightSlot, biasSlot, used int, result func() []T) func() error {
+	weight, bias := r.call.In[weightSlot], (*tensor.Tensor)(nil)
+	if biasSlot >= 0 {
+		bias = r.call.In[biasSlot]
+	}
 	p := &product[T]{
 		a:    newStack([]int{r.tokens, r.d}, []int{0, 1}, nil),
-		b:    newStack(weight.Shape, fmoeOrder(moe.InputGateWeight), nil),
+		b:    newStack(weight.Shape, fmoeOrder(weightSlot), nil),
 		used: used,
 	}
-	p.packed, _ = k.packed[moe.InputGateWeight].([]*simd.Packed[T])
+	p.packed, _ = k.packed[weightSlot].([]*simd.Packed[T])
 	if bias != nil {
 		p.finish = func(piece []T, stride, _, col, rows, cols int) {
 			for i := range rows {
@@ -204,7 +248,7 @@ func (r *fmoeRun[T]) bindRouter(k *fmoe, used int) func() error {
 		}
 	}
 	return p.bind(r.device, r.call.Scratch, func() (logits, x, w []T) {
-		return r.logits, r.x, tensor.Of[T](weight)
+		return result(), r.x, tensor.Of[T](weight)
 	})
 }
 
@@ -216,7 +260,10 @@ func (r *fmoeRun[T]) open() {
 		memory = memory[n:]
 		return p
 	}
-	r.logits, r.scores = part(r.tokens*r.experts), part(r.tokens*r.k)
+	r.logits = part(r.tokens * r.experts)
+	if r.noise != nil {
+		r.noises = part(r.tokens * r.experts)
+	}
 	r.hidden, r.result = part(r.round*r.k*r.h), part(r.round*r.k*r.d)
 	if r.given != nil {
 		r.logits = tensor.Of[T](r.given)
@@ -225,11 +272,31 @@ func (r *fmoeRun[T]) open() {
 	if out := r.call.Out[moe.OutputY]; out != nil {
 		r.y = tensor.Of[T](out)
 	}
+	if r.batch.Training {
+		r.batch.Random.Step = uint32(tensor.Of[int64](r.call.In[moe.InputStep])[0])
+	}
+	if bias := r.batch.SelectionBias; bias != nil {
+		convert(bias, tensor.Of[T](r.call.In[moe.InputSelectionBias]))
+	}
+	if r.batch.Mask != nil {
+		copy(r.batch.Mask, tensor.Of[bool](r.call.In[moe.InputMask]))
+	}
 }
 
 // choose lets the gate pick experts for some tokens.
 func (r *fmoeRun[T]) choose(lo, hi int) {
-	r.gate.Route(r.logits[lo*r.experts:hi*r.experts], r.indices[lo*r.k:hi*r.k], r.scores[lo*r.k:hi*r.k])
+	convert(r.batch.Logits[lo*r.experts:hi*r.experts], r.logits[lo*r.experts:])
+	if r.noise != nil {
+		convert(r.batch.Noise[lo*r.experts:hi*r.experts], r.noises[lo*r.experts:])
+	}
+	r.gate.Choose(&r.batch, lo, hi)
+}
+
+// convert fills dst with the first elements of src.
+func convert[A, B simd.Float](dst []A, src []B) {
+	for i := range dst {
+		dst[i] = A(src[i])
+	}
 }
 
 // project computes pieces of the hidden layer, gathering the tokens of each
@@ -284,28 +351,45 @@ func (r *fmoeRun[T]) combine(lo, hi int) {
 		clear(y)
 		for j, row := range r.dispatch.Row[n*r.k:][:r.k] {
 			if row >= 0 {
-				simd.Axpy(r.scores[token*r.k+j], r.result[int(row)*r.d:][:r.d], y)
+				simd.Axpy(T(r.batch.Scores[token*r.k+j]), r.result[int(row)*r.d:][:r.d], y)
 			}
 		}
 	}
 }
 
-// clearOutputs resets the optional outputs. No gate has a balance loss yet
-// other than 0.
-func (r *fmoeRun[T]) clearOutputs() {
-	for _, out := range r.call.Out[moe.OutputAuxLoss:] {
-		if out != nil {
-			clear(out.Data)
+// setOutputs gives the optional outputs what the gate decided.
+func (r *fmoeRun[T]) setOutputs() {
+	out := func(slot int) *tensor.Tensor { return at(r.call.Out, slot) }
+	if t := out(moe.OutputAuxLoss); t != nil {
+		tensor.Of[T](t)[0] = T(r.batch.BalanceLoss)
+	}
+	if t := out(moe.OutputZLoss); t != nil {
+		tensor.Of[T](t)[0] = T(moe.ZLoss(&r.batch))
+	}
+	if t := out(moe.OutputExpertCount); t != nil {
+		clear(t.Data)
+	}
+	if t := out(moe.OutputExpertIndices); t != nil {
+		indices := tensor.Of[int64](t)
+		for i, e := range r.batch.Indices {
+			indices[i] = int64(e)
 		}
+	}
+	if t := out(moe.OutputExpertScores); t != nil {
+		convert(tensor.Of[T](t), r.batch.Scores)
+	}
+	if t := out(moe.OutputRouterLogits); t != nil {
+		copy(tensor.Of[T](t), r.logits)
 	}
 }
 
 // countRows adds the rows of a round to the output expert_count.
 func (r *fmoeRun[T]) countRows() {
-	if len(r.call.Out) <= moe.OutputExpertCount || r.call.Out[moe.OutputExpertCount] == nil {
+	out := at(r.call.Out, moe.OutputExpertCount)
+	if out == nil {
 		return
 	}
-	total := tensor.Of[int64](r.call.Out[moe.OutputExpertCount])
+	total := tensor.Of[int64](out)
 	for e, n := range r.dispatch.Count {
 		total[e] += n
 	}

@@ -145,7 +145,8 @@ func TestFMoE(t *testing.T) {
 		for _, normalize := range []bool{true, false} {
 			in := l.inputs(3)
 			y, count := l.reference(in, normalize)
-			config := moe.Config{TopK: l.k, Gate: moe.GateNaive, Activation: moe.ReLU, Normalize: normalize}
+			config := moe.NaiveConfig(l.k, moe.ReLU)
+			config.Normalize = normalize
 			for _, constant := range []bool{true, false} {
 				t.Run(fmt.Sprintf("%+v normalize=%v constant=%v", l, normalize, constant), func(t *testing.T) {
 					for _, c := range []struct {
@@ -169,7 +170,7 @@ func TestFMoE(t *testing.T) {
 // weights.
 func TestFMoEHalf(t *testing.T) {
 	l := layer{tokens: 12, experts: 4, k: 2, d: 16, h: 32, bias: true}
-	config := moe.Config{TopK: 2, Gate: moe.GateNaive, Activation: moe.ReLU, Normalize: true}
+	config := moe.NaiveConfig(2, moe.ReLU)
 	for dtype, tolerance := range map[onnx.DataType]float64{onnx.Float16: 1e-3, onnx.BFloat16: 1e-2} {
 		in := as(dtype, l.inputs(3))
 		y, _ := l.reference(in, true)
@@ -222,7 +223,8 @@ func TestFMoEQuantized(t *testing.T) {
 		{tokens: 0, experts: 2, k: 1, d: 6, h: 7},
 	} {
 		for _, q := range []moe.Quantization{{Bits: 8, Block: 32}, {Bits: 4, Block: 16}, {Bits: 4, Block: 64}} {
-			config := moe.Config{TopK: l.k, Gate: moe.GateNaive, Activation: moe.ReLU, Normalize: true, Quantization: q}
+			config := moe.NaiveConfig(l.k, moe.ReLU)
+			config.Quantization = q
 			stored, dense := quantized(q, l.inputs(3))
 			y, _ := l.reference(dense, true)
 			for _, constant := range []bool{true, false} {
@@ -239,7 +241,7 @@ func TestFMoEQuantized(t *testing.T) {
 // TestFMoEHalfWeights: experts' weights may have fewer bits than tokens.
 func TestFMoEHalfWeights(t *testing.T) {
 	l := layer{tokens: 12, experts: 4, k: 2, d: 16, h: 32, bias: true, gated: true}
-	config := moe.Config{TopK: 2, Gate: moe.GateNaive, Activation: moe.ReLU, Normalize: true}
+	config := moe.NaiveConfig(2, moe.ReLU)
 	for _, dtype := range []onnx.DataType{onnx.Float16, onnx.BFloat16} {
 		in := l.inputs(3)
 		rounded := as(dtype, in)
@@ -265,7 +267,7 @@ func TestFMoEThreads(t *testing.T) {
 		{tokens: 1, experts: 8, k: 2, d: 256, h: 1024, bias: true},
 		{tokens: 200, experts: 8, k: 2, d: 96, h: 400, bias: true, gated: true},
 	} {
-		config := moe.Config{TopK: l.k, Gate: moe.GateNaive, Activation: moe.GELU, Normalize: true}
+		config := moe.NaiveConfig(l.k, moe.GELU)
 		for _, constant := range []bool{true, false} {
 			one := compute(t, 1, constant, fmoeNode(config, 1), 1, l.inputs(5)...)[0]
 			for _, threads := range []int{2, 4} {
@@ -282,7 +284,7 @@ func TestFMoEThreads(t *testing.T) {
 // nothing.
 func TestFMoERounds(t *testing.T) {
 	l := layer{tokens: 50, experts: 4, k: 2, d: 16, h: 48, bias: true, gated: true}
-	config := moe.Config{TopK: l.k, Gate: moe.GateNaive, Activation: moe.GELU, Normalize: true}
+	config := moe.NaiveConfig(l.k, moe.GELU)
 	want := compute(t, 2, true, fmoeNode(config, 3), 1, l.inputs(5)...)
 	defer func(limit int) { fmoeLimit = limit }(fmoeLimit)
 	for _, tokens := range []int{1, 7, 49} {
@@ -302,7 +304,7 @@ func TestFMoEUpcycled(t *testing.T) {
 	mixed := dense
 	mixed.experts, mixed.k = 8, 2
 	for _, activation := range moe.Activations {
-		config := moe.Config{TopK: 1, Gate: moe.GateNaive, Activation: activation, Normalize: true}
+		config := moe.NaiveConfig(1, activation)
 		in := dense.inputs(9)
 		want := compute(t, 1, true, fmoeNode(config, 1), 1, in...)[0]
 
@@ -322,7 +324,7 @@ func TestFMoEUpcycled(t *testing.T) {
 // TestFMoEPermutedExperts: the order of the experts does not matter.
 func TestFMoEPermutedExperts(t *testing.T) {
 	l := layer{tokens: 30, experts: 6, k: 3, d: 20, h: 50, bias: true}
-	config := moe.Config{TopK: l.k, Gate: moe.GateNaive, Activation: moe.SiLU, Normalize: true}
+	config := moe.NaiveConfig(l.k, moe.SiLU)
 	in := l.inputs(13)
 	order := []int{4, 2, 0, 5, 1, 3}
 	permuted := slices.Clone(in)

@@ -136,7 +136,7 @@ func moeModel() *onnx.Model {
 		Name: "layers.0.mlp", Domain: moe.Domain, OpType: moe.OpType,
 		Inputs:     []string{"x", "gate", "", "fc1", "fc1_bias", "fc2"},
 		Outputs:    []string{"h"},
-		Attributes: moe.Config{TopK: 2, Gate: moe.GateNaive, Activation: moe.GELU, Normalize: true}.Encode(),
+		Attributes: moe.NaiveConfig(2, moe.GELU).Encode(),
 	}
 	return &onnx.Model{
 		IRVersion: 8, ProducerName: "test", OpsetImports: []onnx.OpsetImport{{Version: 17}, {Domain: moe.Domain, Version: 1}},

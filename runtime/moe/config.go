@@ -2,24 +2,13 @@ package moe
 
 import (
 	"fmt"
+	"math"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/fmoe-go/fmoe/onnx"
 )
-
-// The attributes of an FMoE node.
-const (
-	AttributeTopK       = "top_k"       // int, required
-	AttributeGate       = "gate"        // string, default "naive"
-	AttributeActivation = "activation"  // string, default "gelu"
-	AttributeNormalize  = "normalize"   // int, default 1
-	AttributeExpertBits = "expert_bits" // int, default 0: the experts' weights are floating-point
-	AttributeBlockSize  = "block_size"  // int, default 32, of quantised weights only
-)
-
-// Attributes lists the attributes that an FMoE node may have.
-var Attributes = []string{AttributeTopK, AttributeGate, AttributeActivation, AttributeNormalize, AttributeExpertBits, AttributeBlockSize}
 
 // Config is what the attributes of an FMoE node say.
 type Config struct {
@@ -34,19 +23,149 @@ type Config struct {
 
 	// Normalize: a token's scores are the softmax over its chosen logits and
 	// sum to 1. Otherwise they are the chosen entries of the softmax over all
-	// experts.
+	// experts. Sigmoid scores are divided by their sum, or left as they are.
 	Normalize bool
 
 	// Quantization is that of the experts' weights, zero where they are
 	// floating-point.
 	Quantization Quantization
+
+	// Scores is how logits become scores, and RoutedScaling what all scores
+	// are multiplied by.
+	Scores        Scores
+	RoutedScaling float64
+
+	// CapacityTrain and CapacityEval are the capacity factors c in training
+	// and in evaluation: an expert computes a number of rows that grows with c
+	// as its gate has it, and drops others. They are Unlimited or positive.
+	CapacityTrain, CapacityEval float64
+
+	// RandomRouting: in training a token's second expert is dropped with a
+	// probability that is larger the smaller its score is.
+	RandomRouting bool
+
+	// Jitter is ε of the numbers U(1−ε, 1+ε) that multiply logits in training.
+	Jitter float64
+
+	// Groups divides the experts into groups of equal size, and a token's
+	// experts are in at most TopGroups of them; 0 stands for no groups.
+	Groups, TopGroups int
+
+	// Tile is the number of rows to multiples of which token rounding rounds.
+	Tile int
+
+	// Workers hold the experts in equal parts, WorkersPerNode of them a node;
+	// Fraction is the share of tokens whose second expert may be on another
+	// node.
+	Workers, WorkersPerNode int
+	Fraction                float64
+
+	// Seed and Layer are two of the keys of the gate's random numbers.
+	Seed, Layer int
 }
+
+// Unlimited is the capacity factor of experts that compute any number of rows.
+const Unlimited = -1
+
+// DefaultConfig returns what a node of a gate means that states nothing but
+// its gate. A gate that is not known has the defaults of all gates.
+func DefaultConfig(gate string) Config {
+	c := Config{Gate: gate, Activation: GELU, Normalize: true, Scores: ScoresSoftmax, RoutedScaling: 1,
+		CapacityTrain: Unlimited, CapacityEval: Unlimited, Workers: 1, WorkersPerNode: 1}
+	if k, err := KindOf(gate); err == nil && k.Defaults != nil {
+		k.Defaults(&c)
+	}
+	return c
+}
+
+// NaiveConfig returns the configuration of a naive gate that chooses topK
+// experts.
+func NaiveConfig(topK int, activation Activation) Config {
+	c := DefaultConfig(GateNaive)
+	c.TopK, c.Activation = topK, activation
+	return c
+}
+
+// The attributes of an FMoE node; those that are not required are those of
+// DefaultConfig where they are absent.
+const (
+	AttributeTopK           = "top_k" // int, required
+	AttributeGate           = "gate"  // string, default "naive"
+	AttributeActivation     = "activation"
+	AttributeNormalize      = "normalize"
+	AttributeExpertBits     = "expert_bits" // int, default 0: the experts' weights are floating-point
+	AttributeBlockSize      = "block_size"  // int, default 32, of quantised weights only
+	AttributeScores         = "scores"
+	AttributeRoutedScaling  = "routed_scaling"
+	AttributeCapacityTrain  = "capacity_factor_train"
+	AttributeCapacityEval   = "capacity_factor_eval"
+	AttributeRandomRouting  = "random_routing"
+	AttributeJitter         = "jitter"
+	AttributeGroups         = "groups"
+	AttributeTopGroups      = "top_groups"
+	AttributeTile           = "tile"
+	AttributeWorkers        = "workers"
+	AttributeWorkersPerNode = "workers_per_node"
+	AttributeFraction       = "fraction"
+	AttributeSeed           = "seed"
+	AttributeLayer          = "layer"
+)
+
+// attribute joins an attribute of a node with its field of Config, which is
+// an *int, a *bool, a *float64 or, for any kind of string, a *string.
+type attribute struct {
+	name  string
+	field func(c *Config) any
+}
+
+var attributes = []attribute{
+	{AttributeTopK, func(c *Config) any { return &c.TopK }},
+	{AttributeGate, func(c *Config) any { return &c.Gate }},
+	{AttributeActivation, func(c *Config) any { return (*string)(&c.Activation) }},
+	{AttributeNormalize, func(c *Config) any { return &c.Normalize }},
+	{AttributeExpertBits, func(c *Config) any { return &c.Quantization.Bits }},
+	{AttributeBlockSize, func(c *Config) any { return &c.Quantization.Block }},
+	{AttributeScores, func(c *Config) any { return (*string)(&c.Scores) }},
+	{AttributeRoutedScaling, func(c *Config) any { return &c.RoutedScaling }},
+	{AttributeCapacityTrain, func(c *Config) any { return &c.CapacityTrain }},
+	{AttributeCapacityEval, func(c *Config) any { return &c.CapacityEval }},
+	{AttributeRandomRouting, func(c *Config) any { return &c.RandomRouting }},
+	{AttributeJitter, func(c *Config) any { return &c.Jitter }},
+	{AttributeGroups, func(c *Config) any { return &c.Groups }},
+	{AttributeTopGroups, func(c *Config) any { return &c.TopGroups }},
+	{AttributeTile, func(c *Config) any { return &c.Tile }},
+	{AttributeWorkers, func(c *Config) any { return &c.Workers }},
+	{AttributeWorkersPerNode, func(c *Config) any { return &c.WorkersPerNode }},
+	{AttributeFraction, func(c *Config) any { return &c.Fraction }},
+	{AttributeSeed, func(c *Config) any { return &c.Seed }},
+	{AttributeLayer, func(c *Config) any { return &c.Layer }},
+}
+
+// always is how many of the attributes are written whatever their values,
+// since runtimes that run a node through its model-local function do not know
+// the defaults.
+const always = 4
+
+// Attributes lists the attributes that an FMoE node may have.
+var Attributes = func() []string {
+	names := make([]string, len(attributes))
+	for i, a := range attributes {
+		names[i] = a.name
+	}
+	return names
+}()
 
 // ParseConfig reads the attributes of an FMoE node. It fails for attributes
 // that it does not know, and for values outside what is allowed, which the
 // error lists.
 func ParseConfig(n *onnx.Node) (Config, error) {
-	c := Config{Gate: GateNaive, Activation: GELU, Normalize: true}
+	gate := &onnx.Attribute{Name: AttributeGate, Type: onnx.AttributeString, String: []byte(GateNaive)}
+	for _, a := range n.Attributes {
+		if a.Name == AttributeGate {
+			gate = a
+		}
+	}
+	c := DefaultConfig(string(gate.String))
 	for _, a := range n.Attributes {
 		if err := c.set(a); err != nil {
 			return Config{}, err
@@ -55,65 +174,134 @@ func ParseConfig(n *onnx.Node) (Config, error) {
 	if c.Quantization.Bits != 0 && c.Quantization.Block == 0 {
 		c.Quantization.Block = DefaultBlock
 	}
-	return c, c.check()
+	return c, c.Check(0)
 }
 
 func (c *Config) set(a *onnx.Attribute) error {
-	var want onnx.AttributeType
-	switch a.Name {
-	case AttributeTopK, AttributeNormalize, AttributeExpertBits, AttributeBlockSize:
-		want = onnx.AttributeInt
-	case AttributeGate, AttributeActivation:
-		want = onnx.AttributeString
-	default:
+	at := slices.IndexFunc(attributes, func(known attribute) bool { return known.name == a.Name })
+	if at < 0 {
 		return fmt.Errorf("attribute %q is not known; there are %s", a.Name, strings.Join(Attributes, ", "))
 	}
 	if a.RefName != "" {
 		return fmt.Errorf("attribute %s refers to the function's attribute %q, which has no value here", a.Name, a.RefName)
 	}
+	want := onnx.AttributeInt
+	switch field := attributes[at].field(c).(type) {
+	case *int:
+		*field = int(max(math.MinInt, min(a.Int, math.MaxInt)))
+	case *bool:
+		if a.Int != 0 && a.Int != 1 {
+			return fmt.Errorf("attribute %s is %d, must be 0 or 1", a.Name, a.Int)
+		}
+		*field = a.Int == 1
+	case *float64:
+		want = onnx.AttributeFloat
+		*field = decimal(a.Float)
+	case *string:
+		want = onnx.AttributeString
+		*field = string(a.String)
+	}
 	if a.Type != want {
 		return fmt.Errorf("attribute %s has attribute type %d, must be %d", a.Name, a.Type, want)
 	}
-	switch a.Name {
-	case AttributeTopK:
-		if a.Int < 1 || a.Int > maxExperts {
-			return fmt.Errorf("attribute top_k is %d, must be 1 to the number of experts", a.Int)
-		}
-		c.TopK = int(a.Int)
-	case AttributeNormalize:
-		if a.Int != 0 && a.Int != 1 {
-			return fmt.Errorf("attribute normalize is %d, must be 0 or 1", a.Int)
-		}
-		c.Normalize = a.Int == 1
-	case AttributeExpertBits:
-		c.Quantization.Bits = int(a.Int)
-	case AttributeBlockSize:
-		c.Quantization.Block = int(a.Int)
-	case AttributeGate:
-		c.Gate = string(a.String)
-	case AttributeActivation:
-		c.Activation = Activation(a.String)
-	}
 	return nil
+}
+
+// decimal returns the shortest decimal number that float32 rounds to x: 1.2
+// where a file has 1.2000000477, so that capacities are what was meant.
+func decimal(x float32) float64 {
+	d, _ := strconv.ParseFloat(strconv.FormatFloat(float64(x), 'g', -1, 32), 64)
+	return d
+}
+
+// Encode returns the attributes of a node with this configuration: those that
+// differ from the gate's defaults, and a few always.
+func (c Config) Encode() []*onnx.Attribute {
+	defaults := DefaultConfig(c.Gate)
+	var list []*onnx.Attribute
+	for i, a := range attributes {
+		switch field := a.field(&c).(type) {
+		case *int:
+			if i < always || *field != *a.field(&defaults).(*int) {
+				list = append(list, onnx.IntAttribute(a.name, int64(*field)))
+			}
+		case *bool:
+			if i < always || *field != *a.field(&defaults).(*bool) {
+				value := int64(0)
+				if *field {
+					value = 1
+				}
+				list = append(list, onnx.IntAttribute(a.name, value))
+			}
+		case *float64:
+			if *field != *a.field(&defaults).(*float64) {
+				list = append(list, onnx.FloatAttribute(a.name, float32(*field)))
+			}
+		case *string:
+			if i < always || *field != *a.field(&defaults).(*string) {
+				list = append(list, onnx.StringAttribute(a.name, *field))
+			}
+		}
+	}
+	return list
 }
 
 // maxExperts bounds what a file may claim; the largest published mixtures
 // have a few thousand experts in a layer.
 const maxExperts = 1 << 20
 
-func (c *Config) check() error {
-	if c.TopK == 0 {
-		return fmt.Errorf("attribute top_k is missing")
+// Check says what is wrong with a configuration for a number of experts, in
+// one line that tells what is allowed. The number is 0 where it is not known.
+func (c Config) Check(experts int) error {
+	k, err := KindOf(c.Gate)
+	if err != nil {
+		return err
 	}
-	if !slices.Contains(Gates, c.Gate) {
-		return fmt.Errorf("gate %q is not known; there are %s", c.Gate, strings.Join(Gates, ", "))
+	most := experts
+	if experts == 0 {
+		most = maxExperts
 	}
-	if !slices.Contains(Activations, c.Activation) {
-		names := make([]string, len(Activations))
-		for i, a := range Activations {
-			names[i] = string(a)
+	positive := func(x float64) bool { return x > 0 && !math.IsInf(x, 0) }
+	switch {
+	case c.TopK == 0:
+		return fmt.Errorf("attribute %s is 0 or missing, must be 1 to the number of experts", AttributeTopK)
+	case experts > 0 && c.TopK > experts:
+		return fmt.Errorf("attribute %s is %d, more than the %d experts", AttributeTopK, c.TopK, experts)
+	case c.TopK < 1 || c.TopK > most:
+		return fmt.Errorf("attribute %s is %d, must be 1 to the number of experts", AttributeTopK, c.TopK)
+	case !slices.Contains(Activations, c.Activation):
+		return fmt.Errorf("activation %q is not known; there are %s", c.Activation, list(Activations))
+	case !slices.Contains(AllScores, c.Scores):
+		return fmt.Errorf("scores %q are not known; there are %s", c.Scores, list(AllScores))
+	case !positive(c.RoutedScaling):
+		return fmt.Errorf("attribute %s is %v, must be positive", AttributeRoutedScaling, c.RoutedScaling)
+	case c.Jitter < 0 || c.Jitter >= 1 || math.IsNaN(c.Jitter):
+		return fmt.Errorf("attribute %s is %v, must be 0 to below 1", AttributeJitter, c.Jitter)
+	case c.Fraction < 0 || c.Fraction > 1 || math.IsNaN(c.Fraction):
+		return fmt.Errorf("attribute %s is %v, must be 0 to 1", AttributeFraction, c.Fraction)
+	case c.Workers < 1 || experts > 0 && c.Workers > 1 && experts%c.Workers != 0:
+		return fmt.Errorf("attribute %s is %d, must divide the number of experts, %d", AttributeWorkers, c.Workers, experts)
+	case c.WorkersPerNode < 1 || c.Workers%c.WorkersPerNode != 0:
+		return fmt.Errorf("attribute %s is %d, must divide the number of workers, %d", AttributeWorkersPerNode, c.WorkersPerNode, c.Workers)
+	case c.Groups < 0 || experts > 0 && c.Groups > 0 && experts%c.Groups != 0:
+		return fmt.Errorf("attribute %s is %d, must divide the number of experts, %d", AttributeGroups, c.Groups, experts)
+	case c.TopGroups < 0 || c.TopGroups > c.Groups || c.TopGroups == 0 && c.Groups > 0:
+		return fmt.Errorf("attribute %s is %d, must be 1 to the number of groups, %d", AttributeTopGroups, c.TopGroups, c.Groups)
+	case c.Tile < 0 || c.Tile > maxExperts:
+		return fmt.Errorf("attribute %s is %d, must be at least 1", AttributeTile, c.Tile)
+	}
+	for _, x := range []struct {
+		name   string
+		factor float64
+	}{{AttributeCapacityTrain, c.CapacityTrain}, {AttributeCapacityEval, c.CapacityEval}} {
+		if x.factor != Unlimited && !positive(x.factor) {
+			return fmt.Errorf("attribute %s is %v, must be above 0, or %d for no limit", x.name, x.factor, Unlimited)
 		}
-		return fmt.Errorf("activation %q is not known; there are %s", c.Activation, strings.Join(names, ", "))
+	}
+	if k.Check != nil {
+		if err := k.Check(c, experts); err != nil {
+			return err
+		}
 	}
 	if c.Quantization == (Quantization{}) {
 		return nil
@@ -121,22 +309,18 @@ func (c *Config) check() error {
 	return c.Quantization.Check()
 }
 
-// Encode returns the attributes of a node with this configuration. All that
-// apply are written out, since runtimes that run the node through its
-// model-local function do not know the defaults.
-func (c Config) Encode() []*onnx.Attribute {
-	normalize := int64(0)
-	if c.Normalize {
-		normalize = 1
+func list[S ~string](names []S) string {
+	words := make([]string, len(names))
+	for i, name := range names {
+		words[i] = string(name)
 	}
-	attributes := []*onnx.Attribute{
-		onnx.IntAttribute(AttributeTopK, int64(c.TopK)),
-		onnx.StringAttribute(AttributeGate, c.Gate),
-		onnx.StringAttribute(AttributeActivation, string(c.Activation)),
-		onnx.IntAttribute(AttributeNormalize, normalize),
+	return strings.Join(words, ", ")
+}
+
+// capacity returns the capacity factor that applies to a batch.
+func (c *Config) capacity(b *Batch) float64 {
+	if b.Training {
+		return c.CapacityTrain
 	}
-	if q := c.Quantization; q.Bits != 0 {
-		attributes = append(attributes, onnx.IntAttribute(AttributeExpertBits, int64(q.Bits)), onnx.IntAttribute(AttributeBlockSize, int64(q.Block)))
-	}
-	return attributes
+	return c.CapacityEval
 }

@@ -8,16 +8,24 @@ import (
 )
 
 func TestConfigRoundTrip(t *testing.T) {
-	for _, activation := range Activations {
-		for _, gate := range Gates {
-			for _, normalize := range []bool{true, false} {
-				for _, q := range []Quantization{{}, {Bits: 4, Block: 64}, {Bits: 8, Block: 16}} {
-					c := Config{TopK: 3, Gate: gate, Activation: activation, Normalize: normalize, Quantization: q}
-					got, err := ParseConfig(&onnx.Node{Attributes: c.Encode()})
-					if err != nil || got != c {
-						t.Errorf("%+v came back as %+v, %v", c, got, err)
-					}
-				}
+	for name, change := range map[string]func(c *Config){
+		"defaults":     func(c *Config) {},
+		"over all":     func(c *Config) { c.Normalize = false },
+		"4 bits":       func(c *Config) { c.Quantization = Quantization{Bits: 4, Block: 64} },
+		"8 bits":       func(c *Config) { c.Quantization = Quantization{Bits: 8, Block: 16} },
+		"sigmoid":      func(c *Config) { c.Scores, c.RoutedScaling = ScoresSigmoid, 2.5 },
+		"ones":         func(c *Config) { c.Scores = ScoresOne },
+		"capacity":     func(c *Config) { c.CapacityTrain, c.CapacityEval = 1.2, 2.4 },
+		"groups":       func(c *Config) { c.Groups, c.TopGroups = 4, 2 },
+		"workers":      func(c *Config) { c.Workers, c.WorkersPerNode, c.Fraction = 8, 4, 0.14 },
+		"keys, a tile": func(c *Config) { c.Seed, c.Layer, c.Tile, c.Jitter = 1<<40, 3, 128, 0.01 },
+	} {
+		for _, activation := range Activations {
+			c := NaiveConfig(3, activation)
+			change(&c)
+			got, err := ParseConfig(&onnx.Node{Attributes: c.Encode()})
+			if err != nil || got != c {
+				t.Errorf("%s: %+v came back as %+v, %v", name, c, got, err)
 			}
 		}
 	}
@@ -25,6 +33,11 @@ func TestConfigRoundTrip(t *testing.T) {
 
 func TestParseConfig(t *testing.T) {
 	topK := onnx.IntAttribute(AttributeTopK, 2)
+	naive := func(topK int, activation Activation, normalize bool, q Quantization) Config {
+		c := NaiveConfig(topK, activation)
+		c.Normalize, c.Quantization = normalize, q
+		return c
+	}
 	reference := &onnx.Attribute{Name: AttributeTopK, Type: onnx.AttributeInt, RefName: "k"}
 	for _, c := range []struct {
 		name       string
@@ -32,23 +45,27 @@ func TestParseConfig(t *testing.T) {
 		want       Config
 		fails      string // part of the error
 	}{
-		{"defaults", []*onnx.Attribute{topK}, Config{TopK: 2, Gate: "naive", Activation: GELU, Normalize: true}, ""},
+		{"defaults", []*onnx.Attribute{topK}, naive(2, GELU, true, Quantization{}), ""},
 		{"all", []*onnx.Attribute{onnx.StringAttribute("activation", "silu"), topK, onnx.IntAttribute("normalize", 0)},
-			Config{TopK: 2, Gate: "naive", Activation: SiLU}, ""},
+			naive(2, SiLU, false, Quantization{}), ""},
 		{"default block", []*onnx.Attribute{topK, onnx.IntAttribute("expert_bits", 4)},
-			Config{TopK: 2, Gate: "naive", Activation: GELU, Normalize: true, Quantization: Quantization{4, 32}}, ""},
-		{"floating-point experts", []*onnx.Attribute{topK, onnx.IntAttribute("expert_bits", 0)}, Config{TopK: 2, Gate: "naive", Activation: GELU, Normalize: true}, ""},
+			naive(2, GELU, true, Quantization{4, 32}), ""},
+		{"floating-point experts", []*onnx.Attribute{topK, onnx.IntAttribute("expert_bits", 0)}, naive(2, GELU, true, Quantization{}), ""},
 		{"block without bits", []*onnx.Attribute{topK, onnx.IntAttribute("block_size", 32)}, Config{}, "block_size needs expert_bits"},
 		{"block no power of two", []*onnx.Attribute{topK, onnx.IntAttribute("expert_bits", 8), onnx.IntAttribute("block_size", 48)}, Config{}, "block_size is 48"},
 		{"block huge", []*onnx.Attribute{topK, onnx.IntAttribute("expert_bits", 8), onnx.IntAttribute("block_size", 1<<62)}, Config{}, "block_size is"},
-		{"no top_k", nil, Config{}, "top_k is missing"},
+		{"no top_k", nil, Config{}, "top_k is 0 or missing"},
 		{"top_k 0", []*onnx.Attribute{onnx.IntAttribute("top_k", 0)}, Config{}, "top_k is 0"},
 		{"top_k huge", []*onnx.Attribute{onnx.IntAttribute("top_k", 1<<32+1)}, Config{}, "must be 1 to"},
 		{"top_k float", []*onnx.Attribute{onnx.FloatAttribute("top_k", 2)}, Config{}, "attribute type"},
 		{"top_k unresolved", []*onnx.Attribute{reference}, Config{}, "refers to"},
 		{"normalize 2", []*onnx.Attribute{topK, onnx.IntAttribute("normalize", 2)}, Config{}, "must be 0 or 1"},
-		{"unknown gate", []*onnx.Attribute{topK, onnx.StringAttribute("gate", "nice")}, Config{}, "there are naive"},
+		{"unknown gate", []*onnx.Attribute{topK, onnx.StringAttribute("gate", "nice")}, Config{}, "there are "},
 		{"unknown activation", []*onnx.Attribute{topK, onnx.StringAttribute("activation", "gelo")}, Config{}, "gelu, gelu_tanh"},
+		{"scores", []*onnx.Attribute{topK, onnx.StringAttribute("scores", "softmin")}, Config{}, "there are softmax, sigmoid, one"},
+		{"no capacity", []*onnx.Attribute{topK, onnx.FloatAttribute("capacity_factor_eval", 0)}, Config{}, "capacity_factor_eval is 0, must be above 0, or -1 for no limit"},
+		{"scaling by 0", []*onnx.Attribute{topK, onnx.FloatAttribute("routed_scaling", 0)}, Config{}, "must be positive"},
+		{"top groups", []*onnx.Attribute{topK, onnx.IntAttribute("groups", 2), onnx.IntAttribute("top_groups", 3)}, Config{}, "1 to the number of groups, 2"},
 		{"unknown attribute", []*onnx.Attribute{topK, onnx.IntAttribute("topk", 2)}, Config{}, "there are top_k, gate"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -1,35 +1,160 @@
 package moe
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+)
 
-// Float is an element type of gate arithmetic.
-type Float interface{ float32 | float64 }
+// Gate decides which experts compute which tokens of a layer. It is made for
+// one layer, and may keep memory from batch to batch.
+type Gate interface {
+	// Slots is the number of slots of a token: top_k, or the number of experts
+	// where experts choose tokens.
+	Slots() int
 
-// GateNaive is the name of the naive gate; see [Naive].
-const GateNaive = "naive"
+	// Choose decides what can be decided for the tokens lo … hi of a batch
+	// each on its own: it fills their rows of Indices and Scores, best first.
+	// Devices call it concurrently for parts of a batch.
+	Choose(b *Batch, lo, hi int)
 
-// Gates lists every gate.
-var Gates = []string{GateNaive}
+	// Settle decides what takes all tokens: capacities and what they drop,
+	// random routing, losses. It is called once, when Choose has seen every
+	// token.
+	Settle(b *Batch)
+}
 
-// Gate picks experts for tokens. What it picks for a token depends on that
-// token's logits alone, so a device may split the tokens among its threads.
-type Gate[T Float] interface {
-	// Route reads logits [N, T] and writes, best first, the chosen experts to
-	// indices [N, k] and their weights in the output to scores [N, k]. An
-	// index of −1 is a dropped slot: no expert computes it and its score
-	// counts for nothing. N is what the slices hold.
-	Route(logits []T, indices []int32, scores []T)
+// Batch is what a gate decides about, N tokens before T experts, and what it
+// decided. Gates compute in float64, whatever type the tokens have.
+type Batch struct {
+	Tokens, Experts int
+
+	// Logits [N, T] are the router's. A gate that adds noise to them changes
+	// them, so that they are what it chose by.
+	Logits []float64
+
+	// Noise [N, T] is the noisy gate's second projection, before softplus.
+	// It is nil without one, and in evaluation.
+	Noise []float64
+
+	// SelectionBias [T] is added to an expert's scores where experts are
+	// compared, not where outputs are weighed; nil stands for zeros.
+	SelectionBias []float64
+
+	// Mask [N] is false for tokens that no expert shall compute; nil stands
+	// for none of those.
+	Mask []bool
+
+	// Training: noise, jitter and random routing apply, and the capacity of
+	// training.
+	Training bool
+
+	// Random gives a gate's random numbers.
+	Random Random
+
+	// First is the place of the first token among those of all workers.
+	First int64
+
+	// Indices and Scores [N, slots] are the chosen experts and their weights
+	// in the output. An index of −1 is a dropped slot: no expert computes it,
+	// its score is 0, and the token's other scores stay as they were.
+	Indices []int32
+	Scores  []float64
+
+	// BalanceLoss is what the gate wants to be small for experts to be used
+	// evenly, 0 of a gate that has no such loss. It is computed where WantLoss
+	// is set.
+	WantLoss    bool
+	BalanceLoss float64
+}
+
+// row returns the logits of a token.
+func (b *Batch) row(token int) []float64 {
+	return b.Logits[token*b.Experts : (token+1)*b.Experts]
+}
+
+// masked reports whether no expert shall compute a token.
+func (b *Batch) masked(token int) bool { return b.Mask != nil && !b.Mask[token] }
+
+// Kind is a kind of gate, as [Register] makes it known.
+type Kind struct {
+	Name string
+
+	// Summary says in a line how the gate chooses.
+	Summary string
+
+	// Defaults sets what differs from the defaults of all gates.
+	Defaults func(c *Config)
+
+	// Check says what is wrong with a configuration, in one line that tells
+	// what is allowed; nil stands for a gate that takes any. The number of
+	// experts is 0 where it is not known.
+	Check func(c Config, experts int) error
+
+	// New makes the gate of a layer.
+	New func(c Config, experts int) Gate
+
+	// Noisy: the gate takes the input noise_weight.
+	Noisy bool
+
+	// ExpertChoice: a token has a slot for each expert.
+	ExpertChoice bool
+}
+
+var (
+	kindsLock sync.RWMutex
+	kinds     []Kind
+)
+
+// Register makes a gate known by its name, which a node's attribute gate and
+// fmoefy's option --gate have. It panics where the name is taken or empty.
+func Register(k Kind) {
+	kindsLock.Lock()
+	defer kindsLock.Unlock()
+	if k.Name == "" || k.New == nil || slices.ContainsFunc(kinds, func(other Kind) bool { return other.Name == k.Name }) {
+		panic(fmt.Sprintf("moe: gate %q has no name, no function that makes it, or is there already", k.Name))
+	}
+	kinds = append(kinds, k)
+	slices.SortFunc(kinds, func(a, b Kind) int { return strings.Compare(a.Name, b.Name) })
+}
+
+// Gates returns the names of all gates.
+func Gates() []string {
+	kindsLock.RLock()
+	defer kindsLock.RUnlock()
+	names := make([]string, len(kinds))
+	for i, k := range kinds {
+		names[i] = k.Name
+	}
+	return names
+}
+
+// KindOf returns the gate of a name. It fails for one that is not registered.
+func KindOf(name string) (Kind, error) {
+	kindsLock.RLock()
+	defer kindsLock.RUnlock()
+	for _, k := range kinds {
+		if k.Name == name {
+			return k, nil
+		}
+	}
+	names := make([]string, len(kinds))
+	for i, k := range kinds {
+		names[i] = k.Name
+	}
+	return Kind{}, fmt.Errorf("gate %q is not known; there are %s", name, strings.Join(names, ", "))
 }
 
 // NewGate makes the gate that a configuration names, for a layer of the given
-// number of experts. It fails where top_k exceeds that.
-func NewGate[T Float](c Config, experts int) (Gate[T], error) {
-	if c.TopK < 1 || c.TopK > experts {
-		return nil, fmt.Errorf("top_k is %d, must be 1 to the number of experts, %d", c.TopK, experts)
+// number of experts. It fails where the two do not go together.
+func NewGate(c Config, experts int) (Gate, error) {
+	if err := c.Check(experts); err != nil {
+		return nil, err
 	}
-	switch c.Gate {
-	case GateNaive:
-		return &Naive[T]{Experts: experts, TopK: c.TopK, Normalize: c.Normalize}, nil
+	k, err := KindOf(c.Gate)
+	if err != nil {
+		return nil, err
 	}
-	return nil, fmt.Errorf("gate %q is not known; there are %v", c.Gate, Gates)
+	return k.New(c, experts), nil
 }

@@ -56,7 +56,7 @@ var MicrosoftAttributes = []string{"activation_type", "k", "normalize_routing_we
 // that fc3 may be there.
 func ParseMicrosoft(n *onnx.Node) (MicrosoftConfig, error) {
 	c := MicrosoftConfig{
-		Config:    Config{TopK: int(n.Int("k", 1)), Gate: GateNaive, Normalize: n.Int("normalize_routing_weights", 0) != 0},
+		Config:    DefaultConfig(GateNaive),
 		Quantized: n.OpType == "QMoE",
 		Layers:    [3]MicrosoftLayer{{Weight: 2, Bias: 3}, {Weight: 4, Bias: 5}, {Weight: 6, Bias: 7}},
 		Alpha:     float64(n.Float("activation_alpha", 1)), Beta: float64(n.Float("activation_beta", 0)),
@@ -64,6 +64,7 @@ func ParseMicrosoft(n *onnx.Node) (MicrosoftConfig, error) {
 	}
 	kind := n.String("activation_type", "relu")
 	activation, known := microsoftActivations[kind]
+	c.TopK, c.Normalize = int(n.Int("k", 1)), n.Int("normalize_routing_weights", 0) != 0
 	c.Activation, c.SwiGLU = activation, kind == "swiglu"
 	switch fusion := n.Int("swiglu_fusion", 0); {
 	case !known:

@@ -32,37 +32,46 @@ const (
 // float32. All that an expert computes, it computes in X's type, or in float32
 // where that is narrower.
 const (
-	InputX           = iota // […, d] tokens
-	InputGateWeight         // [d, T] router
-	InputGateBias           // [T], optional
-	InputFC1Weight          // [T, h, d], out × in
-	InputFC1Bias            // [T, h], optional
-	InputFC2Weight          // [T, d, h]
-	InputFC2Bias            // [T, d], optional
-	InputFC3Weight          // [T, h, d], optional: makes the experts gated
-	InputFC3Bias            // [T, h], optional
-	InputNoiseWeight        // [d, T], optional: the noisy gate's second projection
-	InputFC1Scales          // [T, h, d/block_size], of quantised weights only
-	InputFC2Scales          // [T, d, h/block_size], of quantised weights only
-	InputFC3Scales          // [T, h, d/block_size], of quantised weights only
+	InputX             = iota // […, d] tokens
+	InputGateWeight           // [d, T] router
+	InputGateBias             // [T], optional
+	InputFC1Weight            // [T, h, d], out × in
+	InputFC1Bias              // [T, h], optional
+	InputFC2Weight            // [T, d, h]
+	InputFC2Bias              // [T, d], optional
+	InputFC3Weight            // [T, h, d], optional: makes the experts gated
+	InputFC3Bias              // [T, h], optional
+	InputNoiseWeight          // [d, T], optional: the noisy gate's second projection
+	InputFC1Scales            // [T, h, d/block_size], of quantised weights only
+	InputFC2Scales            // [T, d, h/block_size], of quantised weights only
+	InputFC3Scales            // [T, h, d/block_size], of quantised weights only
+	InputSelectionBias        // [T], optional: added to an expert's scores where experts are compared
+	InputMask                 // bool, as many elements as X has tokens, optional: false for tokens that no expert computes
+	InputStep                 // int64 scalar, optional: the step of training; without it the node is in evaluation
 	InputCount
 )
 
-// The output slots of an FMoE node.
+// The output slots of an FMoE node. A token has top_k slots, or T where experts
+// choose tokens. Losses, scores and logits have X's type, or float32 where that
+// is narrower.
 const (
-	OutputY           = iota // […, d], as X
-	OutputAuxLoss            // scalar, optional: the gate's balance loss
-	OutputExpertCount        // [T] int64, optional: rows that each expert computed
+	OutputY             = iota // […, d], as X
+	OutputAuxLoss              // scalar, optional: the gate's balance loss
+	OutputExpertCount          // [T] int64, optional: rows that each expert computed
+	OutputZLoss                // scalar, optional: the router z-loss
+	OutputExpertIndices        // […, slots] int64, optional: the chosen experts, −1 for a dropped slot
+	OutputExpertScores         // […, slots], optional: their weights in Y
+	OutputRouterLogits         // […, T], optional: the router's results
 	OutputCount
 )
 
 // InputNames are the names of the input slots, as documentation and
 // model-local functions spell them.
 var InputNames = [InputCount]string{"X", "gate_weight", "gate_bias", "fc1_weight", "fc1_bias",
-	"fc2_weight", "fc2_bias", "fc3_weight", "fc3_bias", "noise_weight", "fc1_scales", "fc2_scales", "fc3_scales"}
+	"fc2_weight", "fc2_bias", "fc3_weight", "fc3_bias", "noise_weight", "fc1_scales", "fc2_scales", "fc3_scales", "selection_bias", "mask", "step"}
 
 // Scales returns the input slot of the scales of an expert's weight.
 func Scales(weight int) int { return InputFC1Scales + (weight-InputFC1Weight)/2 }
 
 // OutputNames are the names of the output slots.
-var OutputNames = [OutputCount]string{"Y", "aux_loss", "expert_count"}
+var OutputNames = [OutputCount]string{"Y", "aux_loss", "expert_count", "z_loss", "expert_indices", "expert_scores", "router_logits"}

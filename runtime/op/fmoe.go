@@ -22,7 +22,7 @@ func inferFMoE(c *Inference) error {
 	if err != nil {
 		return err
 	}
-	if err := fmoeInputs(c, config.Quantization); err != nil {
+	if err := fmoeInputs(c, config); err != nil {
 		return err
 	}
 	t, err := fmoeType(c, config.Quantization)
@@ -42,6 +42,9 @@ func inferFMoE(c *Inference) error {
 	inputs := []fmoeInput{
 		{moe.InputGateWeight, []*Dim{&model, &experts}},
 		{moe.InputGateBias, []*Dim{&experts}},
+		{moe.InputNoiseWeight, []*Dim{&model, &experts}},
+		{moe.InputSelectionBias, []*Dim{&experts}},
+		{moe.InputStep, []*Dim{}},
 	}
 	for _, l := range []struct {
 		weight  int
@@ -60,8 +63,10 @@ func inferFMoE(c *Inference) error {
 	if err := c.unifyQuantized(config.Quantization, &experts, &hidden, &model); err != nil {
 		return err
 	}
-	if experts.Known() && Dim(config.TopK) > experts {
-		return fmt.Errorf("attribute top_k is %d, more than the %d experts", config.TopK, experts)
+	if experts.Known() {
+		if err := config.Check(int(experts)); err != nil {
+			return err
+		}
 	}
 	if model == 0 {
 		return fmt.Errorf("d_model is 0, the tokens have no elements")
@@ -70,8 +75,30 @@ func inferFMoE(c *Inference) error {
 		x[len(x)-1] = model
 	}
 	c.Set(moe.OutputY, t, x)
-	c.Set(moe.OutputAuxLoss, t, Dims[int]())
 	c.Set(moe.OutputExpertCount, onnx.Int64, []Dim{experts})
+	router := t
+	if t.Bits() == 16 {
+		router = onnx.Float32
+	}
+	c.Set(moe.OutputAuxLoss, router, Dims[int]())
+	c.Set(moe.OutputZLoss, router, Dims[int]())
+	var leading []Dim // of tokens
+	if x != nil {
+		leading = x[:len(x)-1]
+	}
+	slots := Dim(config.TopK)
+	if gate, _ := moe.KindOf(config.Gate); gate.ExpertChoice {
+		slots = experts
+	}
+	of := func(n Dim) []Dim {
+		if x == nil {
+			return nil
+		}
+		return JoinDims(leading, []Dim{n})
+	}
+	c.Set(moe.OutputExpertIndices, onnx.Int64, of(slots))
+	c.Set(moe.OutputExpertScores, router, of(slots))
+	c.Set(moe.OutputRouterLogits, router, of(experts))
 	return nil
 }
 
@@ -111,7 +138,8 @@ func (c *Inference) unifyQuantized(q moe.Quantization, experts, hidden, model *D
 }
 
 // fmoeInputs checks which of the optional inputs are there.
-func fmoeInputs(c *Inference, q moe.Quantization) error {
+func fmoeInputs(c *Inference, config moe.Config) error {
+	q := config.Quantization
 	for _, slot := range []int{moe.InputGateWeight, moe.InputFC1Weight, moe.InputFC2Weight} {
 		if !c.Has(slot) {
 			return fmt.Errorf("lacks its input %d, %s", slot, moe.InputNames[slot])
@@ -120,8 +148,22 @@ func fmoeInputs(c *Inference, q moe.Quantization) error {
 	if c.Has(moe.InputFC3Bias) && !c.Has(moe.InputFC3Weight) {
 		return fmt.Errorf("has fc3_bias without fc3_weight")
 	}
-	if c.Has(moe.InputNoiseWeight) {
-		return fmt.Errorf("has noise_weight, which the gates %q do not take", moe.Gates)
+	gate, err := moe.KindOf(config.Gate)
+	switch {
+	case err != nil:
+		return err
+	case c.Has(moe.InputNoiseWeight) && !gate.Noisy:
+		return fmt.Errorf("has noise_weight, which the gate %s does not take", config.Gate)
+	case gate.Noisy && c.Has(moe.InputStep) && !c.Has(moe.InputNoiseWeight):
+		return fmt.Errorf("lacks noise_weight, which the gate %s takes in training", config.Gate)
+	}
+	for _, in := range []struct {
+		slot int
+		want onnx.DataType
+	}{{moe.InputMask, onnx.Bool}, {moe.InputStep, onnx.Int64}} {
+		if got := c.Type(in.slot); got != onnx.Undefined && got != in.want {
+			return fmt.Errorf("input %s has type %s, must be %s", moe.InputNames[in.slot], got, in.want)
+		}
 	}
 	for _, slot := range fmoeWeights {
 		scales := moe.Scales(slot)
@@ -152,7 +194,7 @@ func fmoeType(c *Inference, q moe.Quantization) (onnx.DataType, error) {
 	if err := fmoeWeightTypes(c, q, t); err != nil {
 		return t, err
 	}
-	router, err := c.sameType(moe.InputGateWeight, moe.InputGateBias)
+	router, err := c.sameType(moe.InputGateWeight, moe.InputGateBias, moe.InputNoiseWeight, moe.InputSelectionBias)
 	if err != nil {
 		return t, err
 	}

@@ -34,7 +34,7 @@ func halfExperts(gateWeight, gateBias onnx.DataType) map[int]onnx.DataType {
 }
 
 func inferFMoEShapes(topK int, shapes map[int][]Dim, types map[int]onnx.DataType) ([]Fact, error) {
-	config := moe.Config{TopK: topK, Gate: moe.GateNaive, Activation: moe.GELU, Normalize: true}
+	config := moe.NaiveConfig(topK, moe.GELU)
 	n := &onnx.Node{Domain: moe.Domain, OpType: moe.OpType, Attributes: config.Encode(), Outputs: []string{"y", "loss", "count"},
 		Inputs: make([]string, moe.InputCount)}
 	facts := make([]Fact, moe.InputCount)
@@ -85,7 +85,8 @@ func TestInferQuantizedFMoE(t *testing.T) {
 		{"float64 tokens", int4, fact(moe.InputX, onnx.Float64, 3, 40), "tokens have type float64"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			config := moe.Config{TopK: 2, Gate: moe.GateNaive, Activation: moe.GELU, Normalize: true, Quantization: c.quantization}
+			config := moe.NaiveConfig(2, moe.GELU)
+			config.Quantization = c.quantization
 			n := &onnx.Node{Domain: moe.Domain, OpType: moe.OpType, Attributes: config.Encode(), Outputs: []string{"y"}, Inputs: make([]string, moe.InputCount)}
 			facts := make([]Fact, moe.InputCount)
 			for slot := range facts {
@@ -180,7 +181,7 @@ func TestInferFMoE(t *testing.T) {
 			if x, ok := c.types[moe.InputX]; ok {
 				want = x
 			}
-			if out[moe.OutputExpertCount].Type != onnx.Int64 || out[moe.OutputAuxLoss].Type != want || len(out[moe.OutputAuxLoss].Shape) != 0 {
+			if out[moe.OutputY].Type != want || out[moe.OutputExpertCount].Type != onnx.Int64 || out[moe.OutputAuxLoss].Type != onnx.Float32 || len(out[moe.OutputAuxLoss].Shape) != 0 {
 				t.Errorf("outputs are %v", out)
 			}
 		})

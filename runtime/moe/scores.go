@@ -1,0 +1,135 @@
+package moe
+
+import "math"
+
+// Scores is how the logits of a token's experts become their weights in the
+// output.
+type Scores string
+
+// The kinds of scores.
+const (
+	ScoresSoftmax Scores = "softmax" // over the chosen logits, or over all where Normalize is unset
+	ScoresSigmoid Scores = "sigmoid" // of each logit by itself; divided by the sum over the chosen ones where Normalize is set
+	ScoresOne     Scores = "one"     // 1 for each chosen expert
+)
+
+// AllScores lists the kinds of scores.
+var AllScores = []Scores{ScoresSoftmax, ScoresSigmoid, ScoresOne}
+
+// chooseLargest chooses the experts with the largest logits of a token, one
+// for each of indices, and weighs them. A masked token gets none.
+func (c *Config) chooseLargest(b *Batch, token int, indices []int32, scores []float64) {
+	if b.masked(token) {
+		drop(indices, scores)
+		return
+	}
+	row := b.row(token)
+	largest(row, b.SelectionBias, indices, scores)
+	c.weigh(row, indices, scores)
+}
+
+// weigh replaces scores by the weights of the chosen experts.
+func (c *Config) weigh(row []float64, indices []int32, scores []float64) {
+	for j, e := range indices {
+		scores[j] = row[e]
+	}
+	switch {
+	case c.Scores == ScoresOne:
+		for j := range scores {
+			scores[j] = 1
+		}
+	case c.Scores == ScoresSigmoid:
+		sum := 0.0
+		for j, x := range scores {
+			scores[j] = 1 / (1 + math.Exp(-x))
+			sum += scores[j]
+		}
+		if c.Normalize {
+			for j := range scores {
+				scores[j] /= sum
+			}
+		}
+	case c.Normalize:
+		softmax(scores, scores)
+	default:
+		softmax(scores, row)
+	}
+	if c.RoutedScaling != 1 {
+		for j := range scores {
+			scores[j] *= c.RoutedScaling
+		}
+	}
+}
+
+// drop leaves slots to no expert.
+func drop(indices []int32, scores []float64) {
+	for j := range indices {
+		indices[j], scores[j] = -1, 0
+	}
+}
+
+// largest finds the len(values) largest elements of row, bias added to them
+// unless it is nil, in descending order, by insertion: the lists are short.
+// Elements that are not a number count as smallest, so that every index is
+// set.
+func largest(row, bias []float64, indices []int32, values []float64) {
+	n := 0
+	for i, x := range row {
+		if bias != nil {
+			x += bias[i]
+		}
+		at := n
+		for at > 0 && (x > values[at-1] || values[at-1] != values[at-1] && x == x) {
+			at--
+		}
+		if at == len(values) {
+			continue
+		}
+		n = min(n+1, len(values))
+		copy(values[at+1:n], values[at:n-1])
+		copy(indices[at+1:n], indices[at:n-1])
+		values[at], indices[at] = x, int32(i)
+	}
+}
+
+// softmax replaces values by their shares of the sum of exponentials over a
+// list that they are part of.
+func softmax(values, over []float64) {
+	top, sum := math.Inf(-1), 0.0
+	for _, x := range over {
+		top = max(top, x)
+	}
+	for _, x := range over {
+		sum += math.Exp(x - top)
+	}
+	for i, x := range values {
+		values[i] = math.Exp(x-top) / sum
+	}
+}
+
+// ZLoss is the router z-loss of ST-MoE (arXiv 2202.08906), whatever the gate:
+// the mean over the tokens of the square of the logarithm of the sum of the
+// logits' exponentials.
+func ZLoss(b *Batch) float64 {
+	sum, count := 0.0, 0
+	for n := range b.Tokens {
+		if b.masked(n) {
+			continue
+		}
+		row := b.row(n)
+		top, exponentials := math.Inf(-1), 0.0
+		for _, x := range row {
+			top = max(top, x)
+		}
+		for _, x := range row {
+			exponentials += math.Exp(x - top)
+		}
+		z := top + math.Log(exponentials)
+		sum += z * z
+		count++
+	}
+	if count == 0 {
+		return 0
+	}
+	return sum / float64(count)
+}
