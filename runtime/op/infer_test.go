@@ -148,6 +148,8 @@ func TestInferReshape(t *testing.T) {
 		{name: "symbol with a factor", op: "Reshape", in: []Fact{shaped(B, 12), int64s(-1, 3)}, want: "[?,3]"},
 		{name: "to a scalar", op: "Reshape", in: []Fact{shaped(1, 1), int64s()}, want: "[]"},
 		{name: "from a scalar", op: "Reshape", in: []Fact{shaped(), int64s(1, -1)}, want: "[1,1]"},
+		{name: "many dimensions", op: "Reshape", in: []Fact{shaped(0), int64s(make([]int64, maxListedRank+1)...)}, fails: "lack"},
+		{name: "many repeats", op: "Tile", in: []Fact{shaped(2, 2), int64s(make([]int64, maxListedRank+1)...)}, fails: "do not fit"},
 		{name: "unknown data", op: "Reshape", in: []Fact{anyRank, int64s(0, -1, 5)}, want: "[?,?,5]"},
 		{name: "unknown target", op: "Reshape", in: []Fact{shaped(B, 4), vector(3)}, want: "[?,?,?]"},
 		{name: "unknown target of hostile rank", op: "Reshape", in: []Fact{shaped(B, 4), vector(1 << 40)}, want: "[…]"},

@@ -53,7 +53,7 @@ func (c *Inference) numbers(i int) []Number {
 		return nil
 	}
 	f := c.Inputs[i]
-	if f.Value == nil || f.Value.Len() > maxListedRank {
+	if f.Value == nil {
 		return f.Numbers
 	}
 	ints, known := c.Ints(i)
@@ -67,16 +67,18 @@ func (c *Inference) numbers(i int) []Number {
 	return list
 }
 
+// few returns the numbers of an input that does not have many.
+func (c *Inference) few(i int) []Number {
+	if v := c.Value(i); v != nil && v.Len() > maxListedRank {
+		return nil
+	}
+	return c.numbers(i)
+}
+
 // dimensions returns the shape that an input states, nil where not even its
 // rank is known.
 func (c *Inference) dimensions(i int) ([]Dim, error) {
 	list := c.numbers(i)
-	if target, known := c.Ints(i); known && list == nil {
-		list = make([]Number, len(target))
-		for i, d := range target {
-			list[i] = Number{Value: d}
-		}
-	}
 	if list == nil {
 		return c.listed(i), nil
 	}
@@ -131,7 +133,7 @@ func (c *Inference) inferNumbers() {
 // computed returns the elements of the node's output, of which there are
 // count, or a list of another length where nothing is known.
 func (c *Inference) computed(count int) (list []Number) {
-	a, b := c.numbers(0), c.numbers(1)
+	a, b := c.few(0), c.few(1)
 	switch c.Node.OpType {
 	case "Shape":
 		shape := c.Shape(0)
@@ -161,7 +163,7 @@ func (c *Inference) computed(count int) (list []Number) {
 		}
 	case "Concat":
 		for i := range c.Inputs {
-			part, shape := c.numbers(i), c.Shape(i)
+			part, shape := c.few(i), c.Shape(i)
 			if part == nil && len(shape) == 1 && shape[0].Known() && shape[0] <= maxListedRank {
 				part = make([]Number, shape[0])
 				for i := range part {
@@ -185,7 +187,7 @@ func (c *Inference) computed(count int) (list []Number) {
 			"Add": c.add, "Sub": c.subtract, "Mul": c.multiply, "Div": c.divide, "Equal": equal}[c.Node.OpType])
 	case "Where":
 		condition := a
-		a, b = b, c.numbers(2)
+		a, b = b, c.few(2)
 		for i := range count {
 			x, y, ok := element(a, i), element(b, i), element(condition, i)
 			switch {
