@@ -51,6 +51,9 @@ func (c *constant) elements() int64 {
 	return n
 }
 
+// size returns how many bytes the elements take.
+func (c *constant) size() int64 { return c.elements() * int64(c.elementType().Bits()/8) }
+
 // computable reports whether arithmetic on elements of type t is possible
 // here.
 func computable(t onnx.DataType) bool {

@@ -2,124 +2,129 @@ package fmoefy
 
 import (
 	"io"
-	"math"
+	"slices"
 
 	"github.com/fmoe-go/fmoe/onnx"
 )
 
-// expertCopies returns a tensor [experts, c.dims…] of copies of c, with
-// Gaussian noise where noise is not zero. One expert's elements are in memory
-// while it is written, not all of them.
-func expertCopies(name string, c *constant, experts int, noise float64, g normals) *onnx.Tensor {
-	dims := append([]int64{int64(experts)}, c.dims...)
-	t := &onnx.Tensor{Name: name, DataType: c.elementType(), Dims: dims}
-	t.SetSource(&copies{c, experts, noise, g})
-	return t
+// stack is what all experts have in one slot: a source of the elements [n, …]
+// of some of them, the same for the next n and so on, times in all. A slot
+// that is not taken has no source.
+type stack struct {
+	elementType onnx.DataType
+	dims        []int64
+	source      onnx.Source
+	times       int
 }
 
-// copies is the source of stacked experts.
-type copies struct {
-	dense   *constant
-	experts int
-	noise   float64 // standard deviation in units of the dense tensor's
-	normals normals
+// newStack returns the experts [T, …] that a source makes.
+func newStack(t onnx.DataType, dims []int64, source onnx.Source) stack {
+	return stack{t, dims, source, 1}
 }
 
-func (s *copies) Size() int64 {
-	return int64(s.experts) * s.dense.elements() * int64(s.dense.elementType().Bits()/8)
+// copies returns experts that are c, each of them.
+func copies(c *constant, experts int) stack {
+	return stack{c.elementType(), slices.Insert(slices.Clone(c.dims), 0, 1), view{c}, experts}
 }
+
+// elements returns the number of elements of all experts.
+func (s stack) elements() int64 {
+	n, _ := onnx.ElementCount(s.dims)
+	return n * int64(s.times)
+}
+
+// part returns the experts [n, …] that the others repeat.
+func (s stack) part(name string) *onnx.Tensor {
+	x := &onnx.Tensor{Name: name, DataType: s.elementType, Dims: s.dims}
+	x.SetSource(s.source)
+	return x
+}
+
+// whole returns all experts [T, …].
+func (s stack) whole(name string) *onnx.Tensor {
+	if s.times == 1 {
+		return s.part(name)
+	}
+	x := &onnx.Tensor{Name: name, DataType: s.elementType, Dims: slices.Clone(s.dims)}
+	x.Dims[0] *= int64(s.times)
+	x.SetSource(repeated{s.source, s.times})
+	return x
+}
+
+// repeated is a source again and again. What it gives once is in memory while
+// it is written.
+type repeated struct {
+	source onnx.Source
+	times  int
+}
+
+func (s repeated) Size() int64 { return s.source.Size() * int64(s.times) }
 
 // WriteTo implements [onnx.Source].
-func (s *copies) WriteTo(w io.Writer) (int64, error) {
-	elements, err := s.dense.bytes()
+func (s repeated) WriteTo(w io.Writer) (int64, error) {
+	elements, err := elementsOf(s.source)
 	if err != nil {
 		return 0, err
 	}
-	std := 0.0
-	if s.noise != 0 {
-		std = s.noise * deviation(s.dense.elementType(), elements)
-	}
 	written := int64(0)
-	for e := range s.experts {
-		n, err := s.writeExpert(w, elements, std, e)
-		written += n
-		if err != nil {
+	for range s.times {
+		n, err := w.Write(elements)
+		if written += int64(n); err != nil {
 			return written, err
 		}
 	}
 	return written, nil
+}
+
+// elementsOf returns what a source gives, as memory of the dense model where
+// that has the same bytes.
+func elementsOf(s onnx.Source) ([]byte, error) {
+	if dense, ok := s.(view); ok {
+		return dense.constant.bytes()
+	}
+	all := make(sliceWriter, 0, s.Size())
+	_, err := s.WriteTo(&all)
+	return all, err
+}
+
+// view is the source of a constant's elements.
+type view struct{ constant *constant }
+
+func (s view) Size() int64 { return s.constant.size() }
+
+// WriteTo implements [onnx.Source].
+func (s view) WriteTo(w io.Writer) (int64, error) {
+	elements, err := s.constant.bytes()
+	if err != nil {
+		return 0, err
+	}
+	n, err := w.Write(elements)
+	return int64(n), err
 }
 
 // chunk is the number of elements that are converted at a time, a multiple of
 // 4.
 const chunk = 1 << 18
 
-func (s *copies) writeExpert(w io.Writer, elements []byte, std float64, expert int) (int64, error) {
-	if std == 0 {
-		n, err := w.Write(elements)
-		return int64(n), err
-	}
-	t := s.dense.elementType()
-	stride := (s.dense.elements() + 3) / 4 * 4 // between experts, in the stream of random numbers
-	noise := make([]float64, chunk)
-	written := int64(0)
-	for start := int64(0); len(elements) > 0; start += chunk {
-		size := min(len(elements), chunk*t.Bits()/8)
-		values := widen(t, elements[:size])
-		s.normals.fill(noise[:len(values)], uint64(int64(expert)*stride+start))
-		for i := range values {
-			values[i] += float64(std * noise[i]) // not fused: the same bytes on every machine
-		}
-		n, err := w.Write(narrow(t, values))
-		written += int64(n)
-		if err != nil {
-			return written, err
-		}
-		elements = elements[size:]
-	}
-	return written, nil
-}
-
-// deviation returns the standard deviation of floating-point elements.
-func deviation(t onnx.DataType, elements []byte) float64 {
-	count, mean, squares := 0.0, 0.0, 0.0 // Welford's running moments
-	for len(elements) > 0 {
-		size := min(len(elements), chunk*t.Bits()/8)
-		for _, x := range widen(t, elements[:size]) {
-			count++
-			delta := x - mean
-			mean += delta / count
-			squares += float64(delta * (x - mean))
-		}
-		elements = elements[size:]
-	}
-	if count == 0 {
-		return 0
-	}
-	return math.Sqrt(squares / count)
-}
-
 // gaussian returns a tensor of independent N(0, std) numbers; with std 0 they
 // are zeros.
-func gaussian(name string, t onnx.DataType, dims []int64, std float64, g normals) *onnx.Tensor {
-	count, bytes := int64(1), int64(t.Bits()/8)
+func gaussian(t onnx.DataType, dims []int64, std float64, g normals) stack {
+	count := int64(1)
 	for _, d := range dims {
 		count *= d
 	}
-	x := &onnx.Tensor{Name: name, DataType: t, Dims: dims}
-	x.SetSource(&noise{t, count, count * bytes, std, g})
-	return x
+	return newStack(t, dims, &noise{t, count, std, g})
 }
 
 // noise is the source of gaussian.
 type noise struct {
-	kind        onnx.DataType
-	count, size int64
-	std         float64
-	normals     normals
+	kind    onnx.DataType
+	count   int64
+	std     float64
+	normals normals
 }
 
-func (s *noise) Size() int64 { return s.size }
+func (s *noise) Size() int64 { return s.count * int64(s.kind.Bits()/8) }
 
 // WriteTo implements [onnx.Source].
 func (s *noise) WriteTo(w io.Writer) (int64, error) {

@@ -39,7 +39,7 @@ func TestCopies(t *testing.T) {
 		if err := dense.transpose(nil); err != nil {
 			t.Fatal(err)
 		}
-		x := expertCopies("e", dense.times(2), 2, 0, normals{})
+		x := copies(dense.times(2), 2).whole("e")
 		if !slices.Equal(x.Dims, []int64{2, 3, 2}) {
 			t.Errorf("dims %v", x.Dims)
 		}
@@ -59,7 +59,7 @@ func TestNoise(t *testing.T) {
 	if want := float64(dense.elements()) / math.Sqrt(12); math.Abs(std-want) > 1e-3*want {
 		t.Fatalf("the standard deviation of a ramp is %g, want %g", std, want)
 	}
-	x := widen(onnx.Float64, written(t, expertCopies("e", dense, 3, 0.1, newNormals(1, "e"))))
+	x := widen(onnx.Float64, written(t, noisyCopies(dense, 3, 0.1, newNormals(1, "e")).whole("e")))
 	n := int(dense.elements())
 	var noise [3][]float64
 	for e := range noise {
@@ -77,13 +77,13 @@ func TestNoise(t *testing.T) {
 	}
 
 	constant := newConstant(onnx.NewTensor("zeros", onnx.Float32, []int64{4}, make([]byte, 16)))
-	if got := written(t, expertCopies("e", constant, 2, 0.1, newNormals(1, "e"))); !bytes.Equal(got, make([]byte, 32)) {
+	if got := written(t, noisyCopies(constant, 2, 0.1, newNormals(1, "e")).whole("e")); !bytes.Equal(got, make([]byte, 32)) {
 		t.Error("a tensor without deviation got noise")
 	}
 }
 
 func TestGaussian(t *testing.T) {
-	x := widen(onnx.Float32, written(t, gaussian("e", onnx.Float32, []int64{chunk + 5, 2}, 3, newNormals(1, "e"))))
+	x := widen(onnx.Float32, written(t, gaussian(onnx.Float32, []int64{chunk + 5, 2}, 3, newNormals(1, "e")).whole("e")))
 	squares := 0.0
 	for _, v := range x {
 		squares += v * v
@@ -94,7 +94,7 @@ func TestGaussian(t *testing.T) {
 	if x[0] == x[chunk] {
 		t.Error("the numbers repeat")
 	}
-	if got := written(t, gaussian("e", onnx.Float16, []int64{3}, 0, normals{})); !bytes.Equal(got, make([]byte, 6)) {
+	if got := written(t, gaussian(onnx.Float16, []int64{3}, 0, normals{}).whole("e")); !bytes.Equal(got, make([]byte, 6)) {
 		t.Errorf("standard deviation 0 gives %v", got)
 	}
 }

@@ -11,16 +11,6 @@ import (
 	"github.com/fmoe-go/fmoe/runtime/moe"
 )
 
-// Init says how experts start.
-type Init string
-
-// The expert inits.
-const (
-	Copy   Init = "copy"   // every expert is the dense MLP: the model computes the same function
-	Noise  Init = "noise"  // a copy plus Gaussian noise
-	Random Init = "random" // N(0, σ), and σ/√(2·layers) for the second projection, as Megatron initialises it; biases zero
-)
-
 // GateInit says how a router's weights start.
 type GateInit string
 
@@ -112,17 +102,15 @@ func (o Options) Check() error {
 
 // complete fills in the defaults, or fails as Check does.
 func (o Options) complete() (Options, error) {
-	if err := o.completeExperts(); err != nil {
-		return o, err
-	}
 	setDefault(&o.Init, Copy)
 	setDefault(&o.Gate, moe.GateNaive)
 	setDefault(&o.GateInit, GateNormal)
 	setDefault(&o.Target, Portable)
 	setDefault(&o.EveryN, 1)
+	if err := o.completeExperts(); err != nil {
+		return o, err
+	}
 	switch {
-	case !slices.Contains([]Init{Copy, Noise, Random}, o.Init):
-		return o, fmt.Errorf("expert init %q is not known; there are copy, noise and random", o.Init)
 	case !slices.Contains(moe.Gates(), o.Gate):
 		return o, fmt.Errorf("gate %q is not known; there are %s", o.Gate, strings.Join(moe.Gates(), ", "))
 	case !slices.Contains([]GateInit{GateNormal, GateZeros}, o.GateInit):
@@ -131,12 +119,6 @@ func (o Options) complete() (Options, error) {
 		return o, fmt.Errorf("every-n is %d, must be at least 1", o.EveryN)
 	case o.Hidden < 0 || o.Hidden > math.MaxInt32:
 		return o, fmt.Errorf("hidden width %d must be at least 1", o.Hidden)
-	case o.Hidden > 0 && o.Init != Random:
-		return o, fmt.Errorf("hidden width %d needs expert init random: a %s of the dense weights has their width", o.Hidden, o.Init)
-	case o.NoiseScale != 0 && o.Init != Noise:
-		return o, fmt.Errorf("a noise scale needs expert init noise, not %s", o.Init)
-	case o.RandomStd != 0 && o.Init != Random:
-		return o, fmt.Errorf("a standard deviation of experts needs expert init random, not %s", o.Init)
 	case o.GateStd != 0 && o.GateInit != GateNormal:
 		return o, fmt.Errorf("a standard deviation of the gate needs gate init normal, not %s", o.GateInit)
 	}
@@ -146,13 +128,9 @@ func (o Options) complete() (Options, error) {
 	if err := o.export().Check(); err != nil {
 		return o, err
 	}
-	setDefault(&o.NoiseScale, 0.01)
-	setDefault(&o.RandomStd, 0.02)
 	setDefault(&o.GateStd, 0.02)
-	for name, x := range map[string]float64{"noise scale": o.NoiseScale, "standard deviation of experts": o.RandomStd, "standard deviation of the gate": o.GateStd} {
-		if !(x > 0) || math.IsInf(x, 0) {
-			return o, fmt.Errorf("the %s is %v, must be positive", name, x)
-		}
+	if err := checkPositive("standard deviation of the gate", o.GateStd); err != nil {
+		return o, err
 	}
 	for _, pattern := range slices.Concat(o.Include, o.Exclude) {
 		if _, err := path.Match(pattern, ""); err != nil || pattern == "" {
@@ -160,6 +138,14 @@ func (o Options) complete() (Options, error) {
 		}
 	}
 	return o, nil
+}
+
+// checkPositive fails for a number that is no positive one.
+func checkPositive(what string, x float64) error {
+	if !(x > 0) || math.IsInf(x, 0) {
+		return fmt.Errorf("the %s is %v, must be positive", what, x)
+	}
+	return nil
 }
 
 // export returns the options of what follows the rewriting.
@@ -176,6 +162,8 @@ func setDefault[T comparable](at *T, value T) {
 // thousand.
 const maxExperts = 1 << 16
 
+// completeExperts settles how many experts there are and what they are made
+// of.
 func (o *Options) completeExperts() error {
 	product := o.ExpertsPerWorker * max(o.Workers, 1)
 	switch {
@@ -183,15 +171,26 @@ func (o *Options) completeExperts() error {
 		return fmt.Errorf("numbers of experts and workers must be at least 1")
 	case o.NumExperts > maxExperts || o.ExpertsPerWorker > maxExperts || o.Workers > maxExperts || product > maxExperts:
 		return fmt.Errorf("more than %d experts", maxExperts)
-	case o.NumExperts == 0 && o.ExpertsPerWorker == 0:
-		return fmt.Errorf("the number of experts is missing: give it in all, or per worker with the number of workers")
 	case o.NumExperts > 0 && o.ExpertsPerWorker > 0 && o.NumExperts != product:
 		return fmt.Errorf("%d experts in all are not %d for each of %d workers", o.NumExperts, o.ExpertsPerWorker, max(o.Workers, 1))
-	case o.NumExperts > 0 && o.Workers > 0 && o.NumExperts%o.Workers != 0:
-		return fmt.Errorf("%d experts cannot be divided among %d workers", o.NumExperts, o.Workers)
+	}
+	kind, err := kindOf(o)
+	if err != nil {
+		return err
 	}
 	setDefault(&o.NumExperts, product)
+	if kind.complete != nil {
+		if err := kind.complete(o); err != nil {
+			return err
+		}
+	}
 	setDefault(&o.Workers, 1)
+	switch {
+	case o.NumExperts == 0:
+		return fmt.Errorf("the number of experts is missing: give it in all, or per worker with the number of workers")
+	case o.NumExperts%o.Workers != 0:
+		return fmt.Errorf("%d experts cannot be divided among %d workers", o.NumExperts, o.Workers)
+	}
 	o.ExpertsPerWorker = o.NumExperts / o.Workers
 	setDefault(&o.TopK, min(2, o.NumExperts))
 	if o.TopK < 1 || o.TopK > o.NumExperts {

@@ -31,11 +31,13 @@ type Report struct {
 	ParametersActive int64 `json:"parameters_active"`
 
 	// Equal promises that the rewritten model computes the same function as
-	// the dense one, up to rounding. Approximate promises that it would if
-	// storing the experts' weights did not change them, by WeightError: the
-	// root of the mean square of the differences, over that of the weights.
+	// the dense one, up to rounding, and Approximate that it nearly does. Why
+	// gives the reason for that, or for neither. Where storing the experts'
+	// weights changes them, WeightError is the root of the mean square of the
+	// differences, over that of the weights.
 	Equal       bool    `json:"equal"`
 	Approximate bool    `json:"approximate,omitempty"`
+	Why         string  `json:"why"`
 	WeightError float64 `json:"weight_error,omitempty"`
 }
 
@@ -78,19 +80,17 @@ func (b *Block) Describe() BlockReport {
 func (r *rewriter) report(blocks []Block, reasons []string) Report {
 	o := r.options
 	report := Report{NumExperts: o.NumExperts, ExpertsPerWorker: o.ExpertsPerWorker, Workers: o.Workers,
-		TopK: o.TopK, Gate: o.Gate, Init: o.Init, Seed: o.Seed, Target: o.Target, Equal: o.Init == Copy && !o.SoftmaxOverAll,
+		TopK: o.TopK, Gate: o.Gate, Init: o.Init, Seed: o.Seed, Target: o.Target,
 		ExpertWeights: o.ExpertWeights, BlockSize: o.BlockSize}
 	for i := range blocks {
 		d := blocks[i].Describe()
 		d.Replaced, d.Reason = reasons[i] == "", reasons[i]
 		report.Blocks = append(report.Blocks, d)
 	}
-	elements, errors, stored := 0.0, 0.0, false
+	elements, errors := 0.0, 0.0
+	function := promise{kept: equal}
 	owner := map[*expertSet]string{}
-	for _, p := range r.replaced {
-		if p.block.Activation == moe.GELU && o.Target == ONNXRuntime {
-			report.Equal = false // an approximation takes its place
-		}
+	for i, p := range r.replaced {
 		d := &report.Blocks[p.block.Index]
 		d.ParametersAfter = p.set.parameters
 		d.ParametersActive = p.set.parameters - p.set.idle(o)
@@ -99,15 +99,29 @@ func (r *rewriter) report(blocks []Block, reasons []string) Report {
 			owner[p.set] = p.block.Name
 			elements, errors = elements+p.set.elements, errors+p.set.errors
 		}
-		stored = stored || p.set.stored.elementType != p.block.ElementType
+		if kept := o.whenWritten(p); i == 0 || kept.kept < function.kept {
+			function = kept
+		}
 	}
 	if errors > 0 {
 		report.WeightError = math.Sqrt(errors / elements)
 	}
-	if stored {
-		report.Equal, report.Approximate = false, report.Equal
-	}
+	report.Equal, report.Approximate, report.Why = function.kept == equal, function.kept == nearly, function.why
 	return report
+}
+
+// whenWritten returns what is promised of a block once its experts are stored
+// and the target's operators compute them.
+func (o Options) whenWritten(p replacement) promise {
+	function := p.set.promise
+	switch {
+	case function.kept == changed:
+	case p.block.Activation == moe.GELU && o.Target == ONNXRuntime:
+		return promise{changed, "an approximation by tanh takes the place of GELU"}
+	case p.set.stored.elementType != p.block.ElementType:
+		return promise{nearly, function.why + ", but storing weights changes them"}
+	}
+	return function
 }
 
 // idle returns the number of parameters that a token does not use.

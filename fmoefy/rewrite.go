@@ -3,7 +3,6 @@ package fmoefy
 import (
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 
 	"github.com/fmoe-go/fmoe/onnx"
@@ -54,16 +53,26 @@ func Rewrite(m *onnx.Model, o Options) (Report, error) {
 		return Report{}, err
 	}
 	r := &rewriter{model: w, options: o, opset: opset, names: onnx.NewIndex(w.Graph), layers: layers(blocks), sets: map[string]*expertSet{}, dequantizer: q, first: map[*onnx.Tensor]*onnx.Tensor{}, samples: map[string][]*onnx.Tensor{}}
+	var chosen []*Block
 	for i := range blocks {
-		if reasons[i] != "" {
-			continue
-		}
-		if err := r.replace(&blocks[i]); err != nil {
-			return Report{}, fmt.Errorf("block %s: %w", blocks[i].Name, err)
+		if reasons[i] == "" {
+			chosen = append(chosen, &blocks[i])
 		}
 	}
-	if len(r.replaced) == 0 {
+	if len(chosen) == 0 {
 		return Report{}, errNothingToDo(blocks, reasons)
+	}
+	kind, err := kindOf(&o)
+	if err != nil {
+		return Report{}, err
+	}
+	if r.experts, err = kind.begin(r, chosen); err != nil {
+		return Report{}, err
+	}
+	for _, b := range chosen {
+		if err := r.replace(b); err != nil {
+			return Report{}, fmt.Errorf("block %s: %w", b.Name, err)
+		}
 	}
 	r.finish()
 	if o.Target != Portable {
@@ -95,6 +104,7 @@ type rewriter struct {
 	model   *onnx.Model
 	options Options
 	opset   int64
+	experts expertMaker
 	names   *onnx.Index // of the outermost graph, which knows all names
 	layers  map[*scope]int
 	sets    map[string]*expertSet
@@ -114,10 +124,15 @@ type replacement struct {
 
 // expertSet is the router and the experts of a block.
 type expertSet struct {
-	inputs     [moe.InputCount]string // names of the initializers, "" where absent
-	perExpert  int64                  // parameters
-	parameters int64                  // with the router's
-	hidden     int64                  // of those, by how many more they are than elements of floating-point initializers
+	inputs  [moe.InputCount]string // names of the initializers, "" where absent
+	extra   map[string]string      // those of nodes beside the FMoE node, by role
+	config  moe.Config
+	beside  func(n *nodes, x, y string) string
+	promise promise
+
+	perExpert  int64 // parameters
+	parameters int64 // with the router's
+	hidden     int64 // of those, by how many more they are than elements of floating-point initializers
 
 	stored           storage
 	elements, errors float64 // the sum of the squares of weights, and of what storing changes them by
@@ -140,35 +155,28 @@ func (r *rewriter) replace(b *Block) error {
 	if err != nil {
 		return err
 	}
-	config := moe.DefaultConfig(r.options.Gate)
-	config.TopK, config.Activation, config.Normalize = r.options.TopK, b.Activation, !r.options.SoftmaxOverAll
-	config.Quantization = set.stored.Quantization
 	node := &onnx.Node{Name: r.names.NewNodeName(b.Name + "." + moe.OpType), Domain: moe.Domain, OpType: moe.OpType,
-		Inputs: slices.Clone(set.inputs[:]), Outputs: []string{b.Output}, Attributes: config.Encode()}
+		Inputs: slices.Clone(set.inputs[:]), Outputs: []string{r.names.NewName(b.Name + ".mixture")}, Attributes: set.config.Encode()}
 	for len(node.Inputs) > 0 && node.Inputs[len(node.Inputs)-1] == "" {
 		node.Inputs = node.Inputs[:len(node.Inputs)-1]
 	}
-	node.Inputs[moe.InputX] = b.Input
-	node.Overload = functions{r.model}.bodyOf(newVariant(node, config, b.ElementType, set.stored, r.opset))
-
-	nodes := []*onnx.Node{node}
+	n := &nodes{rewriter: r, block: b, set: set}
+	x, y := b.Input, node.Outputs[moe.OutputY]
 	if b.inputType != b.ElementType {
-		wide := r.names.NewName(b.Name + ".input")
-		node.Inputs[moe.InputX] = wide
-		nodes = slices.Insert(nodes, 0, r.cast(b, b.Input, wide, b.ElementType))
+		x = n.cast(x, b.ElementType)
+	}
+	node.Inputs[moe.InputX] = x
+	node.Overload = functions{r.model}.bodyOf(newVariant(node, set.config, b.ElementType, set.stored, r.opset))
+	n.list = append(n.list, node)
+	if set.beside != nil {
+		y = set.beside(n, x, y)
 	}
 	if b.outputType != b.ElementType {
-		wide := r.names.NewName(b.Name + ".output")
-		node.Outputs[moe.OutputY] = wide
-		nodes = append(nodes, r.cast(b, wide, b.Output, b.outputType))
+		y = n.cast(y, b.outputType)
 	}
-	r.replaced = append(r.replaced, replacement{b, nodes, set})
+	n.rename(y, b.Output)
+	r.replaced = append(r.replaced, replacement{b, n.list, set})
 	return nil
-}
-
-func (r *rewriter) cast(b *Block, from, to string, t onnx.DataType) *onnx.Node {
-	return &onnx.Node{Name: r.names.NewNodeName(b.Name + ".Cast"), OpType: "Cast", Inputs: []string{from}, Outputs: []string{to},
-		Attributes: []*onnx.Attribute{onnx.IntAttribute("to", int64(t))}}
 }
 
 // expertsOf returns the initializers that stand for a block's weights, which
@@ -183,76 +191,47 @@ func (r *rewriter) expertsOf(b *Block) (*expertSet, error) {
 	if err != nil {
 		return nil, err
 	}
-	set := &expertSet{stored: stored}
+	set := &expertSet{stored: stored, extra: map[string]string{}}
 	r.sets[key] = set
-	add := func(slot int, make func(name string) *onnx.Tensor) {
-		name := r.names.NewName(b.Name + "." + moe.InputNames[slot])
-		t := make(name)
-		r.model.Graph.Initializers = append(r.model.Graph.Initializers, t)
-		set.inputs[slot] = name
-		n, _ := t.ElementCount()
-		set.parameters += n
-		if slot != moe.InputGateWeight {
-			set.perExpert += n / int64(o.NumExperts)
-		}
+	at := &site{Block: b, options: o, layers: r.layers[b.scope], rewriter: r, names: map[int]string{}}
+	m, err := r.experts(at)
+	if err != nil {
+		return nil, err
 	}
-	add(moe.InputGateWeight, func(name string) *onnx.Tensor {
-		std := o.GateStd
-		if o.GateInit == GateZeros {
-			std = 0
-		}
-		return gaussian(name, routerType(b.ElementType), []int64{b.DModel, int64(o.NumExperts)}, std, newNormals(o.Seed, name))
-	})
-	second := o.RandomStd / math.Sqrt(2*float64(max(r.layers[b.scope], 1)))
-	slots := []struct {
-		slot  int
-		dense *constant
-		std   float64 // of random weights
-	}{
-		{moe.InputFC1Weight, b.fc1.weight, o.RandomStd},
-		{moe.InputFC1Bias, b.fc1.bias, 0},
-		{moe.InputFC2Weight, b.fc2.weight, second},
-		{moe.InputFC2Bias, b.fc2Bias, 0},
+	set.config = moe.DefaultConfig(o.Gate)
+	set.config.TopK, set.config.Activation, set.config.Normalize = o.TopK, b.Activation, !o.SoftmaxOverAll
+	set.config.Quantization = stored.Quantization
+	if m.configure != nil {
+		m.configure(&set.config)
 	}
-	if b.fc3 != nil {
-		slots = append(slots, slots[0], slots[1])
-		slots[4].slot, slots[4].dense = moe.InputFC3Weight, b.fc3.weight
-		slots[5].slot, slots[5].dense = moe.InputFC3Bias, b.fc3.bias
+	set.beside, set.promise = m.beside, m.promise(set.config)
+	if m.slots[moe.InputGateWeight].source == nil {
+		m.slots[moe.InputGateWeight] = at.router(o.NumExperts)
 	}
-	for _, s := range slots {
-		if s.dense == nil {
+	for slot, experts := range m.slots {
+		if experts.source == nil {
 			continue
 		}
-		experts := func(name string, count int) *onnx.Tensor {
-			normals := newNormals(o.Seed, name)
-			if o.Init == Random {
-				return gaussian(name, b.ElementType, r.randomDims(b, s.dense), s.std, normals)
-			}
-			noise := 0.0
-			if o.Init == Noise {
-				noise = o.NoiseScale
-			}
-			return expertCopies(name, s.dense.as(b.ElementType), count, noise, normals)
-		}
-		add(s.slot, func(name string) *onnx.Tensor { return experts(name, o.NumExperts) })
-		if isWeight := len(s.dense.dims) == 2; isWeight && stored.elementType != b.ElementType {
-			if err := r.store(b, set, s.slot, experts); err != nil {
+		set.inputs[slot] = at.name(slot)
+		if isWeight(slot) && stored.elementType != b.ElementType {
+			if err := r.store(at, set, slot, experts); err != nil {
 				return nil, err
 			}
+		} else {
+			r.model.Graph.Initializers = append(r.model.Graph.Initializers, experts.whole(at.name(slot)))
+		}
+		set.parameters += experts.elements()
+		if slices.Contains(expertSlots, slot) {
+			set.perExpert += experts.elements() / int64(o.NumExperts)
 		}
 	}
 	return set, nil
 }
 
-// store replaces a weight, the last initializer, by the tensors in which it is
-// stored.
-func (r *rewriter) store(b *Block, set *expertSet, slot int, experts func(name string, count int) *onnx.Tensor) error {
-	o := r.options
-	list := &r.model.Graph.Initializers
-	name := set.inputs[slot]
-	weight, times := (*list)[len(*list)-1], 1
-	if o.Init == Copy {
-		weight, times = experts(name, 1), o.NumExperts
+// store adds a weight in the form in which it is stored.
+func (r *rewriter) store(at *site, set *expertSet, slot int, experts stack) error {
+	weight := experts.part("")
+	if set.promise.kept != changed {
 		elements, errors, err := set.stored.squares(weight)
 		if err != nil {
 			return err
@@ -261,18 +240,26 @@ func (r *rewriter) store(b *Block, set *expertSet, slot int, experts func(name s
 	}
 	scalesName := ""
 	if set.stored.Bits != 0 {
-		scalesName = r.names.NewName(b.Name + "." + moe.InputNames[moe.Scales(slot)])
+		scalesName = at.name(moe.Scales(slot))
 	}
-	stored, scales := set.stored.store(name, scalesName, weight, times)
-	(*list)[len(*list)-1] = stored
+	stored, scales := set.stored.store(at.name(slot), scalesName, weight, experts.times)
+	r.model.Graph.Initializers = append(r.model.Graph.Initializers, stored)
 	if scales != nil {
-		*list = append(*list, scales)
+		r.model.Graph.Initializers = append(r.model.Graph.Initializers, scales)
 		set.inputs[moe.Scales(slot)] = scalesName
-		n, _ := weight.ElementCount()
 		scaleCount, _ := scales.ElementCount()
-		set.hidden += n*int64(times) - scaleCount
+		set.hidden += experts.elements() - scaleCount
 	}
 	return nil
+}
+
+// router returns the router as the options say, [d, experts].
+func (s *site) router(experts int) stack {
+	std := s.options.GateStd
+	if s.options.GateInit == GateZeros {
+		std = 0
+	}
+	return gaussian(routerType(s.ElementType), []int64{s.DModel, int64(experts)}, std, s.normals(moe.InputGateWeight))
 }
 
 // routerType returns the element type of the router of experts of type t.
@@ -281,24 +268,6 @@ func routerType(t onnx.DataType) onnx.DataType {
 		return onnx.Float32
 	}
 	return t
-}
-
-// randomDims returns the dims of stacked random experts: those of the dense
-// tensor, with the hidden width that the options ask for.
-func (r *rewriter) randomDims(b *Block, dense *constant) []int64 {
-	dims := append([]int64{int64(r.options.NumExperts)}, dense.dims...)
-	if r.options.Hidden == 0 {
-		return dims
-	}
-	hidden := int64(r.options.Hidden)
-	switch dense {
-	case b.fc2.weight:
-		dims[2] = hidden
-	case b.fc2Bias:
-	default: // what gives the hidden values has them first
-		dims[1] = hidden
-	}
-	return dims
 }
 
 // finish puts the FMoE nodes in the place of their blocks and removes what

@@ -232,16 +232,16 @@ func TestTables(t *testing.T) {
 		{[]string{bert, "--dry-run", "--num-experts", "8"}, []string{
 			"0 encoder.layer.0 plain 64 128 gelu 16,576 → 133,120",
 			"experts 8 per block, top-2, naive gate, init copy, seed 0",
-			"function the same as before, up to rounding",
+			"function the same as before, up to rounding: every expert is a copy of the MLP and a token's scores sum to one",
 		}},
 		{[]string{bert, "--dry-run", "--num-experts", "8", "--workers", "4", "--exclude", "1", "--init", "noise"}, []string{
 			"1 encoder.layer.1 plain 64 128 gelu 16,576 not replaced: excluded",
 			"experts 8 per block, top-2, naive gate, init noise, seed 0; 2 on each of 4 workers",
-			"function another than before",
+			"function another than before: every expert has noise of its own",
 		}},
 		{[]string{bert, "--dry-run", "--num-experts", "8", "--expert-weights", "int8"}, []string{
 			"storage experts' weights in int8, a scale for each 32 of a row",
-			"function nearly the same as before: storing weights changes them by 0.52 % (root mean square)",
+			"function nearly the same as before: every expert is a copy of the MLP and a token's scores sum to one, but storing weights changes them by 0.52 % (root mean square)",
 		}},
 	}
 	for _, test := range tests {

@@ -36,14 +36,18 @@ func (r *rewriteResult) print(out io.Writer) {
 		}
 		fmt.Fprintln(out)
 	}
+	function := "another than before"
 	switch {
 	case r.Equal:
-		fmt.Fprintln(out, "function    the same as before, up to rounding")
+		function = "the same as before, up to rounding"
 	case r.Approximate:
-		fmt.Fprintf(out, "function    nearly the same as before: storing weights changes them by %.2g %% (root mean square)\n", 100*r.WeightError)
-	default:
-		fmt.Fprintln(out, "function    another than before")
+		function = "nearly the same as before"
 	}
+	fmt.Fprintf(out, "function    %s: %s", function, r.Why)
+	if r.WeightError > 0 {
+		fmt.Fprintf(out, " by %.2g %% (root mean square)", 100*r.WeightError)
+	}
+	fmt.Fprintln(out)
 	if r.Output != "" {
 		fmt.Fprintf(out, "wrote       %s\n", r.Output)
 	}
