@@ -298,6 +298,9 @@ func (c Config) Check(experts int) error {
 			return fmt.Errorf("attribute %s is %v, must be above 0, or %d for no limit", x.name, x.factor, Unlimited)
 		}
 	}
+	if err := k.checkOptions(c); err != nil {
+		return err
+	}
 	if k.Check != nil {
 		if err := k.Check(c, experts); err != nil {
 			return err
@@ -315,12 +318,4 @@ func list[S ~string](names []S) string {
 		words[i] = string(name)
 	}
 	return strings.Join(words, ", ")
-}
-
-// capacity returns the capacity factor that applies to a batch.
-func (c *Config) capacity(b *Batch) float64 {
-	if b.Training {
-		return c.CapacityTrain
-	}
-	return c.CapacityEval
 }

@@ -8,21 +8,28 @@ import (
 )
 
 func TestConfigRoundTrip(t *testing.T) {
-	for name, change := range map[string]func(c *Config){
-		"defaults":     func(c *Config) {},
-		"over all":     func(c *Config) { c.Normalize = false },
-		"4 bits":       func(c *Config) { c.Quantization = Quantization{Bits: 4, Block: 64} },
-		"8 bits":       func(c *Config) { c.Quantization = Quantization{Bits: 8, Block: 16} },
-		"sigmoid":      func(c *Config) { c.Scores, c.RoutedScaling = ScoresSigmoid, 2.5 },
-		"ones":         func(c *Config) { c.Scores = ScoresOne },
-		"capacity":     func(c *Config) { c.CapacityTrain, c.CapacityEval = 1.2, 2.4 },
-		"groups":       func(c *Config) { c.Groups, c.TopGroups = 4, 2 },
-		"workers":      func(c *Config) { c.Workers, c.WorkersPerNode, c.Fraction = 8, 4, 0.14 },
-		"keys, a tile": func(c *Config) { c.Seed, c.Layer, c.Tile, c.Jitter = 1<<40, 3, 128, 0.01 },
+	for name, x := range map[string]struct {
+		gate   string
+		topK   int
+		change func(c *Config)
+	}{
+		"defaults":     {GateNaive, 3, func(c *Config) {}},
+		"over all":     {GateNaive, 3, func(c *Config) { c.Normalize = false }},
+		"4 bits":       {GateNaive, 3, func(c *Config) { c.Quantization = Quantization{Bits: 4, Block: 64} }},
+		"8 bits":       {GateNoisy, 3, func(c *Config) { c.Quantization = Quantization{Bits: 8, Block: 16} }},
+		"sigmoid":      {GateNaive, 3, func(c *Config) { c.Scores, c.RoutedScaling = ScoresSigmoid, 2.5 }},
+		"ones":         {GateSwipe, 3, func(c *Config) { c.Scores = ScoresOne }},
+		"capacity":     {GateExpertChoice, 3, func(c *Config) { c.CapacityTrain, c.CapacityEval = 1.3, Unlimited }},
+		"random":       {GateGShard, 2, func(c *Config) { c.RandomRouting = false }},
+		"groups":       {GateSigmoid, 3, func(c *Config) { c.Groups, c.TopGroups = 4, 2 }},
+		"workers":      {GateTopology, 2, func(c *Config) { c.Workers, c.WorkersPerNode, c.Fraction = 8, 4, 0.2 }},
+		"keys, jitter": {GateSwitch, 1, func(c *Config) { c.Seed, c.Layer, c.Jitter = 1<<40, 3, 0.01 }},
+		"tile":         {GateTokenRounding, 3, func(c *Config) { c.Tile = 64 }},
 	} {
 		for _, activation := range Activations {
-			c := NaiveConfig(3, activation)
-			change(&c)
+			c := DefaultConfig(x.gate)
+			c.TopK, c.Activation = x.topK, activation
+			x.change(&c)
 			got, err := ParseConfig(&onnx.Node{Attributes: c.Encode()})
 			if err != nil || got != c {
 				t.Errorf("%s: %+v came back as %+v, %v", name, c, got, err)

@@ -2,6 +2,7 @@ package moe
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -34,8 +35,8 @@ type Batch struct {
 	// them, so that they are what it chose by.
 	Logits []float64
 
-	// Noise [N, T] is the noisy gate's second projection, before softplus.
-	// It is nil without one, and in evaluation.
+	// Noise [N, T] is the noisy gate's second projection, before softplus,
+	// which the gate overwrites. It is nil without one, and in evaluation.
 	Noise []float64
 
 	// SelectionBias [T] is added to an expert's scores where experts are
@@ -55,6 +56,10 @@ type Batch struct {
 
 	// First is the place of the first token among those of all workers.
 	First int64
+
+	// Sequence is the number of consecutive tokens that are a sequence, which
+	// balance losses of single sequences see; 0 stands for all of them.
+	Sequence int
 
 	// Indices and Scores [N, slots] are the chosen experts and their weights
 	// in the output. An index of −1 is a dropped slot: no expert computes it,
@@ -83,6 +88,10 @@ type Kind struct {
 
 	// Summary says in a line how the gate chooses.
 	Summary string
+
+	// Options are the attributes that the gate takes, of those that only some
+	// gates take: capacities and the like.
+	Options []string
 
 	// Defaults sets what differs from the defaults of all gates.
 	Defaults func(c *Config)
@@ -144,6 +153,30 @@ func KindOf(name string) (Kind, error) {
 		names[i] = k.Name
 	}
 	return Kind{}, fmt.Errorf("gate %q is not known; there are %s", name, strings.Join(names, ", "))
+}
+
+// options are the attributes that only gates take which say so.
+var options = []string{AttributeCapacityTrain, AttributeCapacityEval, AttributeRandomRouting, AttributeJitter,
+	AttributeGroups, AttributeTopGroups, AttributeTile, AttributeFraction}
+
+// checkOptions fails where a configuration states what the gate does not take.
+func (k Kind) checkOptions(c Config) error {
+	defaults := DefaultConfig(k.Name)
+	for _, a := range attributes {
+		if !slices.Contains(options, a.name) || slices.Contains(k.Options, a.name) {
+			continue
+		}
+		// Fields are pointers to comparable values of one type.
+		if reflect.ValueOf(a.field(&c)).Elem().Equal(reflect.ValueOf(a.field(&defaults)).Elem()) {
+			continue
+		}
+		takes := "takes none of its kind"
+		if len(k.Options) > 0 {
+			takes = "takes " + strings.Join(k.Options, ", ")
+		}
+		return fmt.Errorf("attribute %s does not go with the gate %s, which %s", a.name, k.Name, takes)
+	}
+	return nil
 }
 
 // NewGate makes the gate that a configuration names, for a layer of the given

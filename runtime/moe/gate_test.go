@@ -3,7 +3,6 @@ package moe
 import (
 	"math"
 	"slices"
-	"strings"
 	"testing"
 )
 
@@ -64,21 +63,44 @@ func TestNaive(t *testing.T) {
 	}
 }
 
-func TestNewGateRefuses(t *testing.T) {
+// TestRefusals: what does not go together is refused in a line that says what
+// is allowed.
+func TestRefusals(t *testing.T) {
 	for _, c := range []struct {
-		name  string
-		topK  int
-		gate  string
-		fails string
+		gate   string
+		topK   int
+		change func(c *Config)
+		want   string
 	}{
-		{"more choices than experts", 5, GateNaive, "top_k is 5, more than the 4 experts"},
-		{"no choices", 0, GateNaive, "must be 1 to the number of experts"},
-		{"unknown gate", 1, "other", `gate "other" is not known; there are`},
+		{GateNaive, 5, nil, "attribute top_k is 5, more than the 4 experts"},
+		{GateNaive, 0, nil, "attribute top_k is 0 or missing, must be 1 to the number of experts"},
+		{"other", 1, nil, `gate "other" is not known; there are dc, expert-choice, gshard, naive, noisy, sigmoid, swipe, switch, token-rounding, topology, zero`},
+		{GateGShard, 3, nil, "top_k is 3; the gate gshard takes top_k 2 only"},
+		{GateDC, 1, nil, "top_k is 1; the gate dc takes top_k 2 only"},
+		{GateTopology, 4, nil, "top_k is 4; the gate topology takes top_k 2 only"},
+		{GateSwitch, 2, nil, "top_k is 2; the gate switch takes top_k 1 only"},
+		{GateGShard, 2, func(c *Config) { c.CapacityTrain = 0 }, "attribute capacity_factor_train is 0, must be above 0, or -1 for no limit"},
+		{GateExpertChoice, 2, func(c *Config) { c.CapacityEval = -2 }, "attribute capacity_factor_eval is -2, must be above 0, or -1 for no limit"},
+		{GateNaive, 2, func(c *Config) { c.CapacityEval = 1 }, "attribute capacity_factor_eval does not go with the gate naive, which takes none of its kind"},
+		{GateSwitch, 1, func(c *Config) { c.RandomRouting = true }, "attribute random_routing does not go with the gate switch, which takes capacity_factor_train, capacity_factor_eval, jitter"},
+		{GateSwitch, 1, func(c *Config) { c.Jitter = 1 }, "attribute jitter is 1, must be 0 to below 1"},
+		{GateSigmoid, 2, func(c *Config) { c.Groups, c.TopGroups = 3, 1 }, "attribute groups is 3, must divide the number of experts, 4"},
+		{GateSigmoid, 2, func(c *Config) { c.Groups, c.TopGroups = 2, 3 }, "attribute top_groups is 3, must be 1 to the number of groups, 2"},
+		{GateSigmoid, 2, func(c *Config) { c.Groups, c.TopGroups = 4, 1 }, "top_k is 2, more than the 1 experts of top_groups 1"},
+		{GateSigmoid, 2, func(c *Config) { c.Scores = ScoresSoftmax }, "scores are softmax; the gate sigmoid takes sigmoid only"},
+		{GateZero, 2, func(c *Config) { c.Scores = ScoresOne }, "scores are one; the gate zero has the score 1/k and takes none"},
+		{GateTokenRounding, 2, func(c *Config) { c.Tile = 0 }, "attribute tile is 0; the gate token-rounding takes 1 or more rows"},
+		{GateSwipe, 2, func(c *Config) { c.Workers = 3 }, "attribute workers is 3, must divide the number of experts, 4"},
+		{GateTopology, 2, func(c *Config) { c.Workers = 4 }, "4 experts on 4 nodes; the gate topology takes two experts or more on each node"},
+		{GateTopology, 2, func(c *Config) { c.Workers, c.WorkersPerNode = 2, 3 }, "attribute workers_per_node is 3, must divide the number of workers, 2"},
 	} {
-		config := NaiveConfig(c.topK, GELU)
-		config.Gate = c.gate
-		if _, err := NewGate(config, 4); err == nil || !strings.Contains(err.Error(), c.fails) {
-			t.Errorf("%s: error is %v, want one with %q", c.name, err, c.fails)
+		config := DefaultConfig(c.gate)
+		config.TopK = c.topK
+		if c.change != nil {
+			c.change(&config)
+		}
+		if _, err := NewGate(config, 4); err == nil || err.Error() != c.want {
+			t.Errorf("%s with top_k %d: error is %v, want %q", c.gate, c.topK, err, c.want)
 		}
 	}
 }

@@ -28,10 +28,14 @@ func (c *Config) chooseLargest(b *Batch, token int, indices []int32, scores []fl
 	c.weigh(row, indices, scores)
 }
 
-// weigh replaces scores by the weights of the chosen experts.
+// weigh gives the chosen experts of a token their weights in the output, and
+// slots of no expert 0.
 func (c *Config) weigh(row []float64, indices []int32, scores []float64) {
 	for j, e := range indices {
-		scores[j] = row[e]
+		scores[j] = math.Inf(-1)
+		if e >= 0 {
+			scores[j] = row[e]
+		}
 	}
 	switch {
 	case c.Scores == ScoresOne:
@@ -41,7 +45,7 @@ func (c *Config) weigh(row []float64, indices []int32, scores []float64) {
 	case c.Scores == ScoresSigmoid:
 		sum := 0.0
 		for j, x := range scores {
-			scores[j] = 1 / (1 + math.Exp(-x))
+			scores[j] = sigmoid(x)
 			sum += scores[j]
 		}
 		if c.Normalize {
@@ -54,10 +58,25 @@ func (c *Config) weigh(row []float64, indices []int32, scores []float64) {
 	default:
 		softmax(scores, row)
 	}
-	if c.RoutedScaling != 1 {
-		for j := range scores {
+	for j, e := range indices {
+		if e < 0 {
+			scores[j] = 0
+		} else if c.RoutedScaling != 1 {
 			scores[j] *= c.RoutedScaling
 		}
+	}
+}
+
+// affinities writes to dst what experts that compare tokens compare: each
+// logit's share in the softmax over all experts, or its sigmoid.
+func (c *Config) affinities(dst, row []float64) {
+	copy(dst, row)
+	if c.Scores != ScoresSigmoid {
+		softmax(dst, row)
+		return
+	}
+	for e, x := range dst {
+		dst[e] = sigmoid(x)
 	}
 }
 
@@ -106,6 +125,8 @@ func softmax(values, over []float64) {
 		values[i] = math.Exp(x-top) / sum
 	}
 }
+
+func sigmoid(x float64) float64 { return 1 / (1 + math.Exp(-x)) }
 
 // ZLoss is the router z-loss of ST-MoE (arXiv 2202.08906), whatever the gate:
 // the mean over the tokens of the square of the logarithm of the sum of the
