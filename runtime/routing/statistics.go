@@ -1,0 +1,120 @@
+package routing
+
+import "math"
+
+// Statistics are what was seen of a model's layers, of all tokens that are not
+// masked.
+type Statistics struct {
+	Runs   int     `json:"runs"`
+	Layers []Layer `json:"layers"`
+
+	// Agreement [layers][layers] says how much the first choice of a token in
+	// one layer tells of that in another: their normalised mutual information,
+	// from 0 to 1. It is not a number where two layers never saw equally many
+	// tokens in a run, and nil where their experts are too many to compare.
+	Agreement [][]Number `json:"agreement"`
+}
+
+// Layer is what was seen of one layer of T experts. Entropies are natural
+// ones, in nats.
+type Layer struct {
+	Name    string `json:"name"`
+	Gate    string `json:"gate"`
+	Experts int    `json:"experts"` // 0 where the layer never ran
+	Slots   int    `json:"slots"`   // of a token
+	Tokens  int64  `json:"tokens"`
+	Masked  int64  `json:"masked"` // tokens that were masked
+
+	// Rows [T] is how many rows each expert computed, Load [T] its share.
+	Rows []int64  `json:"rows"`
+	Load []Number `json:"load"`
+
+	// Dropped is the share of slots that no expert computed. Where experts
+	// choose tokens, it is that of tokens, as Unserved is.
+	Dropped Number `json:"dropped"`
+
+	// Unserved is the share of tokens that no expert computed.
+	Unserved Number `json:"unserved"`
+
+	// LoadEntropy is the entropy of Load, and Evenness that over ln T: 1 for
+	// an even load, 0 where one expert computes all. Variation is the load's
+	// coefficient of variation: 0 for an even load, √(T−1) where one expert
+	// computes all.
+	LoadEntropy Number `json:"load_entropy"`
+	Evenness    Number `json:"load_entropy_normalized"`
+	Variation   Number `json:"load_variation"`
+
+	// RouterEntropy is the mean over tokens of the entropy of the router's
+	// probabilities, and Indecision that over ln T: 0 where it is always sure.
+	RouterEntropy Number `json:"router_entropy"`
+	Indecision    Number `json:"router_entropy_normalized"`
+
+	// FirstScore is the mean score of the tokens' first choices, those that
+	// were not dropped.
+	FirstScore Number `json:"first_score"`
+
+	// BalanceLoss is the gate's balance loss and ZLoss the router z-loss, the
+	// means over runs weighted by their tokens.
+	BalanceLoss Number `json:"balance_loss"`
+	ZLoss       Number `json:"z_loss"`
+}
+
+// Statistics returns what was seen so far.
+func (w *Watch) Statistics() *Statistics {
+	s := &Statistics{Runs: w.runs, Layers: make([]Layer, len(w.layers))}
+	for i, l := range w.layers {
+		s.Layers[i] = l.statistics()
+	}
+	if len(w.layers) > 1 && w.pairs == nil {
+		return s
+	}
+	s.Agreement = make([][]Number, len(w.layers))
+	for i := range s.Agreement {
+		s.Agreement[i] = make([]Number, len(w.layers))
+		s.Agreement[i][i] = 1
+	}
+	for _, p := range w.pairs {
+		x := Number(p.information())
+		s.Agreement[p.a][p.b], s.Agreement[p.b][p.a] = x, x
+	}
+	return s
+}
+
+func (l *layer) statistics() Layer {
+	s := Layer{Name: l.name, Gate: l.config.Gate, Experts: l.experts, Slots: l.slots, Tokens: l.tokens, Masked: l.masked,
+		Rows: append([]int64{}, l.computed...), Load: make([]Number, l.experts)}
+	rows := 0.0
+	for _, n := range l.computed {
+		rows += float64(n)
+	}
+	load := make([]float64, l.experts)
+	for e, n := range l.computed {
+		load[e] = ratio(float64(n), rows)
+		s.Load[e] = Number(load[e])
+	}
+	tokens := float64(l.tokens)
+	s.Unserved = Number(ratio(float64(l.unserved), tokens))
+	s.Dropped = s.Unserved
+	if !l.expertChoice() && l.tokens > 0 {
+		s.Dropped = Number(1 - rows/(tokens*float64(l.slots)))
+	}
+	h, r := entropy(load), ratio(l.routerEntropy, tokens)
+	s.LoadEntropy, s.Evenness = Number(h), 1 // the load of one expert is even
+	if l.experts > 1 {
+		s.Evenness = Number(h / math.Log(float64(l.experts)))
+		s.Indecision = Number(r / math.Log(float64(l.experts)))
+	}
+	s.RouterEntropy = Number(r)
+	s.Variation = Number(variation(load))
+	s.FirstScore = Number(ratio(l.firstScore, float64(l.firsts)))
+	s.BalanceLoss, s.ZLoss = Number(ratio(l.balanceLoss, tokens)), Number(ratio(l.zLoss, tokens))
+	return s
+}
+
+// ratio returns a/b, or 0 where there is nothing to divide by.
+func ratio(a, b float64) float64 {
+	if b == 0 {
+		return 0
+	}
+	return a / b
+}
