@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/moe"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
@@ -71,7 +72,7 @@ func (l *layer) add(outputs map[string]*tensor.Tensor) error {
 
 // read takes the tensors of a run apart.
 func (l *layer) read(t [kinds]*tensor.Tensor) (err error) {
-	experts, slots := t[logits].Shape[t[logits].Rank()-1], t[indices].Shape[t[indices].Rank()-1]
+	experts, slots := last(t[logits]), last(t[indices])
 	if l.computed == nil {
 		l.experts, l.slots = experts, slots
 		l.computed, l.probabilities = make([]int64, experts), make([]float64, experts)
@@ -85,11 +86,20 @@ func (l *layer) read(t [kinds]*tensor.Tensor) (err error) {
 	if l.logits, err = tensor.Float64s(t[logits]); err != nil {
 		return err
 	}
-	tokens := len(l.logits) / l.experts
-	if experts != l.experts || slots != l.slots || len(l.chosen) != tokens*slots || len(l.weights) != tokens*slots || t[mask] != nil && t[mask].Len() != tokens {
+	tokens := len(l.logits) / experts
+	maskFits := t[mask] == nil || t[mask].Type == onnx.Bool && t[mask].Len() == tokens
+	if experts != l.experts || slots != l.slots || len(l.chosen) != tokens*slots || len(l.weights) != tokens*slots || !maskFits {
 		return fmt.Errorf("its outputs %s, %s and %s do not fit one another, or those of the runs before", t[indices], t[scores], t[logits])
 	}
 	return nil
+}
+
+// last returns the last dimension, 1 of a scalar.
+func last(t *tensor.Tensor) int {
+	if t.Rank() == 0 {
+		return 1
+	}
+	return t.Shape[t.Rank()-1]
 }
 
 // token counts the choices of a token.
@@ -98,7 +108,7 @@ func (l *layer) token(n int) {
 	served := false
 	best := 0 // the slot of the first choice
 	for j, e := range chosen {
-		if e < 0 || int(e) >= l.experts {
+		if !l.has(e) {
 			continue
 		}
 		served = true
@@ -110,13 +120,16 @@ func (l *layer) token(n int) {
 	if !served {
 		l.unserved++
 	}
-	if e := chosen[best]; e >= 0 {
+	if e := chosen[best]; l.has(e) {
 		l.first[n] = int32(e)
 		l.firstScore += weights[best]
 		l.firsts++
 	}
 	l.routerEntropy += l.entropyOf(l.logits[n*l.experts:][:l.experts])
 }
+
+// has reports whether a slot has an expert.
+func (l *layer) has(e int64) bool { return e >= 0 && e < int64(l.experts) }
 
 // expertChoice reports whether experts choose tokens, so that a slot without
 // an expert is none that was dropped.
