@@ -85,30 +85,21 @@ func (k *fmoe) bind(c *device.Call) (func() error, error) {
 // time; more tokens are computed in several rounds, with the same result.
 var fmoeLimit = 1 << 26
 
-// fmoeRun is FMoE bound to N tokens of width d, T experts of hidden width h,
-// and k slots of a token. A run goes through its phases one after the other, each
-// parallel in itself.
+// fmoeRun is FMoE bound to N tokens of width d and T experts of hidden width h.
+// A run goes through its phases one after the other, each parallel in itself.
 type fmoeRun[T simd.Float] struct {
 	expertFunctions[T]
-	device          *Device
-	call            *device.Call
-	tokens, k, d, h int
-	gate            moe.Gate
-	batch           moe.Batch
-	experts         int
-	given           *tensor.Tensor // logits [N, T], or nil
-	fc1, fc2, fc3   *projection[T] // fc3 is nil where experts are not gated
-	round           int            // tokens computed at a time
+	routing[T]
+	h             int
+	fc1, fc2, fc3 *projection[T] // fc3 is nil where experts are not gated
+	rows          int            // computed at a time, at least the slots of a token
 
-	router   func() error // the product that gives logits
-	noise    func() error // likewise of the second projection, nil where there is none
 	dispatch *moe.Dispatch
 	pieces   pieces
 	space    *workspace[T]
 
 	// The rest is looked up and computed by each run.
-	x, y           []T // [N, d]
-	logits, noises []T // [N, T]
+	y              []T // [N, d]
 	hidden, result []T // [rows, h], [rows, d], sorted by expert
 	first          int // token with which the round in progress begins
 }
@@ -126,177 +117,83 @@ func bindFMoE[T simd.Float](k *fmoe, c *device.Call, f expertFunctions[T], logit
 	if f.activate == nil {
 		return nil, fmt.Errorf("activation %q is %w on the CPU", k.config.Activation, device.ErrUnsupported)
 	}
-	r := &fmoeRun[T]{device: k.device, call: c, expertFunctions: f, given: logits,
+	r := &fmoeRun[T]{expertFunctions: f,
 		fc1: newProjection[T](k, c, moe.InputFC1Weight),
 		fc2: newProjection[T](k, c, moe.InputFC2Weight),
 		fc3: newProjection[T](k, c, moe.InputFC3Weight),
 	}
-	r.experts, r.h, r.d = c.In[moe.InputFC1Weight].Shape[0], r.fc1.stack.cols, r.fc1.stack.rows
-	leading := c.In[moe.InputX].Shape
-	r.tokens = tensor.Count(leading[:len(leading)-1])
-	if _, err := tensor.CheckedCount(onnx.Float64, []int{r.tokens, 4 * r.experts}); err != nil {
-		return nil, fmt.Errorf("logits: %w", err)
-	}
-	var err error
-	if r.gate, err = moe.NewGate(k.config, r.experts); err != nil {
+	r.h = r.fc1.stack.cols
+	if err := r.routing.prepare(k, c, logits); err != nil {
 		return nil, err
 	}
-	r.k = r.gate.Slots()
-	r.round = max(1, min(r.tokens, fmoeLimit/max(1, r.k*(r.h+r.d))))
-	r.dispatch = moe.NewDispatch(r.experts, r.round*r.k)
-	if err := r.newBatch(k.config); err != nil {
-		return nil, err
-	}
+	// Where experts choose tokens, few of the slots become rows.
+	r.rows = min(2*r.tokens*k.config.TopK+r.experts, fmoeLimit/max(1, r.h+r.d))
+	r.rows = min(max(r.rows, r.slots), r.tokens*r.slots)
+	r.dispatch = moe.NewDispatch(r.experts, 0)
 	r.pieces.first = make([]int, 0, r.experts+1)
 
-	rows := r.round * r.k
-	work := max(r.fc1.workLen(rows), r.fc2.workLen(rows))
+	work := max(r.fc1.workLen(r.rows), r.fc2.workLen(r.rows))
 	if r.fc3 != nil {
-		_, width := pieceSize(rows, r.fc1.ready())
-		work = max(work, min(rows, maxPieceRows)*width+r.fc3.workLen(rows))
+		_, width := pieceSize(r.rows, r.fc1.ready())
+		work = max(work, min(r.rows, maxPieceRows)*width+r.fc3.workLen(r.rows))
 	}
-	routing := r.tokens * r.experts
-	if r.batch.Noise != nil {
-		routing *= 2
-	}
-	r.space = newWorkspace[T](k.device, c.Scratch, routing+rows*(r.h+r.d), work)
-	r.router = func() error { return nil }
-	if logits == nil {
-		r.router = r.bindRouter(k, moe.InputGateWeight, moe.InputGateBias, routing, func() []T { return r.logits })
-	}
-	if r.batch.Noise != nil {
-		r.noise = r.bindRouter(k, moe.InputNoiseWeight, -1, routing, func() []T { return r.noises })
-	}
+	var parts scratchParts
+	r.lay(&parts)
+	r.space = newWorkspace[T](r.device, c.Scratch, sizeIn[T](parts.used), work)
 
-	choose, project, projectBack, combine := r.choose, r.project, r.projectBack, r.combine
-	pool := k.device.pool
+	project, projectBack, combine := r.project, r.projectBack, r.combine
 	return func() error {
-		r.open()
-		if err := r.router(); err != nil {
+		r.space.open()
+		r.lay(&scratchParts{memory: c.Scratch.Bytes()})
+		if err := r.route(); err != nil {
 			return err
 		}
-		if r.noise != nil {
-			if err := r.noise(); err != nil {
-				return err
-			}
-		}
-		pool.run(r.tokens, max(1, 1<<14/(r.experts+16*r.k)), choose)
-		r.gate.Settle(&r.batch)
-		r.setOutputs()
-		for r.first = 0; r.first < r.tokens; r.first += r.round {
-			n := min(r.round, r.tokens-r.first)
-			r.dispatch.Sort(r.batch.Indices[r.first*r.k:][:n*r.k], r.k)
+		r.y = tensor.Of[T](c.Out[moe.OutputY])
+		for r.first = 0; r.first < r.tokens; {
+			n := r.round()
+			r.dispatch.Sort(r.batch.Indices[r.first*r.slots:][:n*r.slots], r.slots)
 			r.countRows()
-			if r.y == nil {
-				continue
-			}
 			r.eachPiece(r.fc1, project)
 			r.eachPiece(r.fc2, projectBack)
-			pool.run(n, max(1, 1<<14/max(1, r.d*r.k)), combine)
+			r.device.pool.run(n, max(1, 1<<14/max(1, r.d*r.slots)), combine)
+			r.first += n
 		}
 		return nil
 	}, nil
+}
+
+// lay places what the run computes in scratch memory.
+func (r *fmoeRun[T]) lay(p *scratchParts) {
+	r.routing.lay(p)
+	r.dispatch.Token, r.dispatch.Row = part[int32](p, r.rows), part[int32](p, r.tokens*r.slots)
+	r.hidden, r.result = part[T](p, r.rows*r.h), part[T](p, r.rows*r.d)
+}
+
+// round returns how many tokens from the first one on have no more rows than
+// there is memory for.
+func (r *fmoeRun[T]) round() int {
+	left := r.tokens - r.first
+	if left*r.slots <= r.rows {
+		return left
+	}
+	rows := 0
+	for n := range left {
+		for _, e := range r.batch.Indices[(r.first+n)*r.slots:][:r.slots] {
+			if e >= 0 {
+				rows++
+			}
+		}
+		if rows > r.rows {
+			return n
+		}
+	}
+	return left
 }
 
 // eachPiece calls body for the pieces of a layer.
 func (r *fmoeRun[T]) eachPiece(layer *projection[T], body func(lo, hi int)) {
 	n := layer.cut(&r.pieces, r.dispatch.Offset, r.device.pool.threads)
 	r.device.pool.run(n, r.pieces.grain, body)
-}
-
-// newBatch prepares what the gate decides about.
-func (r *fmoeRun[T]) newBatch(config moe.Config) error {
-	in := func(slot int) *tensor.Tensor { return at(r.call.In, slot) }
-	r.batch = moe.Batch{Tokens: r.tokens, Experts: r.experts, Logits: make([]float64, r.tokens*r.experts),
-		Indices: make([]int32, r.tokens*r.k), Scores: make([]float64, r.tokens*r.k),
-		Training: in(moe.InputStep) != nil, Random: moe.Random{Seed: uint64(config.Seed), Layer: uint32(config.Layer)},
-		WantLoss: at(r.call.Out, moe.OutputAuxLoss) != nil}
-	if in(moe.InputNoiseWeight) != nil && r.batch.Training {
-		r.batch.Noise = make([]float64, r.tokens*r.experts)
-	}
-	if in(moe.InputSelectionBias) != nil {
-		r.batch.SelectionBias = make([]float64, r.experts)
-	}
-	if mask := in(moe.InputMask); mask != nil {
-		if n := tensor.Count(mask.Shape); n != r.tokens {
-			return fmt.Errorf("mask has %d elements for %d tokens; it must have one for each", n, r.tokens)
-		}
-		r.batch.Mask = make([]bool, r.tokens)
-	}
-	return nil
-}
-
-// bindRouter plans the product of tokens and a router's weight, plus its bias
-// if that slot is not negative, behind the elements of scratch memory that are
-// in use by then.
-func (r *fmoeRun[T]) bindRouter(k *fmoe, weightSlot, biasSlot, used int, result func() []T) func() error {
-	weight, bias := r.call.In[weightSlot], (*tensor.Tensor)(nil)
-	if biasSlot >= 0 {
-		bias = r.call.In[biasSlot]
-	}
-	p := &product[T]{
-		a:    newStack([]int{r.tokens, r.d}, []int{0, 1}, nil),
-		b:    newStack(weight.Shape, fmoeOrder(weightSlot), nil),
-		used: used,
-	}
-	p.packed, _ = k.packed[weightSlot].([]*simd.Packed[T])
-	if bias != nil {
-		p.finish = func(piece []T, stride, _, col, rows, cols int) {
-			for i := range rows {
-				addBias(piece[i*stride:][:cols], tensor.Of[T](bias)[col:], 1, 1)
-			}
-		}
-	}
-	return p.bind(r.device, r.call.Scratch, func() (logits, x, w []T) {
-		return result(), r.x, tensor.Of[T](weight)
-	})
-}
-
-// open looks up the memory of a run.
-func (r *fmoeRun[T]) open() {
-	memory := r.space.open()
-	part := func(n int) []T {
-		p := memory[:n]
-		memory = memory[n:]
-		return p
-	}
-	r.logits = part(r.tokens * r.experts)
-	if r.noise != nil {
-		r.noises = part(r.tokens * r.experts)
-	}
-	r.hidden, r.result = part(r.round*r.k*r.h), part(r.round*r.k*r.d)
-	if r.given != nil {
-		r.logits = tensor.Of[T](r.given)
-	}
-	r.x, r.y = tensor.Of[T](r.call.In[moe.InputX]), nil
-	if out := r.call.Out[moe.OutputY]; out != nil {
-		r.y = tensor.Of[T](out)
-	}
-	if r.batch.Training {
-		r.batch.Random.Step = uint32(tensor.Of[int64](r.call.In[moe.InputStep])[0])
-	}
-	if bias := r.batch.SelectionBias; bias != nil {
-		convert(bias, tensor.Of[T](r.call.In[moe.InputSelectionBias]))
-	}
-	if r.batch.Mask != nil {
-		copy(r.batch.Mask, tensor.Of[bool](r.call.In[moe.InputMask]))
-	}
-}
-
-// choose lets the gate pick experts for some tokens.
-func (r *fmoeRun[T]) choose(lo, hi int) {
-	convert(r.batch.Logits[lo*r.experts:hi*r.experts], r.logits[lo*r.experts:])
-	if r.noise != nil {
-		convert(r.batch.Noise[lo*r.experts:hi*r.experts], r.noises[lo*r.experts:])
-	}
-	r.gate.Choose(&r.batch, lo, hi)
-}
-
-// convert fills dst with the first elements of src.
-func convert[A, B simd.Float](dst []A, src []B) {
-	for i := range dst {
-		dst[i] = A(src[i])
-	}
 }
 
 // project computes pieces of the hidden layer, gathering the tokens of each
@@ -343,43 +240,17 @@ func (r *fmoeRun[T]) projectBack(lo, hi int) {
 }
 
 // combine adds up the outputs of each token's experts, in the order of its
-// choices.
+// slots.
 func (r *fmoeRun[T]) combine(lo, hi int) {
 	for n := lo; n < hi; n++ {
 		token := r.first + n
 		y := r.y[token*r.d:][:r.d]
 		clear(y)
-		for j, row := range r.dispatch.Row[n*r.k:][:r.k] {
+		for j, row := range r.dispatch.Row[n*r.slots:][:r.slots] {
 			if row >= 0 {
-				simd.Axpy(T(r.batch.Scores[token*r.k+j]), r.result[int(row)*r.d:][:r.d], y)
+				simd.Axpy(T(r.batch.Scores[token*r.slots+j]), r.result[int(row)*r.d:][:r.d], y)
 			}
 		}
-	}
-}
-
-// setOutputs gives the optional outputs what the gate decided.
-func (r *fmoeRun[T]) setOutputs() {
-	out := func(slot int) *tensor.Tensor { return at(r.call.Out, slot) }
-	if t := out(moe.OutputAuxLoss); t != nil {
-		tensor.Of[T](t)[0] = T(r.batch.BalanceLoss)
-	}
-	if t := out(moe.OutputZLoss); t != nil {
-		tensor.Of[T](t)[0] = T(moe.ZLoss(&r.batch))
-	}
-	if t := out(moe.OutputExpertCount); t != nil {
-		clear(t.Data)
-	}
-	if t := out(moe.OutputExpertIndices); t != nil {
-		indices := tensor.Of[int64](t)
-		for i, e := range r.batch.Indices {
-			indices[i] = int64(e)
-		}
-	}
-	if t := out(moe.OutputExpertScores); t != nil {
-		convert(tensor.Of[T](t), r.batch.Scores)
-	}
-	if t := out(moe.OutputRouterLogits); t != nil {
-		copy(tensor.Of[T](t), r.logits)
 	}
 }
 

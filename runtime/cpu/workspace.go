@@ -57,3 +57,27 @@ func reserve[T simd.Number](s *device.Scratch, n int) {
 func lookUp[T simd.Number](s *device.Scratch) []T {
 	return tensor.Of[T](&tensor.Tensor{Data: s.Bytes()})
 }
+
+// scratchParts hands out parts of scratch memory one after the other, each on
+// cache lines of its own. Without memory it only measures what they take.
+type scratchParts struct {
+	memory []byte
+	used   int // bytes
+}
+
+// part returns the next n elements, nil while parts are measured.
+func part[E tensor.Element](p *scratchParts, n int) []E {
+	var zero E
+	from, size := p.used, n*int(unsafe.Sizeof(zero))
+	p.used = roundUp(from+size, 64)
+	if p.memory == nil {
+		return nil
+	}
+	return tensor.Of[E](&tensor.Tensor{Data: p.memory[from:][:size]})
+}
+
+// sizeIn returns how many elements a number of bytes, whole cache lines, is.
+func sizeIn[T simd.Number](bytes int) int {
+	var zero T
+	return bytes / int(unsafe.Sizeof(zero))
+}

@@ -111,6 +111,14 @@ type Kind struct {
 	ExpertChoice bool
 }
 
+// Slots returns the number of slots of a token.
+func (k Kind) Slots(c Config, experts int) int {
+	if k.ExpertChoice {
+		return experts
+	}
+	return c.TopK
+}
+
 var (
 	kindsLock sync.RWMutex
 	kinds     []Kind

@@ -97,6 +97,9 @@ func largest(row, bias []float64, indices []int32, values []float64) {
 		if bias != nil {
 			x += bias[i]
 		}
+		if n == len(values) && x <= values[n-1] { // most of them
+			continue
+		}
 		at := n
 		for at > 0 && (x > values[at-1] || values[at-1] != values[at-1] && x == x) {
 			at--

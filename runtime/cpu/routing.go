@@ -1,0 +1,193 @@
+package cpu
+
+import (
+	"fmt"
+
+	"github.com/fmoe-go/fmoe/internal/simd"
+	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime/device"
+	"github.com/fmoe-go/fmoe/runtime/moe"
+	"github.com/fmoe-go/fmoe/runtime/tensor"
+)
+
+// routing is the first half of FMoE, bound to N tokens of width d before T
+// experts: the router's products, what the gate decides, and the outputs that
+// tell of it. Its memory is scratch memory, as large as the scores of a layer
+// may be.
+type routing[T simd.Float] struct {
+	device                    *Device
+	call                      *device.Call
+	tokens, d, experts, slots int
+	gate                      moe.Gate
+	batch                     moe.Batch
+	router                    func() error   // the product that gives logits, nil where those are given
+	noise                     func() error   // likewise of the second projection, nil where there is none
+	given                     *tensor.Tensor // logits [N, T], or nil
+	choose                    func(lo, hi int)
+
+	// Looked up and computed by each run.
+	x              []T // [N, d]
+	logits, noises []T // [N, T]
+}
+
+// prepare binds the routing of a call. logits, where it is not nil, has the
+// router's result.
+func (r *routing[T]) prepare(k *fmoe, c *device.Call, logits *tensor.Tensor) error {
+	leading := c.In[moe.InputX].Shape
+	last := len(leading) - 1
+	r.device, r.call, r.given, r.choose = k.device, c, logits, r.chooseExperts
+	r.tokens, r.d, r.experts = tensor.Count(leading[:last]), leading[last], c.In[moe.InputFC1Weight].Shape[0]
+	if _, err := tensor.CheckedCount(onnx.Float64, []int{r.tokens, 8 * r.experts}); err != nil {
+		return fmt.Errorf("logits: %w", err)
+	}
+	var err error
+	if r.gate, err = moe.NewGate(k.config, r.experts); err != nil {
+		return err
+	}
+	kind, err := moe.KindOf(k.config.Gate)
+	if err != nil {
+		return err
+	}
+	r.slots = kind.Slots(k.config, r.experts)
+	if n := r.gate.Slots(); n != r.slots {
+		return fmt.Errorf("gate %s has %d slots a token, must have %d", k.config.Gate, n, r.slots)
+	}
+	mask := at(c.In, moe.InputMask)
+	if mask != nil && tensor.Count(mask.Shape) != r.tokens {
+		return fmt.Errorf("mask has shape %s for %d tokens; it must have an element for each", tensor.FormatShape(mask.Shape), r.tokens)
+	}
+	training := at(c.In, moe.InputStep) != nil
+	r.batch = moe.Batch{Tokens: r.tokens, Experts: r.experts, Training: training,
+		Random:   moe.Random{Seed: uint64(k.config.Seed), Layer: uint32(k.config.Layer)},
+		WantLoss: at(c.Out, moe.OutputAuxLoss) != nil}
+
+	noisy := training && at(c.In, moe.InputNoiseWeight) != nil
+	if noisy {
+		r.noise = func() error { return nil } // for lay
+	}
+	var parts scratchParts
+	r.lay(&parts)
+	used := sizeIn[T](parts.used)
+	if logits == nil {
+		r.router = r.bindRouter(k, moe.InputGateWeight, at(c.In, moe.InputGateBias), used, func() []T { return r.logits })
+	}
+	if noisy {
+		r.noise = r.bindRouter(k, moe.InputNoiseWeight, nil, used, func() []T { return r.noises })
+	}
+	return nil
+}
+
+// bindRouter plans the product of tokens and a router's weight, plus a bias
+// that may be nil, behind the elements of scratch memory that are in use by
+// then.
+func (r *routing[T]) bindRouter(k *fmoe, slot int, bias *tensor.Tensor, used int, result func() []T) func() error {
+	weight := r.call.In[slot]
+	p := &product[T]{
+		a:    newStack([]int{r.tokens, r.d}, []int{0, 1}, nil),
+		b:    newStack(weight.Shape, fmoeOrder(slot), nil),
+		used: used,
+	}
+	p.packed, _ = k.packed[slot].([]*simd.Packed[T])
+	if bias != nil {
+		p.finish = func(piece []T, stride, _, col, rows, cols int) {
+			for i := range rows {
+				addBias(piece[i*stride:][:cols], tensor.Of[T](bias)[col:], 1, 1)
+			}
+		}
+	}
+	return p.bind(r.device, r.call.Scratch, func() (logits, x, w []T) {
+		return result(), r.x, tensor.Of[T](weight)
+	})
+}
+
+// lay places the routing in scratch memory.
+func (r *routing[T]) lay(p *scratchParts) {
+	b := &r.batch
+	b.Logits = part[float64](p, r.tokens*r.experts)
+	b.Indices, b.Scores = part[int32](p, r.tokens*r.slots), part[float64](p, r.tokens*r.slots)
+	if r.given == nil {
+		r.logits = part[T](p, r.tokens*r.experts)
+	}
+	if r.noise != nil {
+		b.Noise, r.noises = part[float64](p, r.tokens*r.experts), part[T](p, r.tokens*r.experts)
+	}
+	if at(r.call.In, moe.InputSelectionBias) != nil {
+		b.SelectionBias = part[float64](p, r.experts)
+	}
+}
+
+// route decides which experts compute which tokens.
+func (r *routing[T]) route() error {
+	in := func(slot int) *tensor.Tensor { return at(r.call.In, slot) }
+	b := &r.batch
+	r.x = tensor.Of[T](in(moe.InputX))
+	if r.given != nil {
+		r.logits = tensor.Of[T](r.given)
+	}
+	if bias := in(moe.InputSelectionBias); bias != nil {
+		convert(b.SelectionBias, tensor.Of[T](bias))
+	}
+	if mask := in(moe.InputMask); mask != nil {
+		b.Mask = tensor.Of[bool](mask)
+	}
+	if b.Training {
+		b.Random.Step = uint32(tensor.Of[int64](in(moe.InputStep))[0])
+	}
+	for _, product := range []func() error{r.router, r.noise} {
+		if product == nil {
+			continue
+		}
+		if err := product(); err != nil {
+			return err
+		}
+	}
+	r.device.pool.run(r.tokens, max(1, 1<<14/(r.experts+16*r.slots)), r.choose)
+	r.gate.Settle(b)
+	r.setOutputs()
+	return nil
+}
+
+// chooseExperts lets the gate choose for some tokens.
+func (r *routing[T]) chooseExperts(lo, hi int) {
+	from, to := lo*r.experts, hi*r.experts
+	convert(r.batch.Logits[from:to], r.logits[from:])
+	if r.noise != nil {
+		convert(r.batch.Noise[from:to], r.noises[from:])
+	}
+	r.gate.Choose(&r.batch, lo, hi)
+}
+
+// setOutputs gives the optional outputs what the gate decided. expert_count
+// begins at 0.
+func (r *routing[T]) setOutputs() {
+	out := func(slot int) *tensor.Tensor { return at(r.call.Out, slot) }
+	if t := out(moe.OutputAuxLoss); t != nil {
+		tensor.Of[T](t)[0] = T(r.batch.BalanceLoss)
+	}
+	if t := out(moe.OutputExpertCount); t != nil {
+		clear(t.Data)
+	}
+	if t := out(moe.OutputZLoss); t != nil {
+		tensor.Of[T](t)[0] = T(moe.ZLoss(&r.batch))
+	}
+	if t := out(moe.OutputExpertIndices); t != nil {
+		indices := tensor.Of[int64](t)
+		for i, e := range r.batch.Indices {
+			indices[i] = int64(e)
+		}
+	}
+	if t := out(moe.OutputExpertScores); t != nil {
+		convert(tensor.Of[T](t), r.batch.Scores)
+	}
+	if t := out(moe.OutputRouterLogits); t != nil {
+		copy(tensor.Of[T](t), r.logits)
+	}
+}
+
+// convert fills dst with the first elements of src.
+func convert[A, B simd.Float](dst []A, src []B) {
+	src = src[:len(dst)]
+	for i, x := range src {
+		dst[i] = A(x)
+	}
+}
