@@ -87,7 +87,7 @@ func pack[T simd.Number](d *Device, s stack, data []T) []*simd.Packed[T] {
 
 // packBand is how many elements of a matrix are packed before their memory is
 // released.
-const packBand = 1 << 20
+const packBand = 1 << 18
 
 // packBands packs a matrix band by band in the order in which it lies in
 // memory.

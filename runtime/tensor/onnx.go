@@ -8,9 +8,9 @@ import (
 	"github.com/fmoe-go/fmoe/onnx"
 )
 
-// FromONNX returns the value of an ONNX tensor. It shares the tensor's memory
-// where that is aligned to its elements, as data in its own file is, and
-// copies it otherwise.
+// FromONNX returns the value of an ONNX tensor. It shares the tensor's memory,
+// unless that is not aligned to its elements, as data within a model's file
+// often is not, on a processor that cannot read it so.
 func FromONNX(t *onnx.Tensor) (*Tensor, error) {
 	shape := make([]int, len(t.Dims))
 	for i, d := range t.Dims {
@@ -37,7 +37,7 @@ func FromONNX(t *onnx.Tensor) (*Tensor, error) {
 	if err != nil {
 		return nil, err
 	}
-	if width := uintptr(max(t.DataType.Bits()/8, 1)); len(data) > 0 && uintptr(unsafe.Pointer(unsafe.SliceData(data)))%min(width, 8) != 0 {
+	if width := uintptr(max(t.DataType.Bits()/8, 1)); !readsUnaligned && len(data) > 0 && uintptr(unsafe.Pointer(unsafe.SliceData(data)))%min(width, 8) != 0 {
 		aligned := AlignedBytes(len(data))
 		copy(aligned, data)
 		data = aligned

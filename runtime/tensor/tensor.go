@@ -15,8 +15,9 @@ import (
 
 // Tensor is a dense, row-major array in host memory.
 //
-// Data holds the elements as little-endian bytes, aligned to at least the
-// element size; 4-bit and 2-bit elements are packed as in ONNX's raw_data.
+// Data holds the elements as little-endian bytes, at an address from which the
+// processor can read them: on most any one, else a multiple of their size.
+// 4-bit and 2-bit elements are packed as in ONNX's raw_data.
 // A tensor of strings keeps them in Strings and has no Data.
 type Tensor struct {
 	Type    onnx.DataType
