@@ -13,6 +13,7 @@ import (
 	"github.com/fmoe-go/fmoe/internal/cli"
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/inspect"
+	"github.com/fmoe-go/fmoe/runtime/moe"
 )
 
 var infoCommand = &cli.Command{
@@ -99,7 +100,19 @@ func printDescription(out io.Writer, d *inspect.Description) {
 		if l.BlockSize > 0 {
 			weights += fmt.Sprintf(", blocks of %d", l.BlockSize)
 		}
-		layers.Row(l.Name, fmt.Sprint(l.Experts), fmt.Sprint(l.TopK), l.Gate, activation, fmt.Sprint(l.DModel), fmt.Sprint(l.DHidden), weights)
+		gate := l.Gate
+		if c := l.Capacity; c != nil {
+			gate += fmt.Sprintf(", capacity %s, in training %s", capacity(c.Evaluation), capacity(c.Train))
+		}
+		layers.Row(l.Name, fmt.Sprint(l.Experts), fmt.Sprint(l.TopK), gate, activation, fmt.Sprint(l.DModel), fmt.Sprint(l.DHidden), weights)
 	}
 	layers.Print(out)
+}
+
+// capacity formats a capacity factor.
+func capacity(factor float64) string {
+	if factor == moe.Unlimited {
+		return "unlimited"
+	}
+	return fmt.Sprint(factor)
 }

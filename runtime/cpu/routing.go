@@ -61,6 +61,10 @@ func (r *routing[T]) prepare(k *fmoe, c *device.Call, logits *tensor.Tensor) err
 		Random:   moe.Random{Seed: uint64(k.config.Seed), Layer: uint32(k.config.Layer)},
 		WantLoss: at(c.Out, moe.OutputAuxLoss) != nil}
 
+	if last > 1 {
+		r.batch.Sequence = leading[last-1]
+	}
+
 	noisy := training && at(c.In, moe.InputNoiseWeight) != nil
 	if noisy {
 		r.noise = func() error { return nil } // for lay

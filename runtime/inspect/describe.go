@@ -45,10 +45,14 @@ type Parameters struct {
 
 // Layer is an FMoE node.
 type Layer struct {
-	Name       string `json:"name"`
-	Experts    int64  `json:"experts"`
-	TopK       int    `json:"top_k"`
-	Gate       string `json:"gate"`
+	Name    string `json:"name"`
+	Experts int64  `json:"experts"`
+	TopK    int    `json:"top_k"`
+	Gate    string `json:"gate"`
+
+	// Capacity has the gate's capacity factors, nil where it has no limit.
+	Capacity *Capacity `json:"capacity_factor,omitempty"`
+
 	Activation string `json:"activation"`
 	Gated      bool   `json:"gated"` // the experts have a third projection
 	DModel     int64  `json:"d_model"`
@@ -57,8 +61,15 @@ type Layer struct {
 	BlockSize  int    `json:"block_size,omitempty"` // how many integers share a scale
 }
 
+// Capacity is how many rows an expert computes, in proportion to what it would
+// if all experts had the same number, −1 for any number.
+type Capacity struct {
+	Train      float64 `json:"train"`
+	Evaluation float64 `json:"evaluation"`
+}
+
 // Describe reads a model's structure. It fails where an FMoE node is not as
-// its operator demands.
+// its operator demands, but not for a gate that is not registered.
 func Describe(m *onnx.Model) (*Description, error) {
 	d := &Description{
 		IRVersion: m.IRVersion,

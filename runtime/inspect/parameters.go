@@ -1,6 +1,7 @@
 package inspect
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/fmoe-go/fmoe/onnx"
@@ -73,7 +74,7 @@ func (p *parameters) add(t *onnx.Tensor) {
 // layer describes an FMoE node and marks its experts' weights.
 func (p *parameters) layer(n *onnx.Node, s *scope) error {
 	config, err := moe.ParseConfig(n)
-	if err != nil {
+	if err != nil && !errors.Is(err, moe.ErrUnknownGate) {
 		return err
 	}
 	fc1, fc2 := s.lookup(n.Input(moe.InputFC1Weight)), s.lookup(n.Input(moe.InputFC2Weight))
@@ -90,6 +91,9 @@ func (p *parameters) layer(n *onnx.Node, s *scope) error {
 	l := Layer{
 		Name: n.Name, Experts: fc1.Dims[0], TopK: config.TopK, Gate: config.Gate, Activation: string(config.Activation),
 		Gated: n.Input(moe.InputFC3Weight) != "", DModel: fc2.Dims[1], DHidden: fc1.Dims[1], Weights: fc1.DataType.String(),
+	}
+	if config.CapacityTrain != moe.Unlimited || config.CapacityEval != moe.Unlimited {
+		l.Capacity = &Capacity{Train: config.CapacityTrain, Evaluation: config.CapacityEval}
 	}
 	if q := config.Quantization; q.Bits != 0 {
 		l.Weights, l.BlockSize = fmt.Sprintf("int%d", q.Bits), q.Block

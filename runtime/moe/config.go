@@ -157,7 +157,8 @@ var Attributes = func() []string {
 
 // ParseConfig reads the attributes of an FMoE node. It fails for attributes
 // that it does not know, and for values outside what is allowed, which the
-// error lists.
+// error lists. If all that is wrong is a gate that is not registered, it
+// returns the configuration with the error, [ErrUnknownGate].
 func ParseConfig(n *onnx.Node) (Config, error) {
 	gate := &onnx.Attribute{Name: AttributeGate, Type: onnx.AttributeString, String: []byte(GateNaive)}
 	for _, a := range n.Attributes {
@@ -253,10 +254,6 @@ const maxExperts = 1 << 20
 // Check says what is wrong with a configuration for a number of experts, in
 // one line that tells what is allowed. The number is 0 where it is not known.
 func (c Config) Check(experts int) error {
-	k, err := KindOf(c.Gate)
-	if err != nil {
-		return err
-	}
 	most := experts
 	if experts == 0 {
 		most = maxExperts
@@ -298,18 +295,19 @@ func (c Config) Check(experts int) error {
 			return fmt.Errorf("attribute %s is %v, must be above 0, or %d for no limit", x.name, x.factor, Unlimited)
 		}
 	}
-	if err := k.checkOptions(c); err != nil {
-		return err
-	}
-	if k.Check != nil {
-		if err := k.Check(c, experts); err != nil {
+	if c.Quantization != (Quantization{}) {
+		if err := c.Quantization.Check(); err != nil {
 			return err
 		}
 	}
-	if c.Quantization == (Quantization{}) {
-		return nil
+	k, err := KindOf(c.Gate)
+	if err == nil {
+		err = k.checkOptions(c)
 	}
-	return c.Quantization.Check()
+	if err == nil && k.Check != nil {
+		err = k.Check(c, experts)
+	}
+	return err
 }
 
 func list[S ~string](names []S) string {

@@ -1,6 +1,7 @@
 package moe
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -147,7 +148,11 @@ func Gates() []string {
 	return names
 }
 
-// KindOf returns the gate of a name. It fails for one that is not registered.
+// ErrUnknownGate is wrapped by errors about gates that are not registered.
+var ErrUnknownGate = errors.New("not known")
+
+// KindOf returns the gate of a name. It fails with ErrUnknownGate for one that
+// is not registered.
 func KindOf(name string) (Kind, error) {
 	kindsLock.RLock()
 	defer kindsLock.RUnlock()
@@ -160,7 +165,7 @@ func KindOf(name string) (Kind, error) {
 	for i, k := range kinds {
 		names[i] = k.Name
 	}
-	return Kind{}, fmt.Errorf("gate %q is not known; there are %s", name, strings.Join(names, ", "))
+	return Kind{}, fmt.Errorf("gate %q is %w; there are %s", name, ErrUnknownGate, strings.Join(names, ", "))
 }
 
 // options are the attributes that only gates take which say so.

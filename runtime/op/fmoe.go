@@ -1,6 +1,7 @@
 package op
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -19,6 +20,9 @@ func init() {
 
 func inferFMoE(c *Inference) error {
 	config, err := moe.ParseConfig(c.Node.Node)
+	if errors.Is(err, moe.ErrUnknownGate) {
+		return fmt.Errorf("%w; the program that runs the model must call moe.Register with the gate first, or \"fmoefy regate\" gives the model another one", err)
+	}
 	if err != nil {
 		return err
 	}
@@ -71,8 +75,13 @@ func inferFMoE(c *Inference) error {
 	if model == 0 {
 		return fmt.Errorf("d_model is 0, the tokens have no elements")
 	}
+	var leading []Dim // of tokens
 	if x != nil {
 		x[len(x)-1] = model
+		leading = x[:len(x)-1]
+	}
+	if err := c.fmoeMask(leading); err != nil {
+		return err
 	}
 	c.Set(moe.OutputY, t, x)
 	c.Set(moe.OutputExpertCount, onnx.Int64, []Dim{experts})
@@ -82,10 +91,6 @@ func inferFMoE(c *Inference) error {
 	}
 	c.Set(moe.OutputAuxLoss, router, Dims[int]())
 	c.Set(moe.OutputZLoss, router, Dims[int]())
-	var leading []Dim // of tokens
-	if x != nil {
-		leading = x[:len(x)-1]
-	}
 	slots := Dim(config.TopK)
 	if gate, _ := moe.KindOf(config.Gate); gate.ExpertChoice {
 		slots = experts
@@ -99,6 +104,17 @@ func inferFMoE(c *Inference) error {
 	c.Set(moe.OutputExpertIndices, onnx.Int64, of(slots))
 	c.Set(moe.OutputExpertScores, router, of(slots))
 	c.Set(moe.OutputRouterLogits, router, of(experts))
+	return nil
+}
+
+// fmoeMask checks that the mask has an element for each token.
+func (c *Inference) fmoeMask(leading []Dim) error {
+	mask := c.Shape(moe.InputMask)
+	have, known := elements(mask)
+	tokens, also := elements(leading)
+	if known && also && have != tokens {
+		return fmt.Errorf("input mask has shape %s for tokens %s; it must have an element for each token", FormatDims(mask), FormatDims(leading))
+	}
 	return nil
 }
 

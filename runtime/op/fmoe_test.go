@@ -187,3 +187,95 @@ func TestInferFMoE(t *testing.T) {
 		})
 	}
 }
+
+// TestInferFMoEGates: the inputs that gates take, and the outputs that tell of
+// them.
+func TestInferFMoEGates(t *testing.T) {
+	scalar := []Dim{}
+	noise, step, mask := moe.InputNoiseWeight, moe.InputStep, moe.InputMask
+	type inputs = map[int]Fact
+	f := func(t onnx.DataType, shape ...Dim) Fact { return Fact{Type: t, Shape: append([]Dim{}, shape...)} }
+	for _, c := range []struct {
+		name  string
+		gate  string
+		topK  int
+		x     Fact
+		more  inputs
+		want  string // shapes of all outputs
+		fails string
+	}{
+		{name: "naive", gate: moe.GateNaive, topK: 2, x: f(onnx.Float32, -1, 10, 4), want: "[?,10,4] [] [8] [] [?,10,2] [?,10,2] [?,10,8]"},
+		{name: "one token", gate: moe.GateNaive, topK: 3, x: f(onnx.Float64, 4), want: "[4] [] [8] [] [3] [3] [8]"},
+		{name: "unknown tokens", gate: moe.GateNaive, topK: 2, x: Fact{Type: onnx.Float32}, want: "unknown [] [8] [] unknown unknown unknown"},
+		{name: "float16", gate: moe.GateNaive, topK: 2, x: f(onnx.Float16, 5, 4), want: "[5,4] [] [8] [] [5,2] [5,2] [5,8]"},
+		{name: "experts choose", gate: moe.GateExpertChoice, topK: 2, x: f(onnx.Float32, 3, 4), want: "[3,4] [] [8] [] [3,8] [3,8] [3,8]"},
+		{name: "everything", gate: moe.GateNoisy, topK: 2, x: f(onnx.Float32, 3, 5, 4), more: inputs{noise: f(onnx.Float32, 4, 8), step: f(onnx.Int64, scalar...),
+			mask: f(onnx.Bool, 3, 5), moe.InputSelectionBias: f(onnx.Float32, 8)}, want: "[3,5,4] [] [8] [] [3,5,2] [3,5,2] [3,5,8]"},
+		{name: "a flat mask", gate: moe.GateNaive, topK: 2, x: f(onnx.Float32, 3, 5, 4), more: inputs{mask: f(onnx.Bool, 15)}, want: "[3,5,4] [] [8] [] [3,5,2] [3,5,2] [3,5,8]"},
+		{name: "noise in evaluation", gate: moe.GateNoisy, topK: 2, x: f(onnx.Float32, 3, 4), more: inputs{noise: f(onnx.Float32, 4, 8)}, want: "[3,4] [] [8] [] [3,2] [3,2] [3,8]"},
+
+		{name: "short mask", gate: moe.GateNaive, topK: 2, x: f(onnx.Float32, 3, 5, 4), more: inputs{mask: f(onnx.Bool, 3)}, fails: "mask has shape [3] for tokens [3,5]; it must have an element for each token"},
+		{name: "integer mask", gate: moe.GateNaive, topK: 2, x: f(onnx.Float32, 3, 4), more: inputs{mask: f(onnx.Int64, 3)}, fails: "mask has type int64, must be bool"},
+		{name: "list of steps", gate: moe.GateNaive, topK: 2, x: f(onnx.Float32, 3, 4), more: inputs{step: f(onnx.Int64, 2)}, fails: "step has shape [2], needs []"},
+		{name: "fractional step", gate: moe.GateNaive, topK: 2, x: f(onnx.Float32, 3, 4), more: inputs{step: f(onnx.Float32)}, fails: "step has type float32, must be int64"},
+		{name: "selection bias", gate: moe.GateSigmoid, topK: 2, x: f(onnx.Float32, 3, 4), more: inputs{moe.InputSelectionBias: f(onnx.Float32, 7)}, fails: "selection_bias has shape [7], needs [8]"},
+		{name: "no noise in training", gate: moe.GateNoisy, topK: 2, x: f(onnx.Float32, 3, 4), more: inputs{step: f(onnx.Int64)}, fails: "lacks noise_weight, which the gate noisy takes in training"},
+		{name: "noise", gate: moe.GateNaive, topK: 2, x: f(onnx.Float32, 3, 4), more: inputs{noise: f(onnx.Float32, 4, 8)}, fails: "has noise_weight, which the gate naive does not take"},
+		{name: "top-k", gate: moe.GateSwitch, topK: 2, x: f(onnx.Float32, 3, 4), fails: "the gate switch takes top_k 1 only"},
+		{name: "unknown gate", gate: "best", topK: 2, x: f(onnx.Float32, 3, 4), fails: `gate "best" is not known; there are`},
+		{name: "what to do about an unknown gate", gate: "best", topK: 2, x: f(onnx.Float32, 3, 4), fails: `must call moe.Register with the gate first, or "fmoefy regate" gives the model another one`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			config := moe.DefaultConfig(c.gate)
+			config.TopK = c.topK
+			n := &onnx.Node{Domain: moe.Domain, OpType: moe.OpType, Attributes: config.Encode(), Outputs: moe.OutputNames[:], Inputs: make([]string, moe.InputCount)}
+			facts := make([]Fact, moe.InputCount)
+			facts[moe.InputX] = c.x
+			for _, slot := range []int{moe.InputGateWeight, moe.InputFC1Weight, moe.InputFC2Weight} {
+				facts[slot] = Fact{Type: c.x.Type, Shape: fmoeShapes[slot]}
+			}
+			for slot, fact := range c.more {
+				facts[slot] = fact
+			}
+			for slot := range facts {
+				if facts[slot].Type != onnx.Undefined {
+					n.Inputs[slot] = moe.InputNames[slot]
+				}
+			}
+			node, err := Resolve(n, moe.Version)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out, err := Infer(node, facts, &Symbols{last: -100})
+			if c.fails != "" {
+				if err == nil || !strings.Contains(err.Error(), c.fails) {
+					t.Errorf("error is %v, want one with %q", err, c.fails)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			var shapes []string
+			for _, o := range out {
+				shape := "unknown"
+				if o.Shape != nil {
+					shape = FormatDims(o.Shape)
+				}
+				shapes = append(shapes, shape)
+			}
+			if got := strings.Join(shapes, " "); got != c.want {
+				t.Errorf("shapes %s, want %s", got, c.want)
+			}
+			router := c.x.Type
+			if router == onnx.Float16 {
+				router = onnx.Float32
+			}
+			for slot, want := range []onnx.DataType{c.x.Type, router, onnx.Int64, router, onnx.Int64, router, router} {
+				if out[slot].Type != want {
+					t.Errorf("%s has type %s, want %s", moe.OutputNames[slot], out[slot].Type, want)
+				}
+			}
+		})
+	}
+}
