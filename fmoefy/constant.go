@@ -139,6 +139,16 @@ func (c *constant) permuted(perm ...int64) *constant {
 	return &view
 }
 
+// shards cuts an axis of c into n equal parts and returns them along a new
+// first axis.
+func (c *constant) shards(axis int, n int64) *constant {
+	view := *c
+	width := c.dims[axis] / n
+	view.dims, view.strides = slices.Insert(slices.Clone(c.dims), 0, n), slices.Insert(slices.Clone(c.strides), 0, width*c.strides[axis])
+	view.dims[axis+1] = width
+	return &view
+}
+
 // vector returns c as [n]: a tensor whose dims but the last are 1, or a
 // single element repeated. It returns nil for any other.
 func (c *constant) vector(n int64) *constant {

@@ -2,6 +2,8 @@ package fmoefy
 
 import (
 	"io"
+	"iter"
+	"math"
 	"slices"
 
 	"github.com/fmoe-go/fmoe/onnx"
@@ -23,9 +25,10 @@ func newStack(t onnx.DataType, dims []int64, source onnx.Source) stack {
 }
 
 // copies returns experts that are c, each of them.
-func copies(c *constant, experts int) stack {
-	return stack{c.elementType(), slices.Insert(slices.Clone(c.dims), 0, 1), view{c}, experts}
-}
+func copies(c *constant, experts int) stack { return stacked(c.shards(0, 1), experts) }
+
+// stacked returns the experts that c [n, …] holds, times times.
+func stacked(c *constant, times int) stack { return stack{c.elementType(), c.dims, view{c}, times} }
 
 // elements returns the number of elements of all experts.
 func (s stack) elements() int64 {
@@ -105,6 +108,80 @@ func (s view) WriteTo(w io.Writer) (int64, error) {
 // chunk is the number of elements that are converted at a time, a multiple of
 // 4.
 const chunk = 1 << 18
+
+// changedCopies returns experts that are copies of c with changes. begin is
+// given the elements of c and returns, for each expert in turn, what changes a
+// piece of its values: those from place start on, given as many normally
+// distributed numbers, which are the expert's own.
+func changedCopies(c *constant, experts int, g normals, begin func(elements []byte) func(expert int) change) stack {
+	return newStack(c.elementType(), slices.Insert(slices.Clone(c.dims), 0, int64(experts)), &changes{c, experts, g, begin})
+}
+
+// change changes a piece of an expert's values.
+type change func(start int64, values, normals []float64)
+
+// changes is the source of changedCopies. One expert's elements are in memory
+// while it is written, and a piece of the changed ones.
+type changes struct {
+	dense   *constant
+	experts int
+	normals normals
+	begin   func(elements []byte) func(expert int) change
+}
+
+func (s *changes) Size() int64 { return int64(s.experts) * s.dense.size() }
+
+// WriteTo implements [onnx.Source].
+func (s *changes) WriteTo(w io.Writer) (int64, error) {
+	elements, err := s.dense.bytes()
+	if err != nil {
+		return 0, err
+	}
+	t := s.dense.elementType()
+	of := s.begin(elements)
+	stride := (s.dense.elements() + 3) / 4 * 4 // between experts, in the stream of random numbers
+	numbers := make([]float64, chunk)
+	written := int64(0)
+	for e := range s.experts {
+		apply, start := of(e), int64(0)
+		for values := range pieces(t, elements) {
+			numbers := numbers[:len(values)]
+			s.normals.fill(numbers, uint64(int64(e)*stride+start))
+			apply(start, values, numbers)
+			n, err := w.Write(narrow(t, values))
+			if written += int64(n); err != nil {
+				return written, err
+			}
+			start += int64(len(values))
+		}
+	}
+	return written, nil
+}
+
+// pieces yields the values of floating-point elements, a chunk at a time.
+func pieces(t onnx.DataType, elements []byte) iter.Seq[[]float64] {
+	return func(yield func([]float64) bool) {
+		for piece := range slices.Chunk(elements, chunk*t.Bits()/8) {
+			if !yield(widen(t, piece)) {
+				return
+			}
+		}
+	}
+}
+
+// moments are the mean and standard deviation of numbers that are added one by
+// one (Welford, "Note on a method for calculating corrected sums of squares and
+// products", 1962).
+type moments struct{ count, mean, squares float64 }
+
+func (m *moments) add(x float64) {
+	m.count++
+	delta := x - m.mean
+	m.mean += delta / m.count
+	m.squares += float64(delta * (x - m.mean)) // not fused: the same bytes on every machine
+}
+
+func (m *moments) deviation() float64 { return math.Sqrt(m.squares / max(m.count, 1)) }
 
 // gaussian returns a tensor of independent N(0, std) numbers; with std 0 they
 // are zeros.

@@ -191,6 +191,9 @@ func (b *Block) complete(s *scope) error {
 	if s.isRouted(b) {
 		return fmt.Errorf("it is an expert of a mixture already: a TopK routes its tokens")
 	}
+	if s.isShared(b) {
+		return fmt.Errorf("it is the shared expert of a mixture already: another node routes the same tokens")
+	}
 	return b.settleTypes()
 }
 

@@ -19,7 +19,7 @@ func FuzzRewrite(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		for mode := range uint8(8) {
+		for mode := range uint8(32) {
 			f.Add(data, mode)
 		}
 	}
@@ -39,9 +39,8 @@ func FuzzRewrite(f *testing.F) {
 		accepted := onnx.Check(m) == nil
 		blocks := fmoefy.Find(m)
 		o := fmoefy.Options{NumExperts: 2, SeparateShared: mode&1 != 0, Dequantize: mode&2 != 0}
-		if mode&4 != 0 {
-			o.Init = fmoefy.Noise
-		}
+		o.Init = []fmoefy.Init{fmoefy.Copy, fmoefy.Noise, fmoefy.Drop, fmoefy.VirtualGroup}[mode>>2&3]
+		o.SharedExpert = mode&16 != 0
 		report, err := fmoefy.Rewrite(m, o)
 		switch {
 		case err != nil && strings.Contains(err.Error(), "error in fmoefy"):

@@ -233,7 +233,7 @@ func (i *importer) replace(s *scope, found []*mixture) {
 		n.Name = i.names.NewNodeName(x.Name + "." + moe.OpType)
 		n.Overload = functions{i.model}.bodyOf(newVariant(n, x.config(), x.elementType, x.stored, i.opset))
 		b := &Block{Input: x.input, Output: x.output, DModel: x.DModel, outputType: x.elementType, removed: s.removable(x.nodes, x.output)}
-		replaced = append(replaced, replacement{block: b, nodes: []*onnx.Node{n}})
+		replaced = append(replaced, replacement{block: b, nodes: []*onnx.Node{n}, removed: b.removed})
 	}
 	if len(replaced) == 0 {
 		return

@@ -27,13 +27,17 @@ type initKind struct {
 	// may be nil.
 	complete func(o *Options) error
 
+	// alone says why these experts have no shared expert beside them, "" where
+	// they may.
+	alone string
+
 	// begin returns what makes the experts of one block after another. It sees
 	// the blocks that are going to be replaced, in a model that is still dense.
 	begin func(r *rewriter, blocks []*Block) (expertMaker, error)
 }
 
 // inits lists every init.
-var inits = []*initKind{&initCopy, &initNoise, &initRandom}
+var inits = []*initKind{&initCopy, &initNoise, &initDrop, &initVirtualGroup, &initRandom}
 
 // Inits returns the names of the expert inits, and what experts are with each.
 func Inits() (names []Init, about map[Init]string) {
@@ -251,17 +255,19 @@ func (n *nodes) rename(from, to string) {
 }
 
 // initializer adds a tensor to the outermost graph under a name that ends in
-// role, once for all blocks that share their experts, and returns the name.
-func (n *nodes) initializer(role string, make func(name string) *onnx.Tensor) string {
-	if name, ok := n.set.extra[role]; ok {
+// role, once for all blocks that share their experts and have values of its
+// type, and returns the name.
+func (n *nodes) initializer(role string, t *onnx.Tensor) string {
+	key := role + " " + t.DataType.String()
+	if name, ok := n.set.extra[key]; ok {
 		return name
 	}
-	name := n.rewriter.names.NewName(n.block.Name + "." + role)
-	t := make(name)
-	t.Name = name
+	t.Name = n.rewriter.names.NewName(n.block.Name + "." + role)
 	n.rewriter.model.Graph.Initializers = append(n.rewriter.model.Graph.Initializers, t)
-	n.set.extra[role] = name
-	count, _ := t.ElementCount()
-	n.set.parameters += count
-	return name
+	n.set.extra[key] = t.Name
+	if len(t.Dims) > 0 { // others are numbers in formulas
+		count, _ := t.ElementCount()
+		n.set.parameters += count
+	}
+	return t.Name
 }

@@ -1,9 +1,6 @@
 package fmoefy
 
 import (
-	"io"
-	"math"
-
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/moe"
 )
@@ -37,78 +34,25 @@ var initNoise = initKind{
 // noisyCopies returns copies of c with Gaussian noise, whose standard
 // deviation is given in units of that of c.
 func noisyCopies(c *constant, experts int, scale float64, g normals) stack {
-	return newStack(c.elementType(), append([]int64{int64(experts)}, c.dims...), &noisy{c, experts, scale, g})
-}
-
-// noisy is the source of noisyCopies.
-type noisy struct {
-	dense   *constant
-	experts int
-	scale   float64
-	normals normals
-}
-
-func (s *noisy) Size() int64 { return int64(s.experts) * s.dense.size() }
-
-// WriteTo implements [onnx.Source].
-func (s *noisy) WriteTo(w io.Writer) (int64, error) {
-	elements, err := s.dense.bytes()
-	if err != nil {
-		return 0, err
-	}
-	std := s.scale * deviation(s.dense.elementType(), elements)
-	written := int64(0)
-	for e := range s.experts {
-		n, err := s.writeExpert(w, elements, std, e)
-		written += n
-		if err != nil {
-			return written, err
+	return changedCopies(c, experts, g, func(elements []byte) func(int) change {
+		std := scale * deviation(c.elementType(), elements)
+		return func(int) change {
+			return func(_ int64, values, normals []float64) {
+				for i := range values {
+					values[i] += float64(std * normals[i]) // not fused: the same bytes on every machine
+				}
+			}
 		}
-	}
-	return written, nil
-}
-
-func (s *noisy) writeExpert(w io.Writer, elements []byte, std float64, expert int) (int64, error) {
-	if std == 0 {
-		n, err := w.Write(elements)
-		return int64(n), err
-	}
-	t := s.dense.elementType()
-	stride := (s.dense.elements() + 3) / 4 * 4 // between experts, in the stream of random numbers
-	noise := make([]float64, chunk)
-	written := int64(0)
-	for start := int64(0); len(elements) > 0; start += chunk {
-		size := min(len(elements), chunk*t.Bits()/8)
-		values := widen(t, elements[:size])
-		s.normals.fill(noise[:len(values)], uint64(int64(expert)*stride+start))
-		for i := range values {
-			values[i] += float64(std * noise[i]) // not fused: the same bytes on every machine
-		}
-		n, err := w.Write(narrow(t, values))
-		written += int64(n)
-		if err != nil {
-			return written, err
-		}
-		elements = elements[size:]
-	}
-	return written, nil
+	})
 }
 
 // deviation returns the standard deviation of floating-point elements.
 func deviation(t onnx.DataType, elements []byte) float64 {
-	count, mean, squares := 0.0, 0.0, 0.0 // Welford's running moments
-	for len(elements) > 0 {
-		size := min(len(elements), chunk*t.Bits()/8)
-		for _, x := range widen(t, elements[:size]) {
-			count++
-			delta := x - mean
-			mean += delta / count
-			squares += float64(delta * (x - mean))
+	var m moments
+	for values := range pieces(t, elements) {
+		for _, x := range values {
+			m.add(x)
 		}
-		elements = elements[size:]
 	}
-	if count == 0 {
-		return 0
-	}
-	return math.Sqrt(squares / count)
+	return m.deviation()
 }

@@ -15,7 +15,7 @@ const Random Init = "random"
 
 var initRandom = initKind{
 	name:  Random,
-	about: "random",
+	about: "random numbers, in experts of any hidden width",
 	given: func(o *Options) string {
 		switch {
 		case o.Hidden > 0:

@@ -56,12 +56,27 @@ type Options struct {
 	// tensor that it is added to. The default is 0.01.
 	NoiseScale float64
 
+	// DropRatio is the share of the hidden columns that start anew in each expert
+	// of Drop. The default is 0.5.
+	DropRatio float64
+
+	// Granularity is the number of experts in a group of VirtualGroup, each of
+	// which is one of as many shards of the MLP. The default is 2. TopK is a
+	// multiple of it, by default two groups.
+	Granularity int
+
 	// RandomStd is the σ of Random. The default is 0.02.
 	RandomStd float64
 
 	// Hidden is the experts' hidden width where that is not the MLP's; it
 	// needs the init Random.
 	Hidden int
+
+	// SharedExpert leaves the dense MLP beside the routed experts, always on,
+	// with SharedWeight α: the result is α·MLP + (1−α)·experts. The default of α
+	// is 0.5.
+	SharedExpert bool
+	SharedWeight float64
 
 	// ExpertWeights is how the experts' weights are stored; the default is the
 	// type that a block computes in. Biases and routers have that type, and
@@ -121,6 +136,9 @@ func (o Options) complete() (Options, error) {
 		return o, fmt.Errorf("hidden width %d must be at least 1", o.Hidden)
 	case o.GateStd != 0 && o.GateInit != GateNormal:
 		return o, fmt.Errorf("a standard deviation of the gate needs gate init normal, not %s", o.GateInit)
+	}
+	if err := o.completeShared(); err != nil {
+		return o, err
 	}
 	if err := o.completeStorage(); err != nil {
 		return o, err

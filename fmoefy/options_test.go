@@ -29,6 +29,18 @@ func TestWrongOptions(t *testing.T) {
 		{Options{NumExperts: 4, Hidden: -64, Init: Random}, "hidden width -64"},
 		{Options{NumExperts: 4, NoiseScale: 0.1}, "needs expert init noise"},
 		{Options{NumExperts: 4, NoiseScale: -0.1, Init: Noise}, "must be positive"},
+		{Options{NumExperts: 4, DropRatio: 0.1}, "a drop ratio needs expert init drop, not copy"},
+		{Options{NumExperts: 4, DropRatio: 1.1, Init: Drop}, "the drop ratio is 1.1, must be above 0 and at most 1"},
+		{Options{NumExperts: 4, DropRatio: math.NaN(), Init: Drop}, "the drop ratio is NaN"},
+		{Options{NumExperts: 4, Granularity: 2}, "a granularity needs expert init virtual-group, not copy"},
+		{Options{NumExperts: 4, Granularity: -2, Init: VirtualGroup}, "the granularity is -2, must be 1 to the number of experts"},
+		{Options{NumExperts: 4, Granularity: 3, Init: VirtualGroup}, "4 experts are no multiple of the granularity, 3"},
+		{Options{NumExperts: 4, Granularity: 8, Init: VirtualGroup}, "4 experts are no multiple of the granularity, 8"},
+		{Options{NumExperts: 8, Granularity: 4, TopK: 2, Init: VirtualGroup}, "top-k is 2, must be a multiple of the granularity, 4"},
+		{Options{Init: VirtualGroup}, "the number of experts is missing"},
+		{Options{NumExperts: 4, SharedWeight: 0.5}, "a weight of the shared expert needs a shared expert"},
+		{Options{NumExperts: 4, SharedExpert: true, SharedWeight: 1}, "the weight of the shared expert is 1, must be between 0 and 1"},
+		{Options{NumExperts: 4, SharedExpert: true, SharedWeight: math.NaN()}, "must be between 0 and 1"},
 		{Options{NumExperts: 4, RandomStd: 0.1}, "needs expert init random"},
 		{Options{NumExperts: 4, RandomStd: math.NaN(), Init: Random}, "must be positive"},
 		{Options{NumExperts: 4, GateStd: 0.1, GateInit: GateZeros}, "needs gate init normal"},
@@ -58,9 +70,11 @@ func TestDefaults(t *testing.T) {
 		{Options{NumExperts: 8, Workers: 4}, 8, 2, 2},
 		{Options{ExpertsPerWorker: 4}, 4, 4, 2},
 		{Options{ExpertsPerWorker: 4, Workers: 16, TopK: 1}, 64, 4, 1},
+		{Options{NumExperts: 16, Granularity: 4, Init: VirtualGroup}, 16, 16, 8},
+		{Options{NumExperts: 4, Granularity: 4, Init: VirtualGroup}, 4, 4, 4},
 	} {
 		o, err := c.options.complete()
-		if err != nil || o.NumExperts != c.experts || o.ExpertsPerWorker != c.perWork || o.TopK != c.topK || o.Init != Copy {
+		if err != nil || o.NumExperts != c.experts || o.ExpertsPerWorker != c.perWork || o.TopK != c.topK {
 			t.Errorf("%+v: %+v %v", c.options, o, err)
 		}
 	}

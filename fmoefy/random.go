@@ -33,10 +33,14 @@ func (g normals) fill(dst []float64, first uint64) {
 }
 
 func (g normals) fillSerially(dst []float64, first uint64) {
-	key := [2]uint32{uint32(g.seed), uint32(g.seed >> 32)}
 	for i := 0; i < len(dst); i += 4 {
-		at := (first + uint64(i)) / 4
-		quad := random.Normal(random.Philox([4]uint32{uint32(at), uint32(at >> 32), uint32(g.stream), uint32(g.stream >> 32)}, key))
+		quad := random.Normal(g.bits((first + uint64(i)) / 4))
 		copy(dst[i:], quad[:])
 	}
+}
+
+// bits returns uniformly distributed numbers.
+func (g normals) bits(at uint64) [4]uint32 {
+	return random.Philox([4]uint32{uint32(at), uint32(at >> 32), uint32(g.stream), uint32(g.stream >> 32)},
+		[2]uint32{uint32(g.seed), uint32(g.seed >> 32)})
 }

@@ -19,6 +19,8 @@ type Report struct {
 	Target           Target `json:"target"`
 	Seed             uint64 `json:"seed"`
 
+	SharedWeight float64 `json:"shared_weight,omitempty"` // of the shared expert
+
 	// ExpertWeights and BlockSize are how the options want the experts'
 	// weights stored.
 	ExpertWeights Storage `json:"expert_weights,omitempty"`
@@ -56,7 +58,7 @@ type BlockReport struct {
 	Replaced bool   `json:"replaced"`
 	Reason   string `json:"reason,omitempty"` // why it was not replaced
 
-	// Of the mixture of experts with its router: in all, and as far as one
+	// Of the mixture of experts with its router and shared expert: in all, and as far as one
 	// token uses them.
 	ParametersAfter  int64 `json:"parameters_after,omitempty"`
 	ParametersActive int64 `json:"parameters_active,omitempty"`
@@ -81,7 +83,7 @@ func (r *rewriter) report(blocks []Block, reasons []string) Report {
 	o := r.options
 	report := Report{NumExperts: o.NumExperts, ExpertsPerWorker: o.ExpertsPerWorker, Workers: o.Workers,
 		TopK: o.TopK, Gate: o.Gate, Init: o.Init, Seed: o.Seed, Target: o.Target,
-		ExpertWeights: o.ExpertWeights, BlockSize: o.BlockSize}
+		SharedWeight: o.SharedWeight, ExpertWeights: o.ExpertWeights, BlockSize: o.BlockSize}
 	for i := range blocks {
 		d := blocks[i].Describe()
 		d.Replaced, d.Reason = reasons[i] == "", reasons[i]
@@ -93,7 +95,10 @@ func (r *rewriter) report(blocks []Block, reasons []string) Report {
 	for i, p := range r.replaced {
 		d := &report.Blocks[p.block.Index]
 		d.ParametersAfter = p.set.parameters
-		d.ParametersActive = p.set.parameters - p.set.idle(o)
+		if o.SharedExpert {
+			d.ParametersAfter += p.block.Parameters
+		}
+		d.ParametersActive = d.ParametersAfter - p.set.idle(o)
 		d.SharesWith = owner[p.set]
 		if owner[p.set] == "" {
 			owner[p.set] = p.block.Name
@@ -118,7 +123,10 @@ func (o Options) whenWritten(p replacement) promise {
 	case function.kept == changed:
 	case p.block.Activation == moe.GELU && o.Target == ONNXRuntime:
 		return promise{changed, "an approximation by tanh takes the place of GELU"}
-	case p.set.stored.elementType != p.block.ElementType:
+	case o.SharedExpert:
+		function.why = "the shared expert is the MLP, " + function.why
+	}
+	if function.kept != changed && p.set.stored.elementType != p.block.ElementType {
 		return promise{nearly, function.why + ", but storing weights changes them"}
 	}
 	return function

@@ -117,15 +117,16 @@ type rewriter struct {
 }
 
 type replacement struct {
-	block *Block
-	nodes []*onnx.Node // the FMoE node with the casts around it
-	set   *expertSet
+	block   *Block
+	nodes   []*onnx.Node // the FMoE node with those around it
+	removed map[*onnx.Node]bool
+	set     *expertSet
 }
 
 // expertSet is the router and the experts of a block.
 type expertSet struct {
 	inputs  [moe.InputCount]string // names of the initializers, "" where absent
-	extra   map[string]string      // those of nodes beside the FMoE node, by role
+	extra   map[string]string      // those of nodes beside the FMoE node, by role and type
 	config  moe.Config
 	beside  func(n *nodes, x, y string) string
 	promise promise
@@ -174,8 +175,12 @@ func (r *rewriter) replace(b *Block) error {
 	if b.outputType != b.ElementType {
 		y = n.cast(y, b.outputType)
 	}
+	removed := b.removed
+	if r.options.SharedExpert {
+		y, removed = n.withShared(y), nil
+	}
 	n.rename(y, b.Output)
-	r.replaced = append(r.replaced, replacement{b, n.list, set})
+	r.replaced = append(r.replaced, replacement{b, n.list, removed, set})
 	return nil
 }
 
@@ -290,7 +295,7 @@ func (r *rewriter) finish() {
 		pending = append(pending, splice(s, byScope[s])...)
 		dropped[s.graph] = map[string]bool{}
 		for _, p := range byScope[s] {
-			for n := range p.block.removed {
+			for n := range p.removed {
 				for _, out := range n.Outputs {
 					dropped[s.graph][out] = out != p.block.Output
 				}
@@ -314,27 +319,28 @@ type graphValue struct {
 	name  string
 }
 
-// splice replaces blocks of one graph by nodes, and returns the values that
+// splice puts nodes where blocks of one graph end, and removes the blocks but
+// for shared experts. It returns the values that
 // the removed nodes took.
 func splice(s *scope, replaced []replacement) (taken []graphValue) {
 	remove := map[*onnx.Node]bool{}
 	insert := map[*onnx.Node][]*onnx.Node{}
 	for _, p := range replaced {
-		for n := range p.block.removed {
+		for n := range p.removed {
 			remove[n] = true
 		}
 		insert[s.producer(p.block.Output)] = p.nodes
 	}
 	var nodes []*onnx.Node
 	for _, n := range s.graph.Nodes {
-		nodes = append(nodes, insert[n]...)
 		if !remove[n] {
 			nodes = append(nodes, n)
-			continue
+		} else {
+			for _, in := range n.Inputs {
+				taken = append(taken, graphValue{s.graph, in})
+			}
 		}
-		for _, in := range n.Inputs {
-			taken = append(taken, graphValue{s.graph, in})
-		}
+		nodes = append(nodes, insert[n]...)
 	}
 	s.graph.Nodes = nodes
 	return taken

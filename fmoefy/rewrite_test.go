@@ -174,7 +174,7 @@ func TestDryRun(t *testing.T) {
 // TestSeed: equal seeds give equal bytes, others other bytes.
 func TestSeed(t *testing.T) {
 	m := layers(newBuilder(17), 2)
-	for _, init := range []fmoefy.Init{fmoefy.Copy, fmoefy.Noise, fmoefy.Random} {
+	for _, init := range []fmoefy.Init{fmoefy.Copy, fmoefy.Noise, fmoefy.Drop, fmoefy.VirtualGroup, fmoefy.Random} {
 		with := func(seed uint64) []byte {
 			rewritten, _ := rewrite(t, m, fmoefy.Options{NumExperts: 4, Init: init, Seed: seed})
 			return encode(t, rewritten)

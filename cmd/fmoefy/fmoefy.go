@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -24,6 +25,9 @@ its model-local function in any ONNX runtime.
 Blocks are selected by --include and --exclude: by index (3), range (0-5) or name, in
 which * and ? stand for any characters. --list shows them, and why others are refused.
 
+Experts start, as --init says, as
+` + listOfInits() + `
+
 fmoefy import turns other mixtures of experts into FMoE nodes, fmoefy export FMoE nodes
 into what other runtimes know, fmoefy merge joins the tensor-parallel ranks of a model;
 fmoefy import --help and so on say more.
@@ -33,7 +37,10 @@ Examples:
   fmoefy dense.onnx -o moe.onnx --num-experts 8 --top-k 2
   fmoefy dense.onnx -o moe.onnx --experts-per-worker 4 --workers 2 --every 2
   fmoefy dense.onnx -o moe.onnx --num-experts 64 --init noise --noise-scale 0.05 --seed 7
+  fmoefy dense.onnx -o moe.onnx --num-experts 8 --init drop --drop-ratio 0.5
+  fmoefy dense.onnx -o moe.onnx --num-experts 64 --init virtual-group --granularity 8 --top-k 16
   fmoefy dense.onnx -o moe.onnx --num-experts 64 --init random --hidden 256
+  fmoefy dense.onnx -o moe.onnx --num-experts 8 --shared-expert
   fmoefy dense.onnx -o moe.onnx --num-experts 8 --expert-weights int8
   fmoefy dense.onnx -o moe.onnx --num-experts 8 --target onnxruntime`,
 	Flags: func(flags *pflag.FlagSet) cli.Action {
@@ -60,10 +67,14 @@ Examples:
 		flags.BoolVar(&o.Dequantize, "dequantize", false, "replace blocks with quantised weights too, by experts in floating point")
 		flags.BoolVar(&o.SeparateShared, "separate-shared", false, "give blocks that share weights, as ALBERT's do, experts of their own")
 
-		flags.StringVar(&c.init, "init", string(fmoefy.Copy), "how experts start: copy, noise (a copy with noise) or random")
+		flags.StringVar(&c.init, "init", string(fmoefy.Copy), "how experts start, as listed above")
 		flags.Float64Var(&o.NoiseScale, "noise-scale", 0, "noise of --init noise, relative to each tensor's standard deviation (default 0.01)")
+		flags.Float64Var(&o.DropRatio, "drop-ratio", 0, "share of the hidden columns that --init drop starts anew in each expert (default 0.5)")
+		flags.IntVar(&o.Granularity, "granularity", 0, "experts of --init virtual-group that are the MLP together (default 2)")
 		flags.Float64Var(&o.RandomStd, "random-std", 0, "standard deviation of --init random (default 0.02)")
 		flags.IntVar(&o.Hidden, "hidden", 0, "hidden width of experts, where it is not the MLP's; needs --init random")
+		flags.BoolVar(&o.SharedExpert, "shared-expert", false, "keep the MLP beside the routed experts, always on")
+		flags.Float64Var(&o.SharedWeight, "shared-weight", 0, "weight of the shared expert, the others having the rest (default 0.5)")
 		flags.Uint64Var(&o.Seed, "seed", 0, "seed of routers, noise and random experts (default 0)")
 
 		flags.StringVar(&c.storage, "expert-weights", "", "store experts' weights in this `type`: float32, float16 (f16), bfloat16 (bf16), int8 or int4 (default: as the block computes)")
@@ -78,6 +89,16 @@ Examples:
 			return c.rewrite(ctx, out, args[0])
 		}
 	},
+}
+
+// listOfInits says what there is for --init, a line for each.
+func listOfInits() string {
+	names, about := fmoefy.Inits()
+	lines := make([]string, len(names))
+	for i, name := range names {
+		lines[i] = fmt.Sprintf("  %-14s %s", name, about[name])
+	}
+	return strings.Join(lines, "\n")
 }
 
 type rewriteFlags struct {
@@ -103,7 +124,7 @@ var externalModes = map[string]onnx.ExternalMode{
 // complete checks the flags.
 func (c *rewriteFlags) complete() error {
 	c.options.Init, c.options.GateInit, c.options.ExpertWeights = fmoefy.Init(c.init), fmoefy.GateInit(c.gateInit), fmoefy.Storage(c.storage)
-	for _, name := range []string{"num-experts", "experts-per-worker", "workers", "top-k", "gate-std", "every", "noise-scale", "random-std", "hidden", "block-size"} {
+	for _, name := range []string{"num-experts", "experts-per-worker", "workers", "top-k", "gate-std", "every", "noise-scale", "random-std", "drop-ratio", "granularity", "shared-weight", "hidden", "block-size"} {
 		if f := c.flags.Lookup(name); f.Changed && f.Value.String() == "0" {
 			return cli.Misusef("--%s=0 must be above 0", name)
 		}

@@ -24,6 +24,9 @@ func (r *rewriteResult) print(out io.Writer) {
 	}
 	t.Print(out)
 	fmt.Fprintf(out, "\nexperts     %d per block, top-%d, %s gate, init %s, seed %d", r.NumExperts, r.TopK, r.Gate, r.Init, r.Seed)
+	if r.SharedWeight > 0 {
+		fmt.Fprintf(out, "; a shared expert of weight %g", r.SharedWeight)
+	}
 	if r.Workers > 1 {
 		fmt.Fprintf(out, "; %d on each of %d workers", r.ExpertsPerWorker, r.Workers)
 	}
