@@ -143,6 +143,12 @@ func floatAttribute(name string, v float32) *onnx.Attribute { return onnx.FloatA
 // the token numbers 0 and 1 in a model that takes those.
 func run(t *testing.T, m *onnx.Model) map[string]*tensor.Tensor {
 	t.Helper()
+	return runSequences(t, m, 3)
+}
+
+// runSequences is run for random tokens [2, length, d_model].
+func runSequences(t *testing.T, m *onnx.Model, length int) map[string]*tensor.Tensor {
+	t.Helper()
 	s, err := runtime.New(m, runtime.Options{Threads: 1})
 	if err != nil {
 		t.Fatal(err)
@@ -162,12 +168,12 @@ func run(t *testing.T, m *onnx.Model) map[string]*tensor.Tensor {
 			inputs[v.Name] = tensor.FromSlice([]int64{1, 0, 1, 0, 1, 1}, 2, 3)
 			continue
 		}
-		values := make([]float64, 2*3*dModel)
+		values := make([]float64, 2*length*dModel)
 		for i := range values {
 			values[i] = random.NormFloat64()
 		}
-		x := tensor.New(v.Type.ElemType, 2, 3, dModel)
-		tensor.ConvertFloat(x, tensor.FromSlice(values, 2, 3, dModel))
+		x := tensor.New(v.Type.ElemType, 2, length, dModel)
+		tensor.ConvertFloat(x, tensor.FromSlice(values, 2, length, dModel))
 		inputs[v.Name] = x
 	}
 	outputs, err := s.Run(context.Background(), inputs)
@@ -180,9 +186,13 @@ func run(t *testing.T, m *onnx.Model) map[string]*tensor.Tensor {
 // compare fails the test where two models do not compute the same.
 func compare(t *testing.T, got, want *onnx.Model, tolerance float64) {
 	t.Helper()
-	a, b := run(t, got), run(t, want)
-	for name, w := range b {
-		d, err := tensor.Compare(a[name], w, tolerance, tolerance)
+	compareOutputs(t, run(t, got), run(t, want), tolerance)
+}
+
+func compareOutputs(t *testing.T, got, want map[string]*tensor.Tensor, tolerance float64) {
+	t.Helper()
+	for name, w := range want {
+		d, err := tensor.Compare(got[name], w, tolerance, tolerance)
 		if err != nil {
 			t.Fatal(err)
 		}

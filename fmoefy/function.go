@@ -21,7 +21,8 @@ type variant struct {
 	activation                          moe.Activation
 	gated                               bool
 	gateBias, fc1Bias, fc2Bias, fc3Bias bool
-	normalize                           bool
+	routing                             routing
+	selectionBias, mask                 bool
 	elementType                         onnx.DataType
 	stored                              storage // of the experts' weights
 	topK                                int     // 0 where the body reads it from the node
@@ -29,16 +30,38 @@ type variant struct {
 }
 
 // newVariant returns the variant of an FMoE node whose experts compute in type
-// t, in a model of the given operator set.
-func newVariant(n *onnx.Node, c moe.Config, t onnx.DataType, stored storage, opset int64) variant {
+// t, in a model of the given operator set. It fails for nodes that no body can
+// stand for.
+func newVariant(n *onnx.Node, c moe.Config, t onnx.DataType, stored storage, opset int64) (variant, error) {
+	if err := evaluates(n); err != nil {
+		return variant{}, err
+	}
+	routing, err := routingOf(c)
+	if err != nil {
+		return variant{}, err
+	}
 	has := func(slot int) bool { return n.Input(slot) != "" }
 	v := variant{activation: c.Activation, gated: has(moe.InputFC3Weight), gateBias: has(moe.InputGateBias),
 		fc1Bias: has(moe.InputFC1Bias), fc2Bias: has(moe.InputFC2Bias), fc3Bias: has(moe.InputFC3Bias),
-		normalize: c.Normalize, elementType: t, stored: stored, opset: opset}
+		routing: routing, selectionBias: has(moe.InputSelectionBias), mask: has(moe.InputMask),
+		elementType: t, stored: stored, opset: opset}
 	if opset < 12 { // Constant takes its value from an attribute of the caller since then
 		v.topK = c.TopK
 	}
-	return v
+	return v, nil
+}
+
+// evaluates fails for an FMoE node that does more than evaluation does.
+func evaluates(n *onnx.Node) error {
+	if n.Input(moe.InputStep) != "" {
+		return fmt.Errorf("its input %s puts it in training, which other runtimes cannot do: remove it", moe.InputNames[moe.InputStep])
+	}
+	for slot, name := range moe.OutputNames {
+		if slot != moe.OutputY && n.Output(slot) != "" {
+			return fmt.Errorf("other runtimes cannot compute its output %s: remove it", name)
+		}
+	}
+	return nil
 }
 
 // String describes the variant; the description is the function's doc string
@@ -51,24 +74,20 @@ func (v variant) String() string {
 	for _, part := range []struct {
 		present bool
 		name    string
-	}{{v.gated, "gated"}, {v.gateBias, "gate_bias"}, {v.fc1Bias, "fc1_bias"}, {v.fc2Bias, "fc2_bias"}, {v.fc3Bias, "fc3_bias"}, {!v.normalize, "softmax_over_all"}} {
+	}{{v.gated, "gated"}, {v.gateBias, "gate_bias"}, {v.fc1Bias, "fc1_bias"}, {v.fc2Bias, "fc2_bias"}, {v.fc3Bias, "fc3_bias"}, {v.selectionBias, "selection_bias"}, {v.mask, "mask"}} {
 		if part.present {
 			words = append(words, part.name)
 		}
 	}
+	words = append(words, v.routing.words()...)
 	if v.topK > 0 {
 		words = append(words, fmt.Sprintf("top_%d", v.topK))
 	}
 	return fmt.Sprintf("opset%d %s", v.opset, strings.Join(words, " "))
 }
 
-// inputs are the formal inputs of the function: all that a naive gate uses.
-func (v variant) inputs() []string {
-	if v.stored.Bits != 0 {
-		return slices.Clone(moe.InputNames[:moe.InputFC3Scales+1])
-	}
-	return slices.Clone(moe.InputNames[:moe.InputFC3Bias+1])
-}
+// formalInputs are the inputs of every body: all that evaluation uses.
+var formalInputs = moe.InputNames[:moe.InputMask+1]
 
 // attributes are the function's attributes: all that the node has.
 func (v variant) attributes() []string {
@@ -108,7 +127,7 @@ func (v variant) function(overload string) *onnx.Function {
 
 	return &onnx.Function{
 		Name: moe.OpType, Domain: moe.Domain, Overload: overload,
-		Inputs: v.inputs(), Outputs: []string{"Y"},
+		Inputs: slices.Clone(formalInputs), Outputs: []string{"Y"},
 		Attributes:   v.attributes(),
 		Nodes:        b.nodes,
 		OpsetImports: []onnx.OpsetImport{{Version: v.opset}},
@@ -210,50 +229,6 @@ func (b *body) cast(x string, t onnx.DataType) string {
 	return b.op("Cast", []string{x}, onnx.IntAttribute("to", int64(t)))
 }
 
-// gates returns the weights [T, N, 1] with which each token's experts count.
-// The router computes in float32 where the experts have a narrower type.
-func (b *body) gates(tokens string) string {
-	routerType, weight, bias := b.elementType, "gate_weight", "gate_bias"
-	narrow := b.elementType.Bits() < 32
-	if narrow {
-		routerType = onnx.Float32
-		tokens, weight = b.cast(tokens, routerType), b.cast(weight, routerType)
-	}
-	logits := b.op("MatMul", []string{tokens, weight}) // [N, T]
-	if b.gateBias {
-		if narrow {
-			bias = b.cast(bias, routerType)
-		}
-		logits = b.op("Add", []string{logits, bias})
-	}
-	values, indices := "top_values", "top_indices" // [N, k]
-	b.add("TopK", []string{logits, b.k()}, values, indices).Attributes = []*onnx.Attribute{onnx.IntAttribute("axis", 1)}
-	axis := onnx.IntAttribute("axis", 1)
-	var weights string
-	if b.normalize {
-		weights = b.op("Softmax", []string{values}, axis)
-	} else {
-		weights = b.op("GatherElements", []string{b.op("Softmax", []string{logits}, axis), indices}, axis)
-	}
-	zero := &tensor.Tensor{Type: routerType, Shape: []int{1}, Data: make([]byte, routerType.Bits()/8)}
-	zeros := b.op("ConstantOfShape", []string{b.op("Shape", []string{logits})}, onnx.TensorAttribute("value", zero.ToONNX("")))
-	gates := b.op("ScatterElements", []string{zeros, indices, weights}, axis) // [N, T]
-	if narrow {
-		gates = b.cast(gates, b.elementType)
-	}
-	return b.overAxis("Unsqueeze", b.transpose(gates, 1, 0), 2)
-}
-
-// k returns the number of experts for each token as a vector of one element,
-// which TopK takes.
-func (b *body) k() string {
-	if b.topK > 0 {
-		return b.ints(int64(b.topK))
-	}
-	value := &onnx.Attribute{Name: "value_int", Type: onnx.AttributeInt, RefName: moe.AttributeTopK}
-	return b.op("Reshape", []string{b.op("Constant", nil, value), b.ints(1)})
-}
-
 // activate applies the experts' activation in operators of the oldest operator
 // set.
 func (b *body) activate(x string) string {
@@ -295,13 +270,26 @@ type functions struct {
 	model *onnx.Model
 }
 
+// give makes the function of its variant the body of an FMoE node. It fails
+// where the node's gate has none; the node stands for itself then.
+func (f functions) give(n *onnx.Node, c moe.Config, t onnx.DataType, stored storage, opset int64) error {
+	v, err := newVariant(n, c, t, stored, opset)
+	if err != nil {
+		n.Overload = c.Gate // lest it calls the function of others
+		f.model.IRVersion = max(f.model.IRVersion, 10)
+		return err
+	}
+	n.Overload = f.bodyOf(v)
+	return nil
+}
+
 // bodyOf returns the overload under which the model holds the body of a
 // variant, adding it where it is new.
 func (f functions) bodyOf(v variant) (overload string) {
 	taken := map[string]bool{}
 	for _, fn := range f.model.Functions {
 		if fn.Domain == moe.Domain && fn.Name == moe.OpType {
-			if fn.DocString == v.String() {
+			if fn.DocString == v.String() && len(fn.Inputs) == len(formalInputs) {
 				return fn.Overload
 			}
 			taken[fn.Overload] = true

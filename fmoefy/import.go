@@ -231,7 +231,7 @@ func (i *importer) replace(s *scope, found []*mixture) {
 			return t.Name
 		})
 		n.Name = i.names.NewNodeName(x.Name + "." + moe.OpType)
-		n.Overload = functions{i.model}.bodyOf(newVariant(n, x.config(), x.elementType, x.stored, i.opset))
+		_ = functions{i.model}.give(n, x.config(), x.elementType, x.stored, i.opset) // the gate naive has one
 		b := &Block{Input: x.input, Output: x.output, DModel: x.DModel, outputType: x.elementType, removed: s.removable(x.nodes, x.output)}
 		replaced = append(replaced, replacement{block: b, nodes: []*onnx.Node{n}, removed: b.removed})
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/moe"
@@ -41,6 +42,9 @@ type exporter struct {
 // lower prepares what takes the place of e.
 func (x *exporter) lower(e *exportedNode) error {
 	n := e.node
+	if err := plainlyRouted(e); err != nil {
+		return err
+	}
 	attributes, err := x.activation(e)
 	if err != nil {
 		return err
@@ -80,6 +84,27 @@ func (x *exporter) lower(e *exportedNode) error {
 	shape := x.add(e, "", "Shape", []string{n.Input(moe.InputX)})
 	reshape := x.add(e, "", "Reshape", []string{mixture.Outputs[0], shape.Outputs[0]})
 	reshape.Outputs[0] = y
+	return nil
+}
+
+// plainlyRouted fails for nodes whose gate does in evaluation what the router
+// of com.microsoft::MoE does not: that takes the largest logits and weighs
+// them by a softmax.
+func plainlyRouted(e *exportedNode) error {
+	if err := evaluates(e.node); err != nil {
+		return err
+	}
+	r, err := routingOf(e.config)
+	switch {
+	case err != nil:
+		return err
+	case r != routing{scores: moe.ScoresSoftmax, normalize: r.normalize, scaling: 1}:
+		return fmt.Errorf("com.microsoft::MoE has no gate %s (%s): use the target portable or standard", e.config.Gate, strings.Join(r.words(), " "))
+	case e.node.Input(moe.InputSelectionBias) != "":
+		return fmt.Errorf("com.microsoft::MoE has no selection bias: use the target portable or standard")
+	case e.node.Input(moe.InputMask) != "":
+		return fmt.Errorf("com.microsoft::MoE has no mask of tokens: use the target portable or standard")
+	}
 	return nil
 }
 

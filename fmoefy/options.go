@@ -28,9 +28,11 @@ type Options struct {
 	NumExperts                int
 	ExpertsPerWorker, Workers int
 
-	// TopK is the number of experts for each token. The default is 2, or 1
-	// where there is one expert.
+	// TopK is the number of experts for each token. The default is what the
+	// gate allows, or else 2, or 1 where there is one expert.
 	TopK int
+
+	GateOptions
 
 	// Include and Exclude select blocks by index ("3"), by a range of indices
 	// ("0-5") or by name, in which "*" and "?" stand for any characters. With
@@ -89,16 +91,10 @@ type Options struct {
 	// integers: a power of two from 16, by default 32.
 	BlockSize int
 
-	Gate     string   // default moe.GateNaive
 	GateInit GateInit // default GateNormal
 	GateStd  float64  // default 0.02
 
-	// SoftmaxOverAll weighs a token's experts by their entries of the softmax
-	// over all experts, which do not sum to one, instead of a softmax over the
-	// chosen ones. The rewritten model is not equal to the dense one then.
-	SoftmaxOverAll bool
-
-	// Seed makes the random numbers. Equal seeds give equal bytes.
+	// Seed makes the random numbers of weights. Equal seeds give equal bytes.
 	Seed uint64
 
 	// Target and AllowGELUApproximation are those of ExportOptions.
@@ -126,8 +122,6 @@ func (o Options) complete() (Options, error) {
 		return o, err
 	}
 	switch {
-	case !slices.Contains(moe.Gates(), o.Gate):
-		return o, fmt.Errorf("gate %q is not known; there are %s", o.Gate, strings.Join(moe.Gates(), ", "))
 	case !slices.Contains([]GateInit{GateNormal, GateZeros}, o.GateInit):
 		return o, fmt.Errorf("gate init %q is not known; there are normal and zeros", o.GateInit)
 	case o.EveryN < 1:
@@ -210,11 +204,30 @@ func (o *Options) completeExperts() error {
 		return fmt.Errorf("%d experts cannot be divided among %d workers", o.NumExperts, o.Workers)
 	}
 	o.ExpertsPerWorker = o.NumExperts / o.Workers
-	setDefault(&o.TopK, min(2, o.NumExperts))
-	if o.TopK < 1 || o.TopK > o.NumExperts {
-		return fmt.Errorf("top-k is %d, must be 1 to the number of experts, %d", o.TopK, o.NumExperts)
+	if o.TopK == 0 {
+		o.TopK = o.defaultTopK()
 	}
-	return nil
+	_, err = o.gateConfig()
+	return err
+}
+
+// defaultTopK returns the largest top-k up to 2 that the gate takes.
+func (o Options) defaultTopK() int {
+	most := min(2, o.NumExperts)
+	for o.TopK = most; o.TopK > 0; o.TopK-- {
+		if _, err := o.gateConfig(); err == nil {
+			return o.TopK
+		}
+	}
+	return most
+}
+
+// gateConfig returns what an FMoE node with the options' gate says, as far as
+// it does not depend on the block.
+func (o *Options) gateConfig() (moe.Config, error) {
+	c := moe.DefaultConfig(o.Gate)
+	c.TopK = o.TopK
+	return o.GateOptions.configure(c, o.Workers, o.NumExperts)
 }
 
 // choose returns for each block why it is not replaced, "" for those that

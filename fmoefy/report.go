@@ -26,6 +26,10 @@ type Report struct {
 	ExpertWeights Storage `json:"expert_weights,omitempty"`
 	BlockSize     int     `json:"block_size,omitempty"`
 
+	// NoBody says why the FMoE nodes have no function as their body, so that
+	// other runtimes cannot run them; it is empty where they have one.
+	NoBody string `json:"no_body,omitempty"`
+
 	// Parameters of the model, in floating-point initializers and experts'
 	// weights: before, after, and after as far as one token uses them.
 	ParametersBefore int64 `json:"parameters_before"`
@@ -110,6 +114,9 @@ func (r *rewriter) report(blocks []Block, reasons []string) Report {
 	}
 	if errors > 0 {
 		report.WeightError = math.Sqrt(errors / elements)
+	}
+	if r.noBody != nil && o.Target == Portable {
+		report.NoBody = r.noBody.Error()
 	}
 	report.Equal, report.Approximate, report.Why = function.kept == equal, function.kept == nearly, function.why
 	return report

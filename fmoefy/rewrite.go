@@ -52,7 +52,7 @@ func Rewrite(m *onnx.Model, o Options) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	r := &rewriter{model: w, options: o, opset: opset, names: onnx.NewIndex(w.Graph), layers: layers(blocks), sets: map[string]*expertSet{}, dequantizer: q, first: map[*onnx.Tensor]*onnx.Tensor{}, samples: map[string][]*onnx.Tensor{}}
+	r := &rewriter{model: w, options: o, opset: opset, names: onnx.NewIndex(w.Graph), layers: layers(blocks), firstLayer: countMixtures(w), sets: map[string]*expertSet{}, dequantizer: q, first: map[*onnx.Tensor]*onnx.Tensor{}, samples: map[string][]*onnx.Tensor{}}
 	var chosen []*Block
 	for i := range blocks {
 		if reasons[i] == "" {
@@ -107,13 +107,17 @@ type rewriter struct {
 	experts expertMaker
 	names   *onnx.Index // of the outermost graph, which knows all names
 	layers  map[*scope]int
-	sets    map[string]*expertSet
+
+	firstLayer int // the number of FMoE nodes that are there already
+
+	sets map[string]*expertSet
 
 	dequantizer *dequantizer
 	first       map[*onnx.Tensor]*onnx.Tensor // the first of equal tensors, as identity found out
 	samples     map[string][]*onnx.Tensor     // those, by a part of their content
 
 	replaced []replacement
+	noBody   error // why the FMoE nodes have no function as their body, nil where they have
 }
 
 type replacement struct {
@@ -139,6 +143,19 @@ type expertSet struct {
 	elements, errors float64 // the sum of the squares of weights, and of what storing changes them by
 }
 
+// countMixtures counts the FMoE nodes of a model.
+func countMixtures(m *onnx.Model) (count int) {
+	_ = m.Graph.Walk(func(g *onnx.Graph) error {
+		for _, n := range g.Nodes {
+			if n.Domain == moe.Domain && n.OpType == moe.OpType {
+				count++
+			}
+		}
+		return nil
+	})
+	return count
+}
+
 // layers counts the replaceable blocks of each graph.
 func layers(blocks []Block) map[*scope]int {
 	n := map[*scope]int{}
@@ -156,18 +173,27 @@ func (r *rewriter) replace(b *Block) error {
 	if err != nil {
 		return err
 	}
+	config := set.config
+	config.Layer = r.firstLayer + len(r.replaced)
 	node := &onnx.Node{Name: r.names.NewNodeName(b.Name + "." + moe.OpType), Domain: moe.Domain, OpType: moe.OpType,
-		Inputs: slices.Clone(set.inputs[:]), Outputs: []string{r.names.NewName(b.Name + ".mixture")}, Attributes: set.config.Encode()}
-	for len(node.Inputs) > 0 && node.Inputs[len(node.Inputs)-1] == "" {
-		node.Inputs = node.Inputs[:len(node.Inputs)-1]
-	}
+		Inputs: slices.Clone(set.inputs[:]), Outputs: []string{r.names.NewName(b.Name + ".mixture")}, Attributes: config.Encode()}
 	n := &nodes{rewriter: r, block: b, set: set}
 	x, y := b.Input, node.Outputs[moe.OutputY]
 	if b.inputType != b.ElementType {
 		x = n.cast(x, b.ElementType)
 	}
-	node.Inputs[moe.InputX] = x
-	node.Overload = functions{r.model}.bodyOf(newVariant(node, set.config, b.ElementType, set.stored, r.opset))
+	setInput(node, moe.InputX, x)
+	if mask := r.options.TokenMask; mask != "" {
+		isBool, err := b.scope.checkMask(mask, b.Input, b.scope.producer(b.Output))
+		if err != nil {
+			return err
+		}
+		if !isBool {
+			mask = n.cast(mask, onnx.Bool)
+		}
+		setInput(node, moe.InputMask, mask)
+	}
+	r.noBody = functions{r.model}.give(node, config, b.ElementType, set.stored, r.opset)
 	n.list = append(n.list, node)
 	if set.beside != nil {
 		y = set.beside(n, x, y)
@@ -203,15 +229,25 @@ func (r *rewriter) expertsOf(b *Block) (*expertSet, error) {
 	if err != nil {
 		return nil, err
 	}
-	set.config = moe.DefaultConfig(o.Gate)
-	set.config.TopK, set.config.Activation, set.config.Normalize = o.TopK, b.Activation, !o.SoftmaxOverAll
-	set.config.Quantization = stored.Quantization
+	if set.config, err = o.gateConfig(); err != nil {
+		return nil, err
+	}
+	set.config.Activation, set.config.Quantization = b.Activation, stored.Quantization
 	if m.configure != nil {
 		m.configure(&set.config)
 	}
+	if err := set.config.Check(o.NumExperts); err != nil {
+		return nil, err
+	}
 	set.beside, set.promise = m.beside, m.promise(set.config)
+	if o.TokenMask != "" {
+		set.promise = set.promise.worse(promise{changed, "no expert computes the tokens that the mask excludes"})
+	}
 	if m.slots[moe.InputGateWeight].source == nil {
 		m.slots[moe.InputGateWeight] = at.router(o.NumExperts)
+	}
+	if err := o.addTo(m, at); err != nil {
+		return nil, err
 	}
 	for slot, experts := range m.slots {
 		if experts.source == nil {

@@ -62,7 +62,7 @@ func TestBodies(t *testing.T) {
 					b.op("Abs", x)
 					plain := b.linear(c.write(b, b.linear(x, dModel, dHidden)), dHidden, dModel)
 					b.output(b.op("Add", x, plain))
-					m, report := rewrite(t, b.model, fmoefy.Options{NumExperts: 5, TopK: 3, Init: fmoefy.Noise, NoiseScale: 1, GateStd: 1, SoftmaxOverAll: all})
+					m, report := rewrite(t, b.model, fmoefy.Options{NumExperts: 5, TopK: 3, Init: fmoefy.Noise, NoiseScale: 1, GateStd: 1, GateOptions: fmoefy.GateOptions{Normalize: new(!all)}})
 					if report.Equal {
 						t.Error("experts with noise are reported as equal")
 					}
@@ -305,7 +305,7 @@ func TestNodeAndFile(t *testing.T) {
 	m.Graph.ValueInfo = append(m.Graph.ValueInfo, valueInfo(inner, onnx.Float32))
 	m.Graph.Initializers = append(m.Graph.Initializers, tensor.FromSlice([]float32{1}).ToONNX(block.Name+".fc1_weight"))
 
-	rewritten, _ := rewrite(t, m, fmoefy.Options{NumExperts: 4, TopK: 3, SoftmaxOverAll: true})
+	rewritten, _ := rewrite(t, m, fmoefy.Options{NumExperts: 4, TopK: 3, GateOptions: fmoefy.GateOptions{Normalize: new(false)}})
 	if rewritten.IRVersion != 8 {
 		t.Errorf("IR version %d, functions need 8", rewritten.IRVersion)
 	}

@@ -109,7 +109,9 @@ func export(m *onnx.Model, o ExportOptions) (count int, err error) {
 		x.finish(written)
 	default:
 		for _, e := range written {
-			e.node.Overload = functions{m}.bodyOf(newVariant(e.node, e.config, e.elementType, e.stored, opset))
+			if err := (functions{m}).give(e.node, e.config, e.elementType, e.stored, opset); err != nil && o.Target == Standard {
+				return 0, fmt.Errorf("%s: %w", nodeName(e.node), err)
+			}
 		}
 		if o.Target == Standard {
 			if err := m.Inline(func(*onnx.Node) bool { return false }); err != nil {
@@ -143,9 +145,6 @@ func readFMoE(s *scope, n *onnx.Node) (*exportedNode, error) {
 	c, err := moe.ParseConfig(n)
 	if err != nil {
 		return nil, err
-	}
-	if n.Output(moe.OutputAuxLoss) != "" || n.Output(moe.OutputExpertCount) != "" || n.Input(moe.InputNoiseWeight) != "" {
-		return nil, fmt.Errorf("an auxiliary loss, a count of experts or a noise weight exists in training only: remove them")
 	}
 	weight, err := s.constant(n.Input(moe.InputFC1Weight))
 	if err != nil {

@@ -54,9 +54,8 @@ Examples:
 		flags.IntVar(&o.NumExperts, "num-experts", 0, "experts of a block in all")
 		flags.IntVar(&o.ExpertsPerWorker, "experts-per-worker", 0, "experts of a block on each worker, instead of --num-experts")
 		flags.IntVar(&o.Workers, "workers", 0, "number of workers that share the experts (default 1)")
-		flags.IntVar(&o.TopK, "top-k", 0, "experts for each token (default 2)")
-		flags.StringVar(&o.Gate, "gate", moe.GateNaive, "rule that picks experts")
-		flags.BoolVar(&o.SoftmaxOverAll, "softmax-over-all", false, "weigh a token's experts by a softmax over all experts, not over its own; gives another function")
+		flags.IntVar(&o.TopK, "top-k", 0, "experts for each token (default what the gate allows, or else 2)")
+		registerGate(flags, &o.GateOptions, moe.GateNaive)
 		flags.StringVar(&c.gateInit, "gate-init", string(fmoefy.GateNormal), "how routers start: normal or zeros")
 		flags.Float64Var(&o.GateStd, "gate-std", 0, "standard deviation of --gate-init normal (default 0.02)")
 

@@ -52,10 +52,20 @@ func TestWrongUse(t *testing.T) {
 		{[]string{gpt, "-o", out}, "number of experts is missing"},
 		{[]string{gpt, "-o", out, "--num-experts", "many"}, `"many"`},
 		{[]string{gpt, "-o", out, "--num-experts", "0"}, "--num-experts=0 must be above 0"},
-		{[]string{gpt, "-o", out, "--num-experts", "4", "--top-k", "5"}, "top-k is 5, must be 1 to the number of experts, 4"},
+		{[]string{gpt, "-o", out, "--num-experts", "4", "--top-k", "5"}, "top_k is 5, more than the 4 experts"},
 		{[]string{gpt, "-o", out, "--num-experts", "4", "--top-k", "0"}, "--top-k=0"},
 		{[]string{gpt, "-o", out, "--num-experts", "6", "--workers", "4"}, "cannot be divided"},
 		{[]string{gpt, "-o", out, "--num-experts", "4", "--gate", "magic"}, `gate "magic" is not known`},
+		{[]string{gpt, "-o", out, "--num-experts", "4", "--gate", "gshard", "--top-k", "3"}, "top_k is 3; the gate gshard takes top_k 2 only"},
+		{[]string{gpt, "-o", out, "--num-experts", "4", "--gate", "switch", "--top-k", "2"}, "top_k is 2; the gate switch takes top_k 1 only"},
+		{[]string{gpt, "-o", out, "--num-experts", "1", "--gate", "dc"}, "top_k is 1; the gate dc takes top_k 2 only"},
+		{[]string{gpt, "-o", out, "--num-experts", "4", "--gate", "switch", "--capacity-eval", "0"}, "capacity_factor_eval is 0, must be above 0"},
+		{[]string{gpt, "-o", out, "--num-experts", "4", "--gate", "switch", "--capacity-train=-2"}, "capacity_factor_train is -2, must be above 0"},
+		{[]string{gpt, "-o", out, "--num-experts", "4", "--capacity-eval", "2"}, "capacity_factor_eval does not go with the gate naive"},
+		{[]string{gpt, "-o", out, "--num-experts", "4", "--gate", "switch", "--selection-bias"}, "the gate switch takes no selection bias"},
+		{[]string{gpt, "-o", out, "--num-experts", "4", "--gate", "switch", "--workers-per-node", "2"}, "workers per node mean nothing to the gate switch"},
+		{[]string{gpt, "-o", out, "--num-experts", "4", "--scores", "tanh"}, `scores "tanh" are not known`},
+		{[]string{gpt, "-o", out, "--num-experts", "4", "--jitter", "much"}, `"much"`},
 		{[]string{gpt, "-o", out, "--num-experts", "4", "--init", "zero"}, `expert init "zero" is not known`},
 		{[]string{gpt, "-o", out, "--num-experts", "4", "--hidden", "64"}, "needs expert init random"},
 		{[]string{gpt, "-o", out, "--num-experts", "4", "--noise-scale", "0.1"}, "needs expert init noise"},
@@ -92,6 +102,7 @@ func TestFailures(t *testing.T) {
 		{[]string{broken, "--list"}, "broken.onnx"},
 		{[]string{broken, "-o", out, "--num-experts", "4"}, "broken.onnx"},
 		{[]string{gpt, "-o", out, "--num-experts", "4", "--include", "decoder*"}, `"decoder*" selects none`},
+		{[]string{gpt, "-o", out, "--num-experts", "4", "--token-mask", "attention_mask"}, `token mask "attention_mask" is no value`},
 		{[]string{gpt, "-o", filepath.Join(dir, "nowhere", "out.onnx"), "--num-experts", "4"}, "nowhere"},
 	}
 	for _, test := range tests {
@@ -127,6 +138,8 @@ func TestRewrite(t *testing.T) {
 		{"int8", []string{"--num-experts", "4", "--expert-weights", "int8"}, 4, 2, 6, 512, false},
 		{"int4", []string{"--num-experts", "4", "--expert-weights", "int4", "--block-size", "64"}, 4, 2, 6, 512, false},
 		{"bfloat16", []string{"--num-experts", "4", "--expert-weights", "bf16"}, 4, 2, 6, 512, false},
+		{"switch", []string{"--num-experts", "4", "--gate", "switch", "--capacity-eval", "unlimited", "--softmax-over-all=false"}, 4, 1, 6, 512, true},
+		{"gshard", []string{"--num-experts", "4", "--gate", "gshard", "--random-routing=false"}, 4, 2, 6, 512, false},
 		{"another weighting", []string{"--num-experts", "4", "--softmax-over-all"}, 4, 2, 6, 512, false},
 	}
 	for _, test := range tests {

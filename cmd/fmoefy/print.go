@@ -51,6 +51,9 @@ func (r *rewriteResult) print(out io.Writer) {
 		fmt.Fprintf(out, " by %.2g %% (root mean square)", 100*r.WeightError)
 	}
 	fmt.Fprintln(out)
+	if r.NoBody != "" {
+		fmt.Fprintf(out, "runtimes    moerun only: %s\n", r.NoBody)
+	}
 	if r.Output != "" {
 		fmt.Fprintf(out, "wrote       %s\n", r.Output)
 	}

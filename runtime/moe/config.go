@@ -2,7 +2,9 @@ package moe
 
 import (
 	"fmt"
+	"iter"
 	"math"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -245,6 +247,33 @@ func (c Config) Encode() []*onnx.Attribute {
 		}
 	}
 	return list
+}
+
+// All lists the attributes, those that have their defaults too, by name.
+func (c Config) All() iter.Seq2[string, any] {
+	return func(yield func(string, any) bool) {
+		for _, a := range attributes {
+			if !yield(a.name, reflect.ValueOf(a.field(&c)).Elem().Interface()) {
+				return
+			}
+		}
+	}
+}
+
+// WithGate returns c with another gate: what is as the present gate has it by
+// default, or goes with other gates only, becomes the other gate's default. All
+// else stays.
+func (c Config) WithGate(gate string) Config {
+	before, after := DefaultConfig(c.Gate), DefaultConfig(gate)
+	kind, _ := KindOf(gate)
+	for _, a := range attributes {
+		// Fields are pointers to comparable values of one type.
+		field, was, is := reflect.ValueOf(a.field(&c)).Elem(), reflect.ValueOf(a.field(&before)).Elem(), reflect.ValueOf(a.field(&after)).Elem()
+		if field.Equal(was) || slices.Contains(options, a.name) && !slices.Contains(kind.Options, a.name) {
+			field.Set(is)
+		}
+	}
+	return c
 }
 
 // maxExperts bounds what a file may claim; the largest published mixtures

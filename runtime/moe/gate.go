@@ -108,6 +108,12 @@ type Kind struct {
 	// Noisy: the gate takes the input noise_weight.
 	Noisy bool
 
+	// SelectionBias: the gate takes the input selection_bias.
+	SelectionBias bool
+
+	// Workers: it matters to the gate how many workers hold the experts.
+	Workers bool
+
 	// ExpertChoice: a token has a slot for each expert.
 	ExpertChoice bool
 }

@@ -15,6 +15,7 @@ func init() {
 		New: func(c Config, experts int) Gate {
 			return &dc{config: c, balance: newFirstChoices(experts), used: make([]int, experts)}
 		},
+		Workers: true,
 	})
 }
 

@@ -20,6 +20,7 @@ func init() {
 		New: func(c Config, experts int) Gate {
 			return &gshard{config: c, balance: newFirstChoices(experts), used: make([]int, experts)}
 		},
+		Workers: true,
 	})
 }
 

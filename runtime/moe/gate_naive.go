@@ -8,6 +8,8 @@ func init() {
 		Name:    GateNaive,
 		Summary: "the k largest logits, weighted by a softmax over them",
 		New:     func(c Config, experts int) Gate { return &naive{config: c} },
+
+		SelectionBias: true,
 	})
 }
 

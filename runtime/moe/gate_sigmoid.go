@@ -32,6 +32,7 @@ func init() {
 			}
 			return g
 		},
+		SelectionBias: true,
 	})
 }
 

@@ -10,6 +10,7 @@ func init() {
 		New: func(c Config, experts int) Gate {
 			return &swipe{config: c, experts: experts, room: make([]int, c.Workers)}
 		},
+		Workers: true,
 	})
 }
 

@@ -24,7 +24,8 @@ func init() {
 		New: func(c Config, experts int) Gate {
 			return &tokenRounding{config: c, experts: experts, count: make([]int, experts)}
 		},
-		ExpertChoice: true,
+		ExpertChoice:  true,
+		SelectionBias: true,
 	})
 }
 

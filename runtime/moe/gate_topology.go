@@ -20,6 +20,7 @@ func init() {
 		New: func(c Config, experts int) Gate {
 			return &topology{config: c, balance: newFirstChoices(experts)}
 		},
+		Workers: true,
 	})
 }
 
