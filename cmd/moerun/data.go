@@ -21,6 +21,8 @@ type dataFlags struct {
 	dims   map[string]int
 	seed   uint64
 	flags  *pflag.FlagSet
+
+	seedIsForMore bool // than random inputs
 }
 
 const dataHelp = `Inputs come from a directory of ONNX test data (input_0.pb, input_1.pb, …), from
@@ -29,8 +31,13 @@ are normally distributed; integers that select from an embedding table stay belo
 its size; other integers are 1.`
 
 func (d *dataFlags) register(flags *pflag.FlagSet) {
-	d.flags = flags
 	flags.StringVar(&d.dir, "data", "", "read inputs from this `directory` of ONNX test data")
+	d.registerRest(flags)
+}
+
+// registerRest registers all flags but --data.
+func (d *dataFlags) registerRest(flags *pflag.FlagSet) {
+	d.flags = flags
 	flags.StringArrayVar(&d.files, "input", nil, "read one input from a .npy or .pb file, as `NAME=FILE`; repeatable")
 	flags.StringToIntVar(&d.dims, "dim", nil, "open `dimensions` of random inputs, as batch=2,seq=16, or INPUT:AXIS=8 for one without a name")
 	flags.Uint64Var(&d.seed, "seed", 1, "seed of random inputs")
@@ -58,7 +65,7 @@ func (d *dataFlags) read(m *onnx.Model, inputs []*onnx.ValueInfo) (map[string]*t
 	}
 	if len(missing) == 0 || !d.random {
 		for _, name := range []string{"dim", "seed"} {
-			if d.flags.Changed(name) {
+			if d.flags.Changed(name) && !(name == "seed" && d.seedIsForMore) {
 				return nil, cli.Misusef("--%s is for random inputs, and there are none here", name)
 			}
 		}

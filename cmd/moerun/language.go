@@ -26,12 +26,17 @@ func (f *languageFlags) register(flags *pflag.FlagSet) {
 }
 
 func (f *languageFlags) open(path string) (*language.Model, error) {
-	if f.context < 0 {
-		return nil, cli.Misusef("--context=%d must be 0 or more", f.context)
-	}
-	options, err := f.runtime.options()
+	options, err := f.options()
 	if err != nil {
 		return nil, err
 	}
-	return language.Open(path, language.Options{Runtime: options, Tokenizer: f.tokenizer, Context: f.context})
+	return language.Open(path, options)
+}
+
+func (f *languageFlags) options() (language.Options, error) {
+	if f.context < 0 {
+		return language.Options{}, cli.Misusef("--context=%d must be 0 or more", f.context)
+	}
+	options, err := f.runtime.options()
+	return language.Options{Runtime: options, Tokenizer: f.tokenizer, Context: f.context}, err
 }

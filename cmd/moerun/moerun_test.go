@@ -50,6 +50,24 @@ func succeed(t *testing.T, result any, args ...string) {
 	}
 }
 
+// rewrite writes a model rewritten by fmoefy to a file.
+func rewrite(t *testing.T, path string, o fmoefy.Options) string {
+	t.Helper()
+	m, err := onnx.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if _, err := fmoefy.Rewrite(m, o); err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(t.TempDir(), "moe.onnx")
+	if err := onnx.WriteFile(out, m, onnx.WriteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
 func TestWrongUse(t *testing.T) {
 	tests := []struct {
 		args []string
@@ -89,6 +107,14 @@ func TestWrongUse(t *testing.T) {
 		{[]string{"perplexity", gpt}, "--text FILE is missing"},
 		{[]string{"perplexity", gpt, "--text", gptText, "--window=-1"}, "--window"},
 		{[]string{"perplexity", gpt, "--text", gptText, "--max-tokens=-1"}, "--max-tokens"},
+		{[]string{"routing", gpt, "--text", gptText, "--data", gptData}, "give one of them"},
+		{[]string{"routing", gpt, "--data", gptData, "--window", "5"}, "--window is for --text"},
+		{[]string{"routing", gpt, "--text", gptText, "--seed", "5"}, "--seed is for random inputs or --training"},
+		{[]string{"routing", gpt, "--text", gptText, "--step", "5"}, "--step is for --training"},
+		{[]string{"routing", gpt, "--text", gptText, "--training", "--step=-1"}, "--step=-1 must be 0 or more"},
+		{[]string{"routing", gpt, "--text", gptText, "--window=-1"}, "--window=-1 must be"},
+		{[]string{"routing", gpt, "--text", gptText, "--heatmap", "load.jpg"}, "must be named .png or .svg"},
+		{[]string{"run", gpt, "--data", gptData, "--routing-stats", "--repeat", "2"}, "give --repeat or --routing-stats"},
 		{[]string{"version", "x"}, `unexpected argument "x"`},
 	}
 	for _, test := range tests {
@@ -123,6 +149,10 @@ func TestFailures(t *testing.T) {
 		{[]string{"compare", gpt, bert}, bert},
 		{[]string{"info", broken}, "broken.onnx"},
 		{[]string{"generate", bert, "--prompt", "a"}, "token_type_ids"},
+		{[]string{"routing", gpt, "--random"}, "the model has no FMoE layers; fmoefy rewrites"},
+		{[]string{"routing", gpt, "--text", gptText}, "the model has no FMoE layers; fmoefy rewrites"},
+		{[]string{"run", gpt, "--random", "--routing-stats"}, "the model has no FMoE layers; fmoefy rewrites"},
+		{[]string{"routing", "nowhere.onnx", "--random"}, "nowhere.onnx"},
 		{[]string{"perplexity", gpt, "--text", "nowhere.txt"}, "nowhere.txt"},
 		{[]string{"perplexity", gpt, "--text", gptText, "--window", "300"}, "context of 256"},
 	}
@@ -344,21 +374,9 @@ func TestPerplexity(t *testing.T) {
 // of fewer bits predicts text nearly as well.
 func TestPerplexityOfStoredExperts(t *testing.T) {
 	perplexity := func(o fmoefy.Options) float64 {
-		m, err := onnx.ReadFile(gpt)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer m.Close()
 		o.NumExperts = 4
-		if _, err := fmoefy.Rewrite(m, o); err != nil {
-			t.Fatal(err)
-		}
-		path := filepath.Join(t.TempDir(), "moe.onnx")
-		if err := onnx.WriteFile(path, m, onnx.WriteOptions{}); err != nil {
-			t.Fatal(err)
-		}
 		var result perplexityResult
-		succeed(t, &result, "perplexity", path, "--text", gptText, "--max-tokens", "2001", "--json")
+		succeed(t, &result, "perplexity", rewrite(t, gpt, o), "--text", gptText, "--max-tokens", "2001", "--json")
 		return math.Exp(float64(result.LogLoss))
 	}
 	dense := perplexity(fmoefy.Options{})

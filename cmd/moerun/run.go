@@ -12,6 +12,7 @@ import (
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/benchmark"
 	"github.com/fmoe-go/fmoe/runtime/dataset"
+	"github.com/fmoe-go/fmoe/runtime/routing"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
 
@@ -24,7 +25,8 @@ var runCommand = &cli.Command{
 Examples:
   moerun run model.onnx --random --dim batch=2,sequence=16 --repeat 100
   moerun run model.onnx --data test_data_set_0 --check
-  moerun run model.onnx --input input_ids=ids.npy --out results`,
+  moerun run model.onnx --input input_ids=ids.npy --out results
+  moerun run moe.onnx --random --routing-stats`,
 	Flags: func(flags *pflag.FlagSet) cli.Action {
 		var o runFlags
 		o.data.register(flags)
@@ -35,6 +37,7 @@ Examples:
 		flags.Float64Var(&o.rtol, "rtol", 1e-3, "relative tolerance of --check")
 		flags.Float64Var(&o.atol, "atol", 1e-5, "absolute tolerance of --check")
 		flags.IntVar(&o.repeat, "repeat", 0, "run this often after the first time and show the latency")
+		flags.BoolVar(&o.routing, "routing-stats", false, "show which experts the FMoE layers chose; moerun routing does so for more data")
 		o.runtime.register(flags)
 		flags.BoolVar(&o.json, "json", false, "print JSON")
 		o.flags = flags
@@ -50,16 +53,18 @@ type runFlags struct {
 	check      bool
 	rtol, atol float64
 	repeat     int
+	routing    bool
 	json       bool
 	flags      *pflag.FlagSet
 }
 
 // runResult is what run prints.
 type runResult struct {
-	Model   string      `json:"model"`
-	Inputs  []valueInfo `json:"inputs"`
-	Outputs []output    `json:"outputs"`
-	Latency *latency    `json:"latency,omitempty"`
+	Model   string              `json:"model"`
+	Inputs  []valueInfo         `json:"inputs"`
+	Outputs []output            `json:"outputs"`
+	Latency *latency            `json:"latency,omitempty"`
+	Routing *routing.Statistics `json:"routing,omitempty"`
 }
 
 type valueInfo struct {
@@ -93,7 +98,11 @@ func (o *runFlags) run(ctx context.Context, out io.Writer, path string) error {
 	if err := o.validate(); err != nil {
 		return err
 	}
-	s, err := openSession(path, o.runtime)
+	var watched *routing.Options
+	if o.routing {
+		watched = &routing.Options{}
+	}
+	s, err := openWatched(path, o.runtime, watched)
 	if err != nil {
 		return err
 	}
@@ -109,6 +118,12 @@ func (o *runFlags) run(ctx context.Context, out io.Writer, path string) error {
 	result := runResult{Model: path, Inputs: []valueInfo{}, Outputs: describeOutputs(s.Outputs(), outputs)}
 	for _, v := range s.Inputs() {
 		result.Inputs = append(result.Inputs, valueInfo{v.Name, inputs[v.Name].String()})
+	}
+	if o.routing {
+		if err := s.watch.Add(outputs); err != nil {
+			return err
+		}
+		result.Routing = s.watch.Statistics()
 	}
 	if o.out != "" {
 		files, err := dataset.WriteOutputs(o.out, o.format, s.Outputs(), outputs)
@@ -161,6 +176,8 @@ func (o *runFlags) validate() error {
 		return cli.Misusef("--rtol and --atol must be 0 or more")
 	case o.repeat < 0:
 		return cli.Misusef("--repeat=%d must be 0 or more", o.repeat)
+	case o.repeat > 0 && o.routing:
+		return cli.Misusef("--repeat measures runs that are not looked at: give --repeat or --routing-stats")
 	}
 	return nil
 }
@@ -227,5 +244,9 @@ func (r *runResult) print(out io.Writer) {
 	}
 	if l := r.Latency; l != nil {
 		fmt.Fprintf(out, "latency of %d runs: min %.3f ms, p50 %.3f ms, p90 %.3f ms, p99 %.3f ms, mean %.3f ms\n", l.Runs, l.Min, l.P50, l.P90, l.P99, l.Mean)
+	}
+	if r.Routing != nil {
+		fmt.Fprintln(out)
+		printRouting(out, r.Routing)
 	}
 }

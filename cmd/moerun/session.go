@@ -9,6 +9,7 @@ import (
 	"github.com/fmoe-go/fmoe/internal/cli"
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime"
+	"github.com/fmoe-go/fmoe/runtime/routing"
 )
 
 // runtimeFlags are the flags of every subcommand that runs a model.
@@ -35,10 +36,16 @@ func (f *runtimeFlags) options() (runtime.Options, error) {
 // session is a model that is ready to run.
 type session struct {
 	*runtime.Session
-	model *onnx.Model
+	model   *onnx.Model
+	outputs int            // of the model, which come first
+	watch   *routing.Watch // nil unless its routing is looked at
 }
 
-func openSession(path string, f runtimeFlags) (*session, error) {
+func openSession(path string, f runtimeFlags) (*session, error) { return openWatched(path, f, nil) }
+
+// openWatched is openSession for a model whose routing is looked at, unless
+// watched is nil.
+func openWatched(path string, f runtimeFlags, watched *routing.Options) (*session, error) {
 	options, err := f.options()
 	if err != nil {
 		return nil, err
@@ -47,11 +54,29 @@ func openSession(path string, f runtimeFlags) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := runtime.New(m, options)
+	s, err := newSession(m, options, watched)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), m.Close())
 	}
-	return &session{Session: s, model: m}, nil
+	return s, nil
 }
+
+func newSession(m *onnx.Model, options runtime.Options, watched *routing.Options) (s *session, err error) {
+	s = &session{model: m}
+	if watched != nil {
+		if s.watch, err = routing.New(m, *watched); err != nil {
+			return nil, err
+		}
+		m = s.watch.Model
+	}
+	if s.Session, err = runtime.New(m, options); err != nil {
+		return nil, err
+	}
+	s.outputs = len(s.model.Graph.Outputs)
+	return s, nil
+}
+
+// Outputs returns the outputs of the model, without what is watched.
+func (s *session) Outputs() []*onnx.ValueInfo { return s.Session.Outputs()[:s.outputs] }
 
 func (s *session) Close() error { return errors.Join(s.Session.Close(), s.model.Close()) }

@@ -237,6 +237,32 @@ func TestPerplexity(t *testing.T) {
 	}
 }
 
+// TestObserve: the outputs of each window are shown, but not the caches.
+func TestObserve(t *testing.T) {
+	var seen []string
+	stop := errors.New("seen enough")
+	o := oneThread
+	o.Observe = func(outputs map[string]*tensor.Tensor) error {
+		if len(outputs) != 1 {
+			t.Errorf("%d outputs are shown", len(outputs))
+		}
+		if seen = append(seen, outputs["logits"].String()); len(seen) == 3 {
+			return stop
+		}
+		return nil
+	}
+	m := toy{cached: true}.open(t, o)
+	if _, err := m.Perplexity(t.Context(), []int{0, 1, 2, 3, 4, 0}, 3); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Perplexity(t.Context(), []int{0, 1}, 3); !errors.Is(err, stop) {
+		t.Errorf("got %v, want what the observer returned", err)
+	}
+	if want := []string{"float32[1,3,5]", "float32[1,2,5]", "float32[1,1,5]"}; !slices.Equal(seen, want) {
+		t.Errorf("saw %v, want %v", seen, want)
+	}
+}
+
 func TestPerplexityRefuses(t *testing.T) {
 	m := toy{positions: 6}.open(t, oneThread)
 	tests := []struct {

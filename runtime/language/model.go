@@ -11,6 +11,7 @@ import (
 	"github.com/fmoe-go/fmoe/runtime"
 	"github.com/fmoe-go/fmoe/runtime/inspect"
 	"github.com/fmoe-go/fmoe/runtime/language/tokenizer"
+	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
 
 // Options say how a language model is opened.
@@ -25,6 +26,11 @@ type Options struct {
 	// Context is the number of tokens that the model can see; 0 takes it from
 	// the model's table of positions, if it has one.
 	Context int
+
+	// Observe, where it is not nil, sees the outputs of each run by name, but
+	// for those that are caches. They hold until it returns; an error ends
+	// what the model is doing.
+	Observe func(outputs map[string]*tensor.Tensor) error
 }
 
 // Model is a decoder language model with its tokenizer.
@@ -41,6 +47,7 @@ type Model struct {
 	session *runtime.Session
 	model   *onnx.Model
 	roles   roles
+	observe func(outputs map[string]*tensor.Tensor) error
 }
 
 // vocabularyOfBytes is the number of tokens of a model that reads bytes.
@@ -55,19 +62,21 @@ func Open(path string, o Options) (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	model, err := open(m, path, o)
+	model, err := New(m, path, o)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), m.Close())
 	}
 	return model, nil
 }
 
-func open(m *onnx.Model, path string, o Options) (*Model, error) {
+// New is Open for a model that was read already, from path or from what is
+// there. Closing the language model closes it.
+func New(m *onnx.Model, path string, o Options) (*Model, error) {
 	session, err := runtime.New(m, o.Runtime)
 	if err != nil {
 		return nil, err
 	}
-	model := &Model{session: session, model: m, Context: o.Context}
+	model := &Model{session: session, model: m, Context: o.Context, observe: o.Observe}
 	if err := model.prepare(path, o); err != nil {
 		return nil, errors.Join(err, session.Close())
 	}

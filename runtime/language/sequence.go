@@ -54,12 +54,29 @@ func (s *sequence) read(ctx context.Context, tokens []int) (*logits, error) {
 		return nil, err
 	}
 	s.length = total
+	if err := s.observe(outputs); err != nil {
+		return nil, err
+	}
 	for i, v := range s.model.session.Outputs() {
 		if v.Name == r.logits {
 			return newLogits(outputs[i], len(tokens))
 		}
 	}
 	return nil, fmt.Errorf("the model has no output %q", r.logits)
+}
+
+// observe shows the outputs of a run to whoever asked for them.
+func (s *sequence) observe(outputs []*tensor.Tensor) error {
+	if s.model.observe == nil {
+		return nil
+	}
+	named := map[string]*tensor.Tensor{}
+	for i, v := range s.model.session.Outputs() {
+		if outputs[i] != nil {
+			named[v.Name] = outputs[i]
+		}
+	}
+	return s.model.observe(named)
 }
 
 // row makes a tensor [1, n] of integers.

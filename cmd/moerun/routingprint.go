@@ -1,0 +1,229 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/fmoe-go/fmoe/internal/cli"
+	"github.com/fmoe-go/fmoe/internal/plot"
+	"github.com/fmoe-go/fmoe/runtime/routing"
+)
+
+// The most experts whose load, and the most layers whose agreement is printed.
+const (
+	maxLoadLine  = 64
+	maxAgreement = 16
+)
+
+// printRouting prints what was seen of a model's layers.
+func printRouting(out io.Writer, s *routing.Statistics) {
+	labels, pattern := shortNames(s.Layers)
+	runs := "runs"
+	if s.Runs == 1 {
+		runs = "run"
+	}
+	fmt.Fprintf(out, "FMoE layers %s, %s %s\n", pattern, cli.Count(int64(s.Runs)), runs)
+	t := cli.NewTable(2, 3, 4, 5, 6, 7, 8, 9, 10)
+	t.Row("layer", "gate", "experts", "tokens", "dropped", "entropy", "CV", "router", "first", "balance", "z", "load")
+	lines := false
+	for i, l := range s.Layers {
+		line := loadLine(l)
+		lines = lines || line != ""
+		t.Row(labels[i], l.Gate, fmt.Sprintf("%d of %d", l.Slots, l.Experts), cli.Count(l.Tokens), percent(float64(l.Dropped)),
+			fmt.Sprintf("%.3f", l.Evenness), fmt.Sprintf("%.3f", l.Variation), fmt.Sprintf("%.3f", l.Indecision),
+			fmt.Sprintf("%.3f", l.FirstScore), fmt.Sprintf("%.3f", l.BalanceLoss), fmt.Sprintf("%.3f", l.ZLoss), line)
+	}
+	t.Print(out)
+	if lines {
+		fmt.Fprintf(out, "load: %c an even share, %c twice that or more, %c nothing\n", loadBars[3], loadBars[7], noLoad)
+	}
+	if n := len(s.Layers); n < 2 || n > maxAgreement || s.Agreement == nil {
+		return
+	}
+	fmt.Fprintln(out, "\nagreement of first choices")
+	var right []int
+	for i := range s.Layers {
+		right = append(right, i+1)
+	}
+	a := cli.NewTable(right...)
+	a.Row(append([]string{""}, labels...)...)
+	for i, row := range s.Agreement {
+		cells := []string{labels[i]}
+		for _, x := range row[:i+1] {
+			cells = append(cells, agreement(float64(x)))
+		}
+		a.Row(cells...)
+	}
+	a.Print(out)
+}
+
+func percent(share float64) string { return fmt.Sprintf("%.1f %%", 100*share) }
+
+func agreement(x float64) string {
+	if math.IsNaN(x) {
+		return "–"
+	}
+	return fmt.Sprintf("%.2f", x)
+}
+
+// shortNames returns what tells the names of layers apart, and what they have
+// in common, with * for the rest.
+func shortNames(layers []routing.Layer) (labels []string, pattern string) {
+	if len(layers) == 1 {
+		return []string{"0"}, layers[0].Name
+	}
+	first := layers[0].Name
+	prefix, suffix := len(first), len(first)
+	for _, l := range layers[1:] {
+		prefix, suffix = min(prefix, common(first, l.Name, false)), min(suffix, common(first, l.Name, true))
+	}
+	// Whole words only, so that 1 and 10 do not become "" and "0".
+	prefix = strings.LastIndexAny(first[:prefix], "./") + 1
+	end := first[len(first)-suffix:]
+	if at := strings.IndexAny(end, "./"); at >= 0 {
+		end = end[at:]
+	} else {
+		end = ""
+	}
+	for _, l := range layers {
+		label := l.Name[prefix:max(prefix, len(l.Name)-len(end))]
+		if label == "" || slices.Contains(labels, label) {
+			return numbered(len(layers)), first + " …"
+		}
+		labels = append(labels, label)
+	}
+	return labels, first[:prefix] + "*" + end
+}
+
+// common returns how many bytes at the beginning, or the end, of two names are
+// equal.
+func common(a, b string, end bool) (n int) {
+	for n < min(len(a), len(b)) {
+		i, j := n, n
+		if end {
+			i, j = len(a)-1-n, len(b)-1-n
+		}
+		if a[i] != b[j] {
+			break
+		}
+		n++
+	}
+	return n
+}
+
+func numbered(n int) (labels []string) {
+	for i := range n {
+		labels = append(labels, strconv.Itoa(i))
+	}
+	return labels
+}
+
+var loadBars = []rune("▁▂▃▄▅▆▇█")
+
+const noLoad = '·'
+
+// loadLine draws the load of each expert: half a character is an even share.
+func loadLine(l routing.Layer) string {
+	if l.Experts > maxLoadLine {
+		return ""
+	}
+	line := make([]rune, l.Experts)
+	for e, share := range l.Load {
+		line[e] = noLoad
+		if share > 0 {
+			height := int(math.Round(4*float64(share)*float64(l.Experts))) - 1
+			line[e] = loadBars[min(max(height, 0), len(loadBars)-1)]
+		}
+	}
+	return string(line)
+}
+
+var pictureFormats = map[string]func(*plot.Picture, io.Writer) error{
+	".png": (*plot.Picture).WritePNG,
+	".svg": (*plot.Picture).WriteSVG,
+}
+
+// checkHeatmap refuses a file that is none of the formats.
+func checkHeatmap(path string) error {
+	extension := filepath.Ext(path)
+	if extension == "" || pictureFormats[extension] != nil {
+		return nil
+	}
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		return nil
+	}
+	return cli.Misusef("--heatmap %s must be named .png or .svg, or be a directory", path)
+}
+
+// drawRouting writes a heat map in the format that the path's extension says,
+// or in all formats into the directory that it is.
+func drawRouting(path string, s *routing.Statistics) ([]string, error) {
+	files := []string{path}
+	if info, err := os.Stat(path); pictureFormats[filepath.Ext(path)] == nil || err == nil && info.IsDir() {
+		if err := os.MkdirAll(path, 0o755); err != nil {
+			return nil, err
+		}
+		files = []string{filepath.Join(path, "routing.png"), filepath.Join(path, "routing.svg")}
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	picture := plot.Draw(heatmaps(s)...)
+	for _, file := range files {
+		if err := writePicture(file, picture); err != nil {
+			return nil, err
+		}
+	}
+	return files, nil
+}
+
+func writePicture(path string, p *plot.Picture) (err error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	return pictureFormats[filepath.Ext(path)](p, f)
+}
+
+// heatmaps shows the load of each expert in each layer, and the agreement of
+// layers.
+func heatmaps(s *routing.Statistics) []plot.Heatmap {
+	labels, pattern := shortNames(s.Layers)
+	load := plot.Heatmap{Title: "Load of each expert, % of the rows", Subtitle: pattern, RowTitle: "layer", ColumnTitle: "expert", Rows: labels,
+		Format: func(x float64) string { return strconv.FormatFloat(100*x, 'f', 1, 64) }}
+	dropped, variation := plot.Column{Title: "dropped"}, plot.Column{Title: "CV"}
+	experts := 0
+	for _, l := range s.Layers {
+		row := make([]float64, len(l.Load))
+		for e, x := range l.Load {
+			row[e] = float64(x)
+			load.Most = max(load.Most, row[e])
+		}
+		load.Values = append(load.Values, row)
+		dropped.Cells = append(dropped.Cells, percent(float64(l.Dropped)))
+		variation.Cells = append(variation.Cells, fmt.Sprintf("%.2f", l.Variation))
+		experts = max(experts, l.Experts)
+	}
+	load.Columns, load.Beside = numbered(experts), []plot.Column{dropped, variation}
+	if len(s.Layers) < 2 || s.Agreement == nil {
+		return []plot.Heatmap{load}
+	}
+	agree := plot.Heatmap{Title: "Agreement of first choices, normalised mutual information", RowTitle: "layer", ColumnTitle: "layer",
+		Rows: labels, Columns: labels, Most: 1, Format: func(x float64) string { return strconv.FormatFloat(x, 'f', 2, 64) }}
+	for _, row := range s.Agreement {
+		values := make([]float64, len(row))
+		for i, x := range row {
+			values[i] = float64(x)
+		}
+		agree.Values = append(agree.Values, values)
+	}
+	return []plot.Heatmap{load, agree}
+}
