@@ -61,27 +61,13 @@ func as(t onnx.DataType, in []*tensor.Tensor) []*tensor.Tensor {
 // reference computes FMoE with ReLU by its definition, every expert for every
 // token. It returns Y and the number of rows of each expert.
 func (l layer) reference(in []*tensor.Tensor, normalize bool) (y []float64, count []int64) {
-	w := make([][]float64, moe.InputCount)
-	for i, t := range in {
-		if t != nil {
-			w[i] = floats(t)
-		}
-	}
-	at := func(slot, i int) float64 {
-		if w[slot] == nil {
-			return 0
-		}
-		return w[slot][i]
-	}
+	w := numbers(in)
 	y, count = make([]float64, l.tokens*l.d), make([]int64, l.experts)
 	for n := range l.tokens {
 		x := w[moe.InputX][n*l.d:][:l.d]
-		logits, order := make([]float64, l.experts), make([]int, l.experts)
+		logits, order := w.logits(l, x), make([]int, l.experts)
 		for e := range logits {
-			order[e], logits[e] = e, at(moe.InputGateBias, e)
-			for i := range x {
-				logits[e] += x[i] * w[moe.InputGateWeight][i*l.experts+e]
-			}
+			order[e] = e
 		}
 		slices.SortStableFunc(order, func(a, b int) int { return -compareFloat(logits[a], logits[b]) })
 		sum, chosen := 0.0, order[:l.k]
@@ -94,29 +80,66 @@ func (l layer) reference(in []*tensor.Tensor, normalize bool) (y []float64, coun
 		}
 		for _, e := range chosen {
 			count[e]++
-			hidden := make([]float64, l.h)
-			for j := range hidden {
-				row := (e*l.h + j)
-				a, b := at(moe.InputFC1Bias, row), at(moe.InputFC3Bias, row)
-				for i := range x {
-					a += x[i] * w[moe.InputFC1Weight][row*l.d+i]
-					b += x[i] * at(moe.InputFC3Weight, row*l.d+i)
-				}
-				if hidden[j] = max(a, 0); l.gated {
-					hidden[j] *= b
-				}
-			}
-			for i := range l.d {
-				row := e*l.d + i
-				out := at(moe.InputFC2Bias, row)
-				for j := range hidden {
-					out += hidden[j] * w[moe.InputFC2Weight][row*l.h+j]
-				}
-				y[n*l.d+i] += out * math.Exp(logits[e]) / sum
-			}
+			w.addExpert(l, e, x, math.Exp(logits[e])/sum, y[n*l.d:][:l.d])
 		}
 	}
 	return y, count
+}
+
+// layerWeights are the numbers of a layer's inputs, by slot.
+type layerWeights [moe.InputCount][]float64
+
+func numbers(in []*tensor.Tensor) (w layerWeights) {
+	for i, t := range in {
+		if t != nil && t.Type.IsFloat() {
+			w[i] = floats(t)
+		}
+	}
+	return w
+}
+
+// at returns an element of an input, 0 where that is absent.
+func (w *layerWeights) at(slot, i int) float64 {
+	if w[slot] == nil {
+		return 0
+	}
+	return w[slot][i]
+}
+
+// logits returns the router's results for a token.
+func (w *layerWeights) logits(l layer, x []float64) []float64 {
+	logits := make([]float64, l.experts)
+	for e := range logits {
+		logits[e] = w.at(moe.InputGateBias, e)
+		for i := range x {
+			logits[e] += x[i] * w[moe.InputGateWeight][i*l.experts+e]
+		}
+	}
+	return logits
+}
+
+// addExpert adds to y what an expert makes of a token, times a score.
+func (w *layerWeights) addExpert(l layer, e int, x []float64, score float64, y []float64) {
+	hidden := make([]float64, l.h)
+	for j := range hidden {
+		row := e*l.h + j
+		a, b := w.at(moe.InputFC1Bias, row), w.at(moe.InputFC3Bias, row)
+		for i := range x {
+			a += x[i] * w[moe.InputFC1Weight][row*l.d+i]
+			b += x[i] * w.at(moe.InputFC3Weight, row*l.d+i)
+		}
+		if hidden[j] = max(a, 0); l.gated {
+			hidden[j] *= b
+		}
+	}
+	for i := range l.d {
+		row := e*l.d + i
+		out := w.at(moe.InputFC2Bias, row)
+		for j := range hidden {
+			out += hidden[j] * w[moe.InputFC2Weight][row*l.h+j]
+		}
+		y[i] += out * score
+	}
 }
 
 func compareFloat(a, b float64) int {

@@ -49,6 +49,9 @@ func compute(t *testing.T, threads int, constant bool, n *onnx.Node, opset int64
 	}
 	call := &device.Call{In: in, Out: make([]*tensor.Tensor, len(outputs)), Scratch: &device.Scratch{}}
 	for i := range outputs {
+		if n.Outputs[i] == "" {
+			continue
+		}
 		if !outputs[i].Concrete() {
 			t.Fatalf("output %d is not known: %v", i, outputs[i])
 		}
