@@ -171,6 +171,31 @@ func TestDescribe(t *testing.T) {
 	}
 }
 
+// TestDescribeGates: capacities are told, and gates that are not registered.
+func TestDescribeGates(t *testing.T) {
+	for _, test := range []struct {
+		gate       string
+		attributes []*onnx.Attribute
+		want       *Capacity
+	}{
+		{moe.GateNaive, nil, nil},
+		{moe.GateGShard, nil, &Capacity{Train: 1.2, Evaluation: 2.4}},
+		{moe.GateGShard, []*onnx.Attribute{onnx.FloatAttribute(moe.AttributeCapacityEval, moe.Unlimited)}, &Capacity{Train: 1.2, Evaluation: moe.Unlimited}},
+		{"of another program", nil, nil},
+	} {
+		m := moeModel()
+		m.Graph.Nodes[0].Attributes = append(test.attributes, onnx.IntAttribute(moe.AttributeTopK, 2), onnx.StringAttribute(moe.AttributeGate, test.gate))
+		d, err := Describe(m)
+		if err != nil {
+			t.Errorf("%s: %v", test.gate, err)
+			continue
+		}
+		if l := d.Layers[0]; l.Gate != test.gate || l.TopK != 2 || !reflect.DeepEqual(l.Capacity, test.want) {
+			t.Errorf("%s: got %+v", test.gate, l)
+		}
+	}
+}
+
 func TestDescribeRefusesBrokenLayers(t *testing.T) {
 	tests := []struct {
 		name   string
