@@ -80,14 +80,17 @@ func gateConfigs(t *testing.T, experts int) (list []moe.Config) {
 func (l layer) routingInputs(config moe.Config, training, masked bool) []*tensor.Tensor {
 	in := append(l.inputs(21), make([]*tensor.Tensor, moe.InputCount)...)[:moe.InputCount]
 	in[moe.InputX] = random[float32](20, l.tokens, l.d)
-	if kind, _ := moe.KindOf(config.Gate); kind.Noisy {
+	kind, _ := moe.KindOf(config.Gate)
+	if kind.Noisy {
 		in[moe.InputNoiseWeight] = random[float32](30, l.d, l.experts)
 	}
 	if training {
 		in[moe.InputStep] = tensor.Scalar(int64(11))
 	}
-	if masked {
+	if masked && kind.SelectionBias {
 		in[moe.InputSelectionBias] = random[float32](31, l.experts)
+	}
+	if masked {
 		in[moe.InputMask] = tensor.New(onnx.Bool, l.tokens)
 		for i := range l.tokens {
 			tensor.Of[bool](in[moe.InputMask])[i] = i%7 != 2
@@ -136,8 +139,11 @@ func (l layer) decide(t *testing.T, config moe.Config, in []*tensor.Tensor, logi
 			b.Noise = floats(compute(t, 1, true, routingNode(moe.NaiveConfig(1, moe.ReLU)), 1, router...)[moe.OutputRouterLogits])
 		}
 	}
-	if in[moe.InputMask] != nil {
-		b.Mask, b.SelectionBias = tensor.Of[bool](in[moe.InputMask]), floats(in[moe.InputSelectionBias])
+	if mask := in[moe.InputMask]; mask != nil {
+		b.Mask = tensor.Of[bool](mask)
+	}
+	if bias := in[moe.InputSelectionBias]; bias != nil {
+		b.SelectionBias = floats(bias)
 	}
 	gate.Choose(b, 0, b.Tokens)
 	gate.Settle(b)

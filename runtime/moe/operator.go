@@ -41,11 +41,11 @@ const (
 	InputFC2Bias              // [T, d], optional
 	InputFC3Weight            // [T, h, d], optional: makes the experts gated
 	InputFC3Bias              // [T, h], optional
-	InputNoiseWeight          // [d, T], optional: the noisy gate's second projection
+	InputNoiseWeight          // [d, T], of gates that add noise, which need it in training
 	InputFC1Scales            // [T, h, d/block_size], of quantised weights only
 	InputFC2Scales            // [T, d, h/block_size], of quantised weights only
 	InputFC3Scales            // [T, h, d/block_size], of quantised weights only
-	InputSelectionBias        // [T], optional: added to an expert's scores where experts are compared
+	InputSelectionBias        // [T], optional, of gates that take it: added to an expert's scores where experts are compared
 	InputMask                 // bool, as many elements as X has tokens, optional: false for tokens that no expert computes
 	InputStep                 // int64 scalar, optional: the step of training; without it the node is in evaluation
 	InputCount

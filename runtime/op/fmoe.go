@@ -170,6 +170,8 @@ func fmoeInputs(c *Inference, config moe.Config) error {
 		return err
 	case c.Has(moe.InputNoiseWeight) && !gate.Noisy:
 		return fmt.Errorf("has noise_weight, which the gate %s does not take", config.Gate)
+	case c.Has(moe.InputSelectionBias) && !gate.SelectionBias:
+		return fmt.Errorf("has selection_bias, which the gate %s does not take", config.Gate)
 	case gate.Noisy && c.Has(moe.InputStep) && !c.Has(moe.InputNoiseWeight):
 		return fmt.Errorf("lacks noise_weight, which the gate %s takes in training", config.Gate)
 	}

@@ -210,7 +210,7 @@ func TestInferFMoEGates(t *testing.T) {
 		{name: "float16", gate: moe.GateNaive, topK: 2, x: f(onnx.Float16, 5, 4), want: "[5,4] [] [8] [] [5,2] [5,2] [5,8]"},
 		{name: "experts choose", gate: moe.GateExpertChoice, topK: 2, x: f(onnx.Float32, 3, 4), want: "[3,4] [] [8] [] [3,8] [3,8] [3,8]"},
 		{name: "everything", gate: moe.GateNoisy, topK: 2, x: f(onnx.Float32, 3, 5, 4), more: inputs{noise: f(onnx.Float32, 4, 8), step: f(onnx.Int64, scalar...),
-			mask: f(onnx.Bool, 3, 5), moe.InputSelectionBias: f(onnx.Float32, 8)}, want: "[3,5,4] [] [8] [] [3,5,2] [3,5,2] [3,5,8]"},
+			mask: f(onnx.Bool, 3, 5)}, want: "[3,5,4] [] [8] [] [3,5,2] [3,5,2] [3,5,8]"},
 		{name: "a flat mask", gate: moe.GateNaive, topK: 2, x: f(onnx.Float32, 3, 5, 4), more: inputs{mask: f(onnx.Bool, 15)}, want: "[3,5,4] [] [8] [] [3,5,2] [3,5,2] [3,5,8]"},
 		{name: "noise in evaluation", gate: moe.GateNoisy, topK: 2, x: f(onnx.Float32, 3, 4), more: inputs{noise: f(onnx.Float32, 4, 8)}, want: "[3,4] [] [8] [] [3,2] [3,2] [3,8]"},
 
@@ -218,6 +218,8 @@ func TestInferFMoEGates(t *testing.T) {
 		{name: "integer mask", gate: moe.GateNaive, topK: 2, x: f(onnx.Float32, 3, 4), more: inputs{mask: f(onnx.Int64, 3)}, fails: "mask has type int64, must be bool"},
 		{name: "list of steps", gate: moe.GateNaive, topK: 2, x: f(onnx.Float32, 3, 4), more: inputs{step: f(onnx.Int64, 2)}, fails: "step has shape [2], needs []"},
 		{name: "fractional step", gate: moe.GateNaive, topK: 2, x: f(onnx.Float32, 3, 4), more: inputs{step: f(onnx.Float32)}, fails: "step has type float32, must be int64"},
+		{name: "balanced by a bias", gate: moe.GateTokenRounding, topK: 2, x: f(onnx.BFloat16, 3, 4), more: inputs{moe.InputSelectionBias: f(onnx.BFloat16, 8)}, want: "[3,4] [] [8] [] [3,8] [3,8] [3,8]"},
+		{name: "bias of another gate", gate: moe.GateGShard, topK: 2, x: f(onnx.Float32, 3, 4), more: inputs{moe.InputSelectionBias: f(onnx.Float32, 8)}, fails: "has selection_bias, which the gate gshard does not take"},
 		{name: "selection bias", gate: moe.GateSigmoid, topK: 2, x: f(onnx.Float32, 3, 4), more: inputs{moe.InputSelectionBias: f(onnx.Float32, 7)}, fails: "selection_bias has shape [7], needs [8]"},
 		{name: "no noise in training", gate: moe.GateNoisy, topK: 2, x: f(onnx.Float32, 3, 4), more: inputs{step: f(onnx.Int64)}, fails: "lacks noise_weight, which the gate noisy takes in training"},
 		{name: "noise", gate: moe.GateNaive, topK: 2, x: f(onnx.Float32, 3, 4), more: inputs{noise: f(onnx.Float32, 4, 8)}, fails: "has noise_weight, which the gate naive does not take"},
@@ -268,7 +270,7 @@ func TestInferFMoEGates(t *testing.T) {
 				t.Errorf("shapes %s, want %s", got, c.want)
 			}
 			router := c.x.Type
-			if router == onnx.Float16 {
+			if router.Bits() == 16 {
 				router = onnx.Float32
 			}
 			for slot, want := range []onnx.DataType{c.x.Type, router, onnx.Int64, router, onnx.Int64, router, router} {
