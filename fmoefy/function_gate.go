@@ -79,6 +79,9 @@ func routingOf(c moe.Config) (routing, error) {
 	return r, nil
 }
 
+// countsTopK reports whether top_k, too, says what the gate does.
+func (r routing) countsTopK() bool { return r.choice == largestLogits || r.choice == largestSigmoids }
+
 // words describe the routing in a variant's description.
 func (r routing) words() []string {
 	var words []string

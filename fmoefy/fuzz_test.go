@@ -8,6 +8,7 @@ import (
 
 	"github.com/fmoe-go/fmoe/fmoefy"
 	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime/moe"
 )
 
 // FuzzRewrite gives fmoefy any model that decodes: one that the checker accepts
@@ -38,6 +39,9 @@ func FuzzRewrite(f *testing.F) {
 		}
 		accepted := onnx.Check(m) == nil
 		blocks := fmoefy.Find(m)
+		if _, err := fmoefy.Regate(m.Clone(), fmoefy.RegateOptions{TopK: 1}); err != nil && strings.Contains(err.Error(), "error in fmoefy") {
+			t.Fatal(err)
+		}
 		o := fmoefy.Options{NumExperts: 2, SeparateShared: mode&1 != 0, Dequantize: mode&2 != 0}
 		o.Init = []fmoefy.Init{fmoefy.Copy, fmoefy.Noise, fmoefy.Drop, fmoefy.VirtualGroup}[mode>>2&3]
 		o.SharedExpert = mode&16 != 0
@@ -54,6 +58,11 @@ func FuzzRewrite(f *testing.F) {
 		}
 		if err := onnx.Check(m); err != nil {
 			t.Fatalf("the rewritten model: %v", err)
+		}
+		regated := m.Clone()
+		toGate := fmoefy.RegateOptions{GateOptions: fmoefy.GateOptions{Gate: moe.Gates()[int(mode>>3)%len(moe.Gates())]}}
+		if _, err := fmoefy.Regate(regated, toGate); err != nil && strings.Contains(err.Error(), "error in fmoefy") {
+			t.Fatal(err)
 		}
 		if size := initializerBytes(m); size > 1<<24 {
 			return // too large to write in a test

@@ -267,10 +267,7 @@ func (x *exporter) activation(e *exportedNode) ([]*onnx.Attribute, error) {
 
 // add appends a node with one output to what takes the place of e.
 func (x *exporter) add(e *exportedNode, domain, opType string, inputs []string, attributes ...*onnx.Attribute) *onnx.Node {
-	name := e.node.Name
-	if name == "" {
-		name = e.node.Output(moe.OutputY)
-	}
+	name := e.name()
 	n := &onnx.Node{Name: x.names.NewNodeName(name + "." + opType), Domain: domain, OpType: opType, Inputs: inputs,
 		Outputs: []string{x.names.NewName(name + "." + opType)}, Attributes: attributes}
 	e.nodes = append(e.nodes, n)

@@ -1,6 +1,7 @@
 package fmoefy
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -137,24 +138,37 @@ type exportedNode struct {
 	config      moe.Config
 	elementType onnx.DataType // in which the experts compute
 	stored      storage       // of their weights
-	nodes       []*onnx.Node  // what takes its place
+	experts     int
+	nodes       []*onnx.Node // what takes its place
 }
 
-// readFMoE reads an FMoE node of a scope.
+// name returns the node's name, or that of its output where it has none.
+func (e *exportedNode) name() string {
+	if e.node.Name != "" {
+		return e.node.Name
+	}
+	return e.node.Output(moe.OutputY)
+}
+
+// readFMoE reads an FMoE node of a scope. If all that is wrong is a gate that
+// is not registered, it returns the node with the error, moe.ErrUnknownGate.
 func readFMoE(s *scope, n *onnx.Node) (*exportedNode, error) {
-	c, err := moe.ParseConfig(n)
-	if err != nil {
-		return nil, err
+	c, unknown := moe.ParseConfig(n)
+	if unknown != nil && !errors.Is(unknown, moe.ErrUnknownGate) {
+		return nil, unknown
 	}
 	weight, err := s.constant(n.Input(moe.InputFC1Weight))
 	if err != nil {
 		return nil, fmt.Errorf("fc1_weight is no constant: %w", err)
 	}
-	e := &exportedNode{scope: s, node: n, config: c, stored: storage{weight.elementType(), c.Quantization}}
+	if len(weight.dims) < 3 || weight.dims[0] < 1 {
+		return nil, fmt.Errorf("fc1_weight has shape %v, must be [experts, out, in] or quantised rows", weight.dims)
+	}
+	e := &exportedNode{scope: s, node: n, config: c, experts: int(weight.dims[0]), stored: storage{weight.elementType(), c.Quantization}}
 	if e.elementType, err = e.computes(); err != nil {
 		return nil, err
 	}
-	return e, nil
+	return e, unknown
 }
 
 // computes returns the type in which experts compute: that of the tokens,

@@ -28,9 +28,10 @@ which * and ? stand for any characters. --list shows them, and why others are re
 Experts start, as --init says, as
 ` + listOfInits() + `
 
-fmoefy import turns other mixtures of experts into FMoE nodes, fmoefy export FMoE nodes
-into what other runtimes know, fmoefy merge joins the tensor-parallel ranks of a model;
-fmoefy import --help and so on say more.
+fmoefy regate gives FMoE nodes another gate, top-k or capacity, fmoefy import makes FMoE
+nodes of other mixtures of experts, fmoefy export of FMoE nodes what other runtimes know,
+fmoefy merge joins the tensor-parallel ranks of a model; fmoefy regate --help and so on
+say more.
 
 Examples:
   fmoefy dense.onnx --list
@@ -42,6 +43,8 @@ Examples:
   fmoefy dense.onnx -o moe.onnx --num-experts 64 --init random --hidden 256
   fmoefy dense.onnx -o moe.onnx --num-experts 8 --shared-expert
   fmoefy dense.onnx -o moe.onnx --num-experts 8 --expert-weights int8
+  fmoefy dense.onnx -o moe.onnx --num-experts 8 --gate switch --capacity-eval 1.5
+  fmoefy dense.onnx -o moe.onnx --num-experts 8 --token-mask attention_mask
   fmoefy dense.onnx -o moe.onnx --num-experts 8 --target onnxruntime`,
 	Flags: func(flags *pflag.FlagSet) cli.Action {
 		c := &rewriteFlags{flags: flags}

@@ -21,7 +21,7 @@ func main() {
 // dispatch runs a subcommand, or without one the rewriting of a dense model.
 func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if len(args) > 0 {
-		for _, c := range []*cli.Command{importCommand, exportCommand, mergeCommand} {
+		for _, c := range []*cli.Command{importCommand, exportCommand, regateCommand, mergeCommand} {
 			if c.Name == command.Name+" "+args[0] {
 				return c.Execute(ctx, args[1:], stdout, stderr)
 			}
