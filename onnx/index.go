@@ -52,11 +52,6 @@ func NewIndex(g *Graph) *Index {
 		}
 	}
 	for _, n := range g.Nodes {
-		for _, out := range n.Outputs {
-			if out != "" && x.producers[out] == nil {
-				x.producers[out] = n
-			}
-		}
 		for i, in := range n.Inputs {
 			if in != "" {
 				x.uses[in] = append(x.uses[in], Use{n, i})
@@ -65,13 +60,19 @@ func NewIndex(g *Graph) *Index {
 		for _, name := range captures(n) {
 			x.uses[name] = append(x.uses[name], Use{n, Captured})
 		}
+		for _, out := range n.Outputs {
+			if out != "" && x.producers[out] == nil && x.uses[out] == nil {
+				x.producers[out] = n
+			}
+		}
 	}
 	x.collectNames(g)
 	return x
 }
 
 // Producer returns the node whose output value is, or nil for a graph input,
-// an initializer and an unknown value.
+// an initializer and an unknown value. It is nil too where the value is used
+// before it is computed, so that there is no way back to a node from itself.
 func (x *Index) Producer(value string) *Node { return x.producers[value] }
 
 // Consumers returns the uses of value in the order of the nodes. That the

@@ -163,3 +163,16 @@ func memory(v reflect.Value, path string, use func(p uintptr, path string)) {
 		}
 	}
 }
+
+// A value that is used before it is computed has no producer.
+func TestIndexOfCycle(t *testing.T) {
+	loop := &Node{OpType: "Neg", Inputs: []string{"a"}, Outputs: []string{"a"}}
+	early := &Node{OpType: "Neg", Inputs: []string{"late"}, Outputs: []string{"b"}}
+	late := &Node{OpType: "Neg", Inputs: []string{"b"}, Outputs: []string{"late"}}
+	x := NewIndex(&Graph{Nodes: []*Node{loop, early, late}})
+	for value, want := range map[string]*Node{"a": nil, "b": early, "late": nil} {
+		if got := x.Producer(value); got != want {
+			t.Errorf("%q is made by %v, want %v", value, got, want)
+		}
+	}
+}
