@@ -5,7 +5,6 @@ import (
 	"math"
 	"sync"
 
-	"github.com/fmoe-go/fmoe/internal/simd"
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/device"
 	"github.com/fmoe-go/fmoe/runtime/moe"
@@ -25,14 +24,69 @@ type microsoftMoE struct {
 	device    *Device
 	config    moe.MicrosoftConfig
 	constants []*tensor.Tensor
+	constant  bool  // the experts are
+	held      []int // bytes of each input in FMoE's layout
 
 	mu    sync.Mutex
-	fixed map[moe.MicrosoftShape]*denseExperts // where the experts are constant: made once
+	fixed map[moe.MicrosoftShape]*denseExperts // made once where the experts are constant
 }
 
 func newMicrosoftMoE(d *Device, n *op.Node, constants []*tensor.Tensor) (device.Kernel, error) {
 	config, err := moe.ParseMicrosoft(n.Node)
-	return &microsoftMoE{device: d, config: config, constants: constants, fixed: map[moe.MicrosoftShape]*denseExperts{}}, err
+	if err != nil {
+		return nil, err
+	}
+	k := &microsoftMoE{device: d, config: config, constants: constants, constant: true, fixed: map[moe.MicrosoftShape]*denseExperts{}}
+	for i := moe.MicrosoftLogits + 1; i < len(constants); i++ {
+		k.constant = k.constant && (n.Input(i) == "" || constants[i] != nil)
+	}
+	if shape, known := k.constantShape(); known && k.constant {
+		e, err := k.experts(&device.Call{In: constants}, shape)
+		if err != nil {
+			return nil, err
+		}
+		k.held = e.held
+	}
+	return k, nil
+}
+
+// constantShape returns the layer's size if constant inputs fit tokens of one
+// width only.
+func (k *microsoftMoE) constantShape() (shape moe.MicrosoftShape, known bool) {
+	shapes := make([][]int, len(k.constants))
+	for i, t := range k.constants {
+		if t != nil {
+			shapes[i] = t.Shape
+		}
+	}
+	fc1, fc2 := at(k.constants, k.config.Layers[0].Weight), at(k.constants, k.config.Layers[1].Weight)
+	if fc1 == nil || fc2 == nil || fc1.Rank() != 3 || fc2.Rank() != 3 {
+		return shape, false
+	}
+	widths := fc2.Shape[1:]
+	if widths[0] == widths[1] {
+		widths = widths[:1]
+	}
+	for _, width := range widths {
+		shapes[moe.MicrosoftX], shapes[moe.MicrosoftLogits] = []int{1, width}, []int{1, fc1.Shape[0]}
+		s, err := k.config.Shape(shapes)
+		switch {
+		case err != nil:
+		case known:
+			return shape, false
+		default:
+			shape, known = s, true
+		}
+	}
+	return shape, known
+}
+
+// Held implements [device.Holder].
+func (k *microsoftMoE) Held(i int) int {
+	if i >= len(k.held) {
+		return 0
+	}
+	return k.held[i]
 }
 
 func (k *microsoftMoE) Bind(c *device.Call) (func() error, error) {
@@ -61,11 +115,13 @@ func (k *microsoftMoE) Bind(c *device.Call) (func() error, error) {
 		f = swiGLU(k.config.Alpha, k.config.Beta, k.config.Limit)
 	}
 	run, err := bindFMoE(&fmoe{device: k.device, config: k.config.Config, packed: e.packed}, call, f, c.In[moe.MicrosoftLogits])
-	if err != nil || e.constant {
+	if err != nil || k.constant {
 		return run, err
 	}
 	return func() error {
-		e.load()
+		for i := range e.layers {
+			e.layers[i].load()
+		}
 		return run()
 	}, nil
 }
@@ -90,10 +146,10 @@ func swiGLU(alpha, beta, limit float64) expertFunctions[float32] {
 
 // denseExperts are experts in FMoE's layout and element type.
 type denseExperts struct {
-	inputs   [moe.InputCount]*tensor.Tensor
-	packed   [moe.InputCount]any
-	layers   []denseLayer
-	constant bool
+	inputs [moe.InputCount]*tensor.Tensor // weights without content where they are packed
+	packed [moe.InputCount]any
+	layers []denseLayer // to be read by each run
+	held   []int        // of constant experts, see microsoftMoE
 }
 
 // denseLayer is a linear layer of the experts and where it comes from: rows
@@ -101,9 +157,8 @@ type denseExperts struct {
 type denseLayer struct {
 	weight, bias         *tensor.Tensor // [T, out, in], [T, out] or nil
 	sourceBias           *tensor.Tensor
-	row                  func(expert, row int, out []float32) // nil where the weights stay as they are stored
-	compressed           []*simd.Compressed                   // then those
-	sourceRows           int                                  // of an expert
+	row                  func(expert, row int, out []float32)
+	packed               any // the weight where it is constant and need not be read row by row
 	first, step, out, in int
 }
 
@@ -114,9 +169,8 @@ func (k *microsoftMoE) experts(c *device.Call, shape moe.MicrosoftShape) (*dense
 	if e := k.fixed[shape]; e != nil {
 		return e, nil
 	}
-	e := &denseExperts{constant: true}
-	slots := [3]int{moe.InputFC1Weight, moe.InputFC2Weight, moe.InputFC3Weight}
-	for i, slot := range slots {
+	e := &denseExperts{held: make([]int, len(c.In))}
+	for i, slot := range expertWeights {
 		l := denseLayer{out: shape.Hidden, in: shape.Model, step: 1}
 		source := k.config.Layers[i]
 		switch {
@@ -126,96 +180,105 @@ func (k *microsoftMoE) experts(c *device.Call, shape moe.MicrosoftShape) (*dense
 			source = k.config.Layers[0]
 			l.first, l.step = i/2, 2
 		}
-		if source.Weight >= len(c.In) || c.In[source.Weight] == nil {
+		if at(c.In, source.Weight) == nil {
 			continue
 		}
-		for _, in := range []int{source.Weight, source.Bias, source.Scales, source.Zeros} {
-			e.constant = e.constant && (in == 0 || in >= len(c.In) || c.In[in] == nil || k.constants[in] != nil)
-		}
-		if err := k.open(&l, c, source, shape, e.constant); err != nil {
+		if err := k.open(&l, c, source, shape); err != nil {
 			return nil, err
 		}
-		if list := l.compressed; list != nil {
-			e.packed[slot] = list
-		}
-		e.layers = append(e.layers, l)
 		e.inputs[slot], e.inputs[slot+1] = l.weight, l.bias
-	}
-	if e.constant {
-		e.load()
-		for _, slot := range slots {
-			if e.inputs[slot] != nil && e.packed[slot] == nil {
-				e.packed[slot] = packConstant(k.device, e.inputs[slot], fmoeOrder(slot))
-			}
+		if !k.constant {
+			e.layers = append(e.layers, l)
+			continue
 		}
+		l.load()
+		if l.packed == nil {
+			l.packed = packConstant(k.device, l.weight, fmoeOrder(slot))
+			l.weight.Data = nil
+		}
+		e.packed[slot] = l.packed
+		e.held[source.Weight] += packedSize(l.packed)
+		if l.bias != nil {
+			e.held[source.Bias] += len(l.bias.Data)
+		}
+	}
+	if k.constant {
 		k.fixed[shape] = e
 	}
 	return e, nil
 }
 
-// open allocates a layer and finds how to read its source.
-func (k *microsoftMoE) open(l *denseLayer, c *device.Call, source moe.MicrosoftLayer, shape moe.MicrosoftShape, constant bool) error {
+// open finds how to read a layer's source, and allocates what it is read into.
+func (k *microsoftMoE) open(l *denseLayer, c *device.Call, source moe.MicrosoftLayer, shape moe.MicrosoftShape) error {
 	in := func(i int) *tensor.Tensor {
-		if i > 0 && i < len(c.In) {
-			return c.In[i]
+		if i == 0 {
+			return nil
 		}
-		return nil
+		return at(c.In, i)
 	}
 	weight := in(source.Weight)
-	if _, err := tensor.CheckedCount(onnx.Float32, []int{shape.Experts, l.out, l.in}); err != nil {
+	dims := []int{shape.Experts, l.out, l.in}
+	if _, err := tensor.CheckedCount(onnx.Float32, dims); err != nil {
 		return err
 	}
-	l.sourceRows = l.out * l.step
+	l.weight = &tensor.Tensor{Type: onnx.Float32, Shape: dims}
 	if l.sourceBias = in(source.Bias); l.sourceBias != nil {
 		l.bias = tensor.New(onnx.Float32, shape.Experts, l.out)
 	}
-	switch {
-	case k.config.Quantized:
+	if k.config.Quantized {
 		q := &packedMatrix{data: weight, scales: in(source.Scales), zeros: in(source.Zeros), bits: k.config.Bits,
-			rows: l.sourceRows, rowBytes: weight.Shape[2], block: l.in, blocks: 1, zerosByRow: true}
+			rows: l.out * l.step, rowBytes: weight.Shape[2], block: l.in, blocks: 1, zerosByRow: true}
 		if size := k.config.BlockSize; size > 0 {
 			q.block, q.blocks, q.zerosByRow = size, (l.in+size-1)/size, false
 		}
 		if err := q.check(); err != nil {
 			return fmt.Errorf("input %d: %w", source.Weight, err)
 		}
-		if constant {
-			l.compressed = q.compress(k.device, l.first, l.step, l.out, l.in)
-		}
-		if l.compressed != nil {
-			l.weight = weight
-			return nil
-		}
-		l.row = func(expert, row int, out []float32) { q.read(expert*l.sourceRows+row, out) }
-	case shape.Legacy: // in × out
-		l.row = func(expert, row int, out []float32) {
-			w := tensor.Of[float32](weight)[expert*l.in*l.sourceRows:]
-			for i := range out {
-				out[i] = w[i*l.sourceRows+row]
+		if k.constant {
+			if list := q.compress(k.device, l.first, l.step, l.out, l.in); list != nil {
+				l.packed = list
+				return nil
 			}
 		}
-	default:
+		first, step := l.first, l.step
+		l.row = func(expert, row int, out []float32) { q.read(expert*q.rows+first+row*step, out) }
+	} else {
+		order := []int{0, 2, 1}
+		if shape.Legacy { // in × out
+			order = []int{0, 1, 2}
+		}
+		s := newStack(weight.Shape, order, nil)
+		for i := range s.at {
+			s.at[i] += l.first * s.colStride
+		}
+		s.cols, s.colStride = l.out, l.step*s.colStride
+		if k.constant {
+			if list := pack(k.device, s, tensor.Of[float32](weight)); list != nil {
+				l.packed = list
+				return nil
+			}
+		}
 		l.row = func(expert, row int, out []float32) {
-			copy(out, tensor.Of[float32](weight)[(expert*l.sourceRows+row)*l.in:])
+			w := tensor.Of[float32](weight)[s.at[expert]+row*s.colStride:]
+			for i := range out {
+				out[i] = w[i*s.rowStride]
+			}
 		}
 	}
-	l.weight = tensor.New(onnx.Float32, shape.Experts, l.out, l.in)
+	l.weight.Data = tensor.AlignedBytes(4 * l.weight.Len())
 	return nil
 }
 
-// load reads all layers from their sources.
-func (e *denseExperts) load() {
-	for i := range e.layers {
-		l := &e.layers[i]
-		for expert := range l.weight.Shape[0] {
-			for row := range l.out {
-				at := expert*l.out + row
-				if l.row != nil {
-					l.row(expert, l.first+row*l.step, tensor.Of[float32](l.weight)[at*l.in:][:l.in])
-				}
-				if l.bias != nil {
-					tensor.Of[float32](l.bias)[at] = tensor.Of[float32](l.sourceBias)[expert*l.sourceRows+l.first+row*l.step]
-				}
+// load reads the layer from its source.
+func (l *denseLayer) load() {
+	for expert := range l.weight.Shape[0] {
+		for row := range l.out {
+			at := expert*l.out + row
+			if l.packed == nil {
+				l.row(expert, row, tensor.Of[float32](l.weight)[at*l.in:][:l.in])
+			}
+			if l.bias != nil {
+				tensor.Of[float32](l.bias)[at] = tensor.Of[float32](l.sourceBias)[expert*l.step*l.out+l.first+row*l.step]
 			}
 		}
 	}
