@@ -91,12 +91,15 @@ zoo: ## measure the model zoo and write the table of docs/zoo.md
 
 # com.microsoft::MoE has no experts gated by a GELU, which T5's are.
 TARGETS = $(foreach name,$(SAMPLES),$(name)/portable $(name)/standard) $(foreach name,$(filter-out t5,$(SAMPLES)),$(name)/onnxruntime)
+# Gates that drop tokens.
+GATED = gpt-megatron/portable.gshard gpt-megatron/standard.switch bert/portable.expert-choice bert/standard.expert-choice
 compare: build build/venv/ready ## compare the samples and their rewritings for all targets in ONNX Runtime with moerun (needs Python)
 	@rm -rf build/compare
-	@set -e; for file in $(TARGETS); do \
-		name=$${file%/*}; target=$${file##*/}; out=build/compare/$$file; mkdir -p $$out; \
+	@set -e; for file in $(TARGETS) $(GATED); do \
+		name=$${file%/*}; target=$${file##*/}; out=build/compare/$$file; mkdir -p $$out; gate=; \
+		case $$target in *.*) gate="--gate $${target#*.} --capacity-eval 0.8 --init noise --gate-std 0.5"; target=$${target%.*};; esac; \
 		approximate=; if [ $$target = onnxruntime ]; then approximate=--allow-gelu-approximation; fi; \
-		bin/fmoefy models/$$name/model.onnx -o $$out.onnx $(REWRITE) --target $$target $$approximate --json > $$out.json; \
+		bin/fmoefy models/$$name/model.onnx -o $$out.onnx --num-experts 8 --target $$target $$approximate $$gate --json > $$out.json; \
 		for data in models/$$name/test_data_set_*; do \
 			bin/moerun run $$out.onnx --data $$data --out $$out/$${data##*/} --format pb > $$out.txt; \
 		done; \

@@ -123,7 +123,10 @@ func (v variant) function(overload string) *onnx.Function {
 	}
 	out = b.op("Mul", []string{out, gates})
 	sum := b.overAxis("ReduceSum", out, 0, onnx.IntAttribute("keepdims", 0)) // [N, d]
-	b.add("Reshape", []string{sum, b.op("Shape", []string{"X"})}, "Y")
+	y := b.add("Reshape", []string{sum, b.op("Shape", []string{"X"})}, "Y")
+	if v.opset >= 14 {
+		y.Attributes = append(y.Attributes, onnx.IntAttribute("allowzero", 1)) // no tokens
+	}
 
 	return &onnx.Function{
 		Name: moe.OpType, Domain: moe.Domain, Overload: overload,

@@ -209,8 +209,9 @@ func (b *body) choose(logits, shape string) (indices string) {
 // their two best scores.
 func (b *body) inBestGroups(scores, shape string) string {
 	groups := int64(b.routing.groups)
-	grouped := b.op("Reshape", []string{scores, b.ints(0, groups, -1)}) // [N, groups, T/groups]
-	size := b.op("Slice", []string{b.op("Shape", []string{grouped}), b.ints(2), b.ints(3)})
+	size := b.op("Div", []string{b.experts(shape), b.ints(groups)})
+	dims := b.op("Concat", []string{b.ints(0, groups), size}, onnx.IntAttribute("axis", 0))
+	grouped := b.op("Reshape", []string{scores, dims}) // [N, groups, T/groups]
 	two := b.op("Where", []string{b.op("Less", []string{size, b.ints(2)}), size, b.ints(2)})
 	best, _ := b.top(grouped, two, 2)
 	sums := b.overAxis("ReduceSum", best, 2, onnx.IntAttribute("keepdims", 0)) // [N, groups]

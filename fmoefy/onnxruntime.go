@@ -385,15 +385,11 @@ func readerOf(t *onnx.Tensor) io.ReadCloser {
 // finish puts the new nodes in the place of the FMoE nodes and removes the
 // initializers that only those used.
 func (x *exporter) finish(written []*exportedNode) {
-	var pending []graphValue
 	for _, e := range written {
 		at := slices.Index(e.scope.graph.Nodes, e.node)
 		e.scope.graph.Nodes = slices.Replace(e.scope.graph.Nodes, at, at+1, e.nodes...)
-		for _, in := range e.node.Inputs {
-			pending = append(pending, graphValue{e.scope.graph, in})
-		}
 	}
-	prune(x.model, pending, map[*onnx.Graph]map[string]bool{})
+	prune(x.model, inputsOf(written), map[*onnx.Graph]map[string]bool{})
 	if _, ok := x.model.OpsetVersion(contrib); !ok && len(written) > 0 {
 		x.model.OpsetImports = append(x.model.OpsetImports, onnx.OpsetImport{Domain: contrib, Version: 1})
 	}

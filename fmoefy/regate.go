@@ -136,17 +136,13 @@ func (r *regater) regate() error {
 	}
 	// The functions that the changed nodes call may be gone.
 	r.model.Functions = slices.DeleteFunc(r.model.Functions, func(f *onnx.Function) bool { return f.Domain == moe.Domain })
-	var pending []graphValue
+	before := inputsOf(nodes)
 	r.report.Equal = true
 	for i, e := range nodes {
 		d := RegatedNode{Index: i, Name: e.name(), Graph: e.scope.path, Experts: e.experts, Changes: []Change{}, Reason: reasons[i], Equal: true}
 		if d.Reason == "" {
-			before := slices.Clone(e.node.Inputs)
 			if err := r.change(e, &d); err != nil {
 				return fmt.Errorf("%s: %w", nodeName(e.node), err)
-			}
-			for _, in := range before {
-				pending = append(pending, graphValue{e.scope.graph, in})
 			}
 		}
 		if err := (functions{r.model}).give(e.node, e.config, e.elementType, e.stored, r.opset); err != nil {
@@ -156,7 +152,7 @@ func (r *regater) regate() error {
 		r.report.Equal = r.report.Equal && d.Equal
 		r.report.Nodes = append(r.report.Nodes, d)
 	}
-	prune(r.model, pending, map[*onnx.Graph]map[string]bool{})
+	prune(r.model, before, map[*onnx.Graph]map[string]bool{})
 	return nil
 }
 

@@ -118,6 +118,7 @@ func export(m *onnx.Model, o ExportOptions) (count int, err error) {
 			if err := m.Inline(func(*onnx.Node) bool { return false }); err != nil {
 				return 0, err
 			}
+			prune(m, inputsOf(written), map[*onnx.Graph]map[string]bool{}) // what is for training only
 		}
 	}
 	if o.Target == ONNXRuntime || o.Target == Standard {
@@ -125,6 +126,16 @@ func export(m *onnx.Model, o ExportOptions) (count int, err error) {
 		m.OpsetImports = slices.DeleteFunc(m.OpsetImports, func(i onnx.OpsetImport) bool { return i.Domain == moe.Domain })
 	}
 	return len(written), nil
+}
+
+// inputsOf lists the inputs of FMoE nodes.
+func inputsOf(nodes []*exportedNode) (values []graphValue) {
+	for _, e := range nodes {
+		for _, in := range e.node.Inputs {
+			values = append(values, graphValue{e.scope.graph, in})
+		}
+	}
+	return values
 }
 
 func errOpset(opset int64) error {
