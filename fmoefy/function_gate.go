@@ -45,6 +45,9 @@ const maxParts = 256
 // fails where that has no body.
 func routingOf(c moe.Config) (routing, error) {
 	r := routing{scores: c.Scores, normalize: c.Normalize, scaling: c.RoutedScaling}
+	if r.scores == moe.ScoresOne {
+		r.normalize = false // means nothing
+	}
 	limit := capacity{c.Gate, c.CapacityEval, 1}
 	switch c.Gate {
 	case moe.GateNaive, moe.GateNoisy, moe.GateSwipe, moe.GateTokenRounding:
