@@ -14,7 +14,7 @@ SAMPLES = $(patsubst models/%/model.onnx,%,$(wildcard models/*/model.onnx))
 SHARED  = $(wildcard ../shared/models/*.onnx)
 REWRITE = --num-experts 8 --top-k 2
 
-.PHONY: help build test race lint fuzz demo verify merge big conformance zoo compare bench bench-smoke plots clean
+.PHONY: help build test race lint fuzz demo verify merge big conformance zoo compare bench bench-smoke plots routing clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 15
@@ -126,6 +126,11 @@ build/venv/peers: build/venv/ready
 
 plots: ## draw the results of make bench into docs/
 	$(GO) -C internal/tools/plots run . --results $(CURDIR)/build/bench/results --out $(CURDIR)/docs
+
+routing: build ## draw which experts the sample GPT chooses into docs/
+	@mkdir -p build/routing
+	bin/fmoefy $(GPT)/model.onnx -o build/routing/moe.onnx --num-experts 16 --gate switch --init noise --noise-scale 0.05 --seed 7 > build/routing/moe.txt
+	bin/moerun routing build/routing/moe.onnx --text $(GPT)/heldout.txt --max-tokens 4097 --heatmap docs
 
 clean: ## remove what was built
 	rm -rf bin build
