@@ -14,7 +14,7 @@ SAMPLES = $(patsubst models/%/model.onnx,%,$(wildcard models/*/model.onnx))
 SHARED  = $(wildcard ../shared/models/*.onnx)
 REWRITE = --num-experts 8 --top-k 2
 
-.PHONY: help build test race lint fuzz demo verify merge big conformance zoo compare bench bench-smoke plots routing clean
+.PHONY: help build test race lint fuzz demo verify merge big conformance zoo compare experts bench bench-smoke plots routing clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 15
@@ -93,7 +93,7 @@ zoo: ## measure the model zoo and write the table of docs/zoo.md
 TARGETS = $(foreach name,$(SAMPLES),$(name)/portable $(name)/standard) $(foreach name,$(filter-out t5,$(SAMPLES)),$(name)/onnxruntime)
 # Gates that drop tokens.
 GATED = gpt-megatron/portable.gshard gpt-megatron/standard.switch bert/portable.expert-choice bert/standard.expert-choice
-compare: build build/venv/ready ## compare the samples and their rewritings for all targets in ONNX Runtime with moerun (needs Python)
+compare: build build/venv/ready experts ## compare the samples and their rewritings for all targets in ONNX Runtime with moerun (needs Python)
 	@rm -rf build/compare
 	@set -e; for file in $(TARGETS) $(GATED); do \
 		name=$${file%/*}; target=$${file##*/}; out=build/compare/$$file; mkdir -p $$out; gate=; \
@@ -105,6 +105,22 @@ compare: build build/venv/ready ## compare the samples and their rewritings for 
 		done; \
 	done
 	build/venv/bin/python models/compare.py --rewritten build/compare
+
+# Two copies of the sample GPT, each trained further on one half of a text, become the experts of one model.
+EXPERTS = build/experts
+experts: build build/venv/ready ## train two copies of the sample GPT further, merge them into experts, compare (needs Python)
+	@rm -rf $(EXPERTS)
+	build/venv/bin/python models/train_halves.py --out $(EXPERTS)
+	bin/fmoefy $(GPT)/model.onnx -o $(EXPERTS)/merged.onnx --expert 0=$(EXPERTS)/go.onnx --expert 1=$(EXPERTS)/assembly.onnx \
+		--rest average --prompts $(EXPERTS)/prompts.jsonl --prompts-contrast
+	@cp $(GPT)/model.onnx $(EXPERTS)/base.onnx
+	@set -e; for model in base go assembly merged; do \
+		mkdir -p $(EXPERTS)/perplexity/$$model; \
+		for half in go assembly; do \
+			bin/moerun perplexity $(EXPERTS)/$$model.onnx --text $(EXPERTS)/$$half.txt --max-tokens 8193 --json > $(EXPERTS)/perplexity/$$model/$$half.json; \
+		done; \
+	done
+	build/venv/bin/python models/compare_halves.py $(EXPERTS)/perplexity
 
 build/venv/ready: models/requirements-compare.txt
 	$(PYTHON) -m venv build/venv

@@ -54,6 +54,7 @@ type Block struct {
 	inputType     onnx.DataType       // of Input, likewise
 	removed       map[*onnx.Node]bool // Nodes as a set
 	weightKey     string              // equal for blocks with the same weights
+	counterparts  map[int]*Block      // the same block in the models that become experts, by expert
 }
 
 // matrices returns the block's linear layers.

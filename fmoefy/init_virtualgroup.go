@@ -64,7 +64,10 @@ func virtualGroups(s *site) (*expertPlan, error) {
 		}
 		return stacked(dense.shards(0, shards), groups)
 	})
-	router := s.router(groups)
+	router, err := s.router(groups)
+	if err != nil {
+		return nil, err
+	}
 	m.slots[moe.InputGateWeight] = newStack(router.elementType, []int64{s.DModel, int64(s.options.NumExperts)},
 		repeatedElements{router.source, router.elementType.Bits() / 8, int(shards)})
 	m.promise = func(c moe.Config) promise {

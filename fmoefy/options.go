@@ -8,16 +8,9 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/moe"
-)
-
-// GateInit says how a router's weights start.
-type GateInit string
-
-// The gate inits.
-const (
-	GateNormal GateInit = "normal" // N(0, GateStd)
-	GateZeros  GateInit = "zeros"  // every token goes to the first experts until the router has learned
+	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
 
 // Options say how Rewrite builds mixtures of experts. Zero values stand for
@@ -52,7 +45,15 @@ type Options struct {
 	// the layers of an ALBERT do, experts of their own instead of one set.
 	SeparateShared bool
 
-	Init Init // default Copy
+	Init Init // default Copy, or FromModels where there are Models
+
+	// Models are the fine-tuned models of FromModels, by the expert that their
+	// MLPs become. They must stay open until the model is written. NumExperts is
+	// by default as large as the experts' numbers need.
+	Models map[int]ExpertModel
+
+	// Rest says where everything else is from; the default is RestBase.
+	Rest Rest
 
 	// NoiseScale is the standard deviation of Noise in units of that of the
 	// tensor that it is added to. The default is 0.01.
@@ -91,8 +92,18 @@ type Options struct {
 	// integers: a power of two from 16, by default 32.
 	BlockSize int
 
-	GateInit GateInit // default GateNormal
-	GateStd  float64  // default 0.02
+	GateInit  GateInit // default GateNormal, or GatePrompts where there are Prompts
+	GateStd   float64  // of GateNormal, default 0.02
+	GateScale float64  // of GateOrthogonal and GatePrompts, default 1
+
+	// Prompts are, for each expert, inputs of the dense model that it shall be
+	// chosen for. PromptsContrast takes off what all of them have in common.
+	Prompts         [][]map[string]*tensor.Tensor
+	PromptsContrast bool
+
+	// Run computes the outputs of a model for prompts, which are all of one
+	// model.
+	Run func(m *onnx.Model, inputs map[string]*tensor.Tensor) (map[string]*tensor.Tensor, error)
 
 	// Seed makes the random numbers of weights. Equal seeds give equal bytes.
 	Seed uint64
@@ -113,23 +124,24 @@ func (o Options) Check() error {
 
 // complete fills in the defaults, or fails as Check does.
 func (o Options) complete() (Options, error) {
+	if len(o.Models) > 0 {
+		setDefault(&o.Init, FromModels)
+	}
 	setDefault(&o.Init, Copy)
 	setDefault(&o.Gate, moe.GateNaive)
-	setDefault(&o.GateInit, GateNormal)
 	setDefault(&o.Target, Portable)
 	setDefault(&o.EveryN, 1)
 	if err := o.completeExperts(); err != nil {
 		return o, err
 	}
 	switch {
-	case !slices.Contains([]GateInit{GateNormal, GateZeros}, o.GateInit):
-		return o, fmt.Errorf("gate init %q is not known; there are normal and zeros", o.GateInit)
 	case o.EveryN < 1:
 		return o, fmt.Errorf("every-n is %d, must be at least 1", o.EveryN)
 	case o.Hidden < 0 || o.Hidden > math.MaxInt32:
 		return o, fmt.Errorf("hidden width %d must be at least 1", o.Hidden)
-	case o.GateStd != 0 && o.GateInit != GateNormal:
-		return o, fmt.Errorf("a standard deviation of the gate needs gate init normal, not %s", o.GateInit)
+	}
+	if err := o.completeGateInit(); err != nil {
+		return o, err
 	}
 	if err := o.completeShared(); err != nil {
 		return o, err
@@ -138,10 +150,6 @@ func (o Options) complete() (Options, error) {
 		return o, err
 	}
 	if err := o.export().Check(); err != nil {
-		return o, err
-	}
-	setDefault(&o.GateStd, 0.02)
-	if err := checkPositive("standard deviation of the gate", o.GateStd); err != nil {
 		return o, err
 	}
 	for _, pattern := range slices.Concat(o.Include, o.Exclude) {

@@ -52,7 +52,7 @@ func Rewrite(m *onnx.Model, o Options) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	r := &rewriter{model: w, options: o, opset: opset, names: onnx.NewIndex(w.Graph), layers: layers(blocks), firstLayer: countMixtures(w), sets: map[string]*expertSet{}, dequantizer: q, first: map[*onnx.Tensor]*onnx.Tensor{}, samples: map[string][]*onnx.Tensor{}}
+	r := &rewriter{model: w, options: o, opset: opset, names: onnx.NewIndex(w.Graph), layers: layers(blocks), firstLayer: countMixtures(w), sets: map[string]*expertSet{}, dequantizer: q, first: map[*onnx.Tensor]*onnx.Tensor{}, samples: map[string][]*onnx.Tensor{}, dense: map[*onnx.Tensor]bool{}}
 	var chosen []*Block
 	for i := range blocks {
 		if reasons[i] == "" {
@@ -69,12 +69,26 @@ func Rewrite(m *onnx.Model, o Options) (Report, error) {
 	if r.experts, err = kind.begin(r, chosen); err != nil {
 		return Report{}, err
 	}
+	if err := r.readPrompts(chosen); err != nil {
+		return Report{}, err
+	}
+	_ = w.Graph.Walk(func(g *onnx.Graph) error {
+		for _, t := range g.Initializers {
+			r.dense[t] = true
+		}
+		return nil
+	})
 	for _, b := range chosen {
 		if err := r.replace(b); err != nil {
 			return Report{}, fmt.Errorf("block %s: %w", b.Name, err)
 		}
 	}
 	r.finish()
+	if r.rest != nil {
+		if err := r.rest(); err != nil {
+			return Report{}, err
+		}
+	}
 	if o.Target != Portable {
 		if _, err := export(w, o.export()); err != nil {
 			return Report{}, err
@@ -115,6 +129,11 @@ type rewriter struct {
 	dequantizer *dequantizer
 	first       map[*onnx.Tensor]*onnx.Tensor // the first of equal tensors, as identity found out
 	samples     map[string][]*onnx.Tensor     // those, by a part of their content
+	dense       map[*onnx.Tensor]bool         // the dense model's initializers
+
+	others  map[int]*onnx.Model    // models that become experts, their functions inlined
+	rest    func() error           // changes what is left of the dense model; may be nil
+	prompts map[*Block][][]float64 // of each expert, what readPrompts found out
 
 	replaced []replacement
 	noBody   error // why the FMoE nodes have no function as their body, nil where they have
@@ -244,7 +263,9 @@ func (r *rewriter) expertsOf(b *Block) (*expertSet, error) {
 		set.promise = set.promise.worse(promise{changed, "no expert computes the tokens that the mask excludes"})
 	}
 	if m.slots[moe.InputGateWeight].source == nil {
-		m.slots[moe.InputGateWeight] = at.router(o.NumExperts)
+		if m.slots[moe.InputGateWeight], err = at.router(o.NumExperts); err != nil {
+			return nil, err
+		}
 	}
 	if err := o.addTo(m, at); err != nil {
 		return nil, err
@@ -292,23 +313,6 @@ func (r *rewriter) store(at *site, set *expertSet, slot int, experts stack) erro
 		set.hidden += experts.elements() - scaleCount
 	}
 	return nil
-}
-
-// router returns the router as the options say, [d, experts].
-func (s *site) router(experts int) stack {
-	std := s.options.GateStd
-	if s.options.GateInit == GateZeros {
-		std = 0
-	}
-	return gaussian(routerType(s.ElementType), []int64{s.DModel, int64(experts)}, std, s.normals(moe.InputGateWeight))
-}
-
-// routerType returns the element type of the router of experts of type t.
-func routerType(t onnx.DataType) onnx.DataType {
-	if t.Bits() < 32 {
-		return onnx.Float32
-	}
-	return t
 }
 
 // finish puts the FMoE nodes in the place of their blocks and removes what

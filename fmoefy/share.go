@@ -16,10 +16,12 @@ import (
 // theirs still, in the order in which they come.
 func (r *rewriter) sharingKey(b *Block) string {
 	key := fmt.Sprint(b.Kind, b.Activation, b.ElementType)
-	for i, l := range b.matrices() {
-		key += "|" + r.identity(l.weight)
-		if bias := b.biases()[i]; bias != nil {
-			key += "|" + r.identity(bias)
+	for _, x := range b.withCounterparts() {
+		for i, l := range x.matrices() {
+			key += "|" + r.identity(l.weight)
+			if bias := x.biases()[i]; bias != nil {
+				key += "|" + r.identity(bias)
+			}
 		}
 	}
 	b.weightKey = key

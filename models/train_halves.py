@@ -1,15 +1,21 @@
 """Trains the sample GPT further, on each half of a text: python models/train_halves.py --out DIR [--steps N]
 
 The text is source code of Go's standard library, one half in Go and one in assembly. DIR gets, for each half,
-HALF.onnx, the sample with new weights, and HALF.txt, the last tenth of the half, which is not trained on. The sample's
-embeddings stay as they are. NumPy does it, so that nothing larger has to be installed.
+HALF.onnx, the sample with new weights, and HALF.txt, the last tenth of the half, which is not trained on; and
+prompts.jsonl, pieces of what is trained on, as fmoefy --prompts reads them. The sample's embeddings stay as they are.
+NumPy computes all of it, so that nothing larger has to be installed: each half in a process with one thread.
 """
 
 import argparse
+import json
 import math
+import os
 import subprocess
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # NumPy reads it when it is imported
 
 import numpy as np
 import onnx
@@ -18,16 +24,17 @@ from onnx import numpy_helper
 from common import MODELS
 
 SAMPLE = MODELS / "gpt-megatron" / "model.onnx"
-HALVES = {"go": "net/http/*.go", "assembly": "runtime/*.s"}
+HALVES = {"go": "net/http/*.go", "assembly": "runtime/[!z]*.s"}  # zcallback*.s is one line, thousands of times
 CONTEXT, LAYERS, HEADS = 256, 6, 4
 BATCH = 4
+PROMPTS = 16
 WARMUP = 10
 LEARNING_RATE = 2e-3
 BETA1, BETA2 = 0.9, 0.95
 
 
 def read_half(pattern):
-    """The bytes of a half, cut after the file that reaches nine tenths of it: training and held out."""
+    """The training and held-out bytes of a half, cut at the first line break after nine tenths."""
     root = subprocess.run(["go", "env", "GOROOT"], capture_output=True, text=True, check=True).stdout.strip()
     text = b"".join(path.read_bytes() for path in sorted(Path(root, "src").glob(pattern)))
     cut = text.index(b"\n", len(text) * 9 // 10) + 1
@@ -103,7 +110,7 @@ class GPT:
         self.weights = {name: numpy_helper.to_array(t).copy() for name, t in self.tensors.items()}
 
     def gradients(self, input_ids, targets):
-        """The mean loss, in nats, and its gradients by the weights' names."""
+        """The mean loss in nats, and its gradients by the names of weights; those of embeddings are left out."""
         gradients = {}
 
         def apply(operator, x, name):
@@ -164,8 +171,9 @@ class GPT:
         onnx.save(self.model, path)
 
 
-def train(model, text, steps, seed, only=""):
-    """Adam, with a linear warm-up and a cosine down to zero."""
+def train(half, text, steps, seed):
+    """The sample after Adam with a linear warm-up and a cosine down to zero."""
+    model = GPT(SAMPLE)
     tokens = np.frombuffer(text, np.uint8).astype(np.int64)
     random = np.random.default_rng(seed)
     first, second = {}, {}
@@ -178,29 +186,33 @@ def train(model, text, steps, seed, only=""):
         rate = LEARNING_RATE * min(1, (step + 1) / WARMUP) * (1 + math.cos(math.pi * step / steps)) / 2
         rate *= math.sqrt(1 - BETA2 ** (step + 1)) / (1 - BETA1 ** (step + 1))
         for name, gradient in gradients.items():
-            if only not in name: continue
             gradient = gradient * np.float32(min(1, 1 / norm))
             first[name] = BETA1 * first.get(name, 0) + (1 - BETA1) * gradient
             second[name] = BETA2 * second.get(name, 0) + (1 - BETA2) * gradient * gradient
             model.weights[name] -= np.float32(rate) * first[name] / (np.sqrt(second[name]) + np.float32(1e-8))
-        if step % 20 == 0 or step + 1 == steps:
-            print(f"step {step + 1}: loss {loss:.3f}, {time.monotonic() - started:.0f} s", flush=True)
+        if (step + 1) % 25 == 0:
+            print(f"{half}, step {step + 1}: loss {loss:.3f}, {time.monotonic() - started:.0f} s", flush=True)
+    return model
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the models and the held-out texts")
-    parser.add_argument("--steps", type=int, default=120, help="optimizer steps (default: %(default)s)")
-    parser.add_argument("--only", default="")
+    parser.add_argument("--steps", type=int, default=100, help="optimizer steps for each half (default: %(default)s)")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for seed, (half, pattern) in enumerate(HALVES.items()):
-        training, held_out = read_half(pattern)
-        print(f"{half}: {len(training)} bytes")
-        model = GPT(SAMPLE)
-        train(model, training, arguments.steps, seed, arguments.only)
-        model.save(arguments.out / f"{half}.onnx")
-        (arguments.out / f"{half}.txt").write_bytes(held_out)
+    prompts, trained = [], {}
+    with ProcessPoolExecutor(len(HALVES)) as processes:
+        for number, (half, pattern) in enumerate(HALVES.items()):
+            training, held_out = read_half(pattern)
+            print(f"{half}: {len(training):,} bytes to train on, {len(held_out):,} held out", flush=True)
+            trained[half] = processes.submit(train, half, training, arguments.steps, seed=number)
+            (arguments.out / f"{half}.txt").write_bytes(held_out)
+            for start in range(0, len(training) - CONTEXT, len(training) // PROMPTS):
+                prompts.append({"expert": number, "prompt": training[start:start + CONTEXT].decode(errors="replace")})
+        for half, model in trained.items():
+            model.result().save(arguments.out / f"{half}.onnx")
+    (arguments.out / "prompts.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
 
 
 if __name__ == "__main__":

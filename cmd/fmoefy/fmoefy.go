@@ -28,6 +28,11 @@ which * and ? stand for any characters. --list shows them, and why others are re
 Experts start, as --init says, as
 ` + listOfInits() + `
 
+--expert makes fine-tuned models of the same shape experts, as branch-train-mix and
+mergekit-moe do. --prompts gives their routers a start: lines "N PROMPT", or JSON lines
+{"expert": N, "prompt": "…"}, one or more for each expert; a router's column is the mean
+hidden state of the expert's prompts.
+
 fmoefy regate gives FMoE nodes another gate, top-k or capacity, fmoefy import makes FMoE
 nodes of other mixtures of experts, fmoefy export of FMoE nodes what other runtimes know,
 fmoefy merge joins the tensor-parallel ranks of a model; fmoefy regate --help and so on
@@ -42,6 +47,7 @@ Examples:
   fmoefy dense.onnx -o moe.onnx --num-experts 64 --init virtual-group --granularity 8 --top-k 16
   fmoefy dense.onnx -o moe.onnx --num-experts 64 --init random --hidden 256
   fmoefy dense.onnx -o moe.onnx --num-experts 8 --shared-expert
+  fmoefy dense.onnx -o moe.onnx --expert 0=code.onnx --expert 1=prose.onnx --prompts prompts.txt
   fmoefy dense.onnx -o moe.onnx --num-experts 8 --expert-weights int8
   fmoefy dense.onnx -o moe.onnx --num-experts 8 --gate switch --capacity-eval 1.5
   fmoefy dense.onnx -o moe.onnx --num-experts 8 --token-mask attention_mask
@@ -59,8 +65,9 @@ Examples:
 		flags.IntVar(&o.Workers, "workers", 0, "number of workers that share the experts (default 1)")
 		flags.IntVar(&o.TopK, "top-k", 0, "experts for each token (default what the gate allows, or else 2)")
 		registerGate(flags, &o.GateOptions, moe.GateNaive)
-		flags.StringVar(&c.gateInit, "gate-init", string(fmoefy.GateNormal), "how routers start: normal or zeros")
+		flags.StringVar(&c.gateInit, "gate-init", "", "how routers start: normal, zeros, orthogonal, or prompts from --prompts (default normal, or prompts with those)")
 		flags.Float64Var(&o.GateStd, "gate-std", 0, "standard deviation of --gate-init normal (default 0.02)")
+		flags.Float64Var(&o.GateScale, "gate-scale", 0, "length of a router's columns, of --gate-init orthogonal and prompts (default 1)")
 
 		flags.StringSliceVar(&o.Include, "include", nil, "replace only these `blocks`")
 		flags.StringSliceVar(&o.Exclude, "exclude", nil, "do not replace these `blocks`")
@@ -69,7 +76,7 @@ Examples:
 		flags.BoolVar(&o.Dequantize, "dequantize", false, "replace blocks with quantised weights too, by experts in floating point")
 		flags.BoolVar(&o.SeparateShared, "separate-shared", false, "give blocks that share weights, as ALBERT's do, experts of their own")
 
-		flags.StringVar(&c.init, "init", string(fmoefy.Copy), "how experts start, as listed above")
+		flags.StringVar(&c.init, "init", "", "how experts start, as listed above (default copy, or models with --expert)")
 		flags.Float64Var(&o.NoiseScale, "noise-scale", 0, "noise of --init noise, relative to each tensor's standard deviation (default 0.01)")
 		flags.Float64Var(&o.DropRatio, "drop-ratio", 0, "share of the hidden columns that --init drop starts anew in each expert (default 0.5)")
 		flags.IntVar(&o.Granularity, "granularity", 0, "experts of --init virtual-group that are the MLP together (default 2)")
@@ -77,6 +84,7 @@ Examples:
 		flags.IntVar(&o.Hidden, "hidden", 0, "hidden width of experts, where it is not the MLP's; needs --init random")
 		flags.BoolVar(&o.SharedExpert, "shared-expert", false, "keep the MLP beside the routed experts, always on")
 		flags.Float64Var(&o.SharedWeight, "shared-weight", 0, "weight of the shared expert, the others having the rest (default 0.5)")
+		c.models.register(flags, o)
 		flags.Uint64Var(&o.Seed, "seed", 0, "seed of routers, noise and random experts (default 0)")
 
 		flags.StringVar(&c.storage, "expert-weights", "", "store experts' weights in this `type`: float32, float16 (f16), bfloat16 (bf16), int8 or int4 (default: as the block computes)")
@@ -109,6 +117,7 @@ type rewriteFlags struct {
 	list, json     bool
 	init, gateInit string
 	storage        string
+	models         modelFlags
 	external       string
 	flags          *pflag.FlagSet
 }
@@ -126,7 +135,7 @@ var externalModes = map[string]onnx.ExternalMode{
 // complete checks the flags.
 func (c *rewriteFlags) complete() error {
 	c.options.Init, c.options.GateInit, c.options.ExpertWeights = fmoefy.Init(c.init), fmoefy.GateInit(c.gateInit), fmoefy.Storage(c.storage)
-	for _, name := range []string{"num-experts", "experts-per-worker", "workers", "top-k", "gate-std", "every", "noise-scale", "random-std", "drop-ratio", "granularity", "shared-weight", "hidden", "block-size"} {
+	for _, name := range []string{"num-experts", "experts-per-worker", "workers", "top-k", "gate-std", "gate-scale", "every", "noise-scale", "random-std", "drop-ratio", "granularity", "shared-weight", "hidden", "block-size"} {
 		if f := c.flags.Lookup(name); f.Changed && f.Value.String() == "0" {
 			return cli.Misusef("--%s=0 must be above 0", name)
 		}
@@ -136,6 +145,9 @@ func (c *rewriteFlags) complete() error {
 	}
 	if _, ok := externalModes[c.external]; !ok {
 		return errExternal(c.external)
+	}
+	if err := c.models.complete(&c.options); err != nil {
+		return err
 	}
 	if err := c.options.Check(); err != nil {
 		return cli.Misusef("%w", err)
@@ -159,6 +171,10 @@ func (c *rewriteFlags) rewrite(ctx context.Context, out io.Writer, path string) 
 		return err
 	}
 	defer m.Close()
+	defer c.models.close()
+	if err := c.models.open(ctx, &c.options, m, path); err != nil {
+		return err
+	}
 	report, err := fmoefy.Rewrite(m, c.options)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)

@@ -77,14 +77,14 @@ func New(m *onnx.Model, path string, o Options) (*Model, error) {
 		return nil, err
 	}
 	model := &Model{session: session, model: m, Context: o.Context, observe: o.Observe}
-	if err := model.prepare(path, o); err != nil {
+	if err := model.prepare(session.Inputs(), session.Outputs(), path, o); err != nil {
 		return nil, errors.Join(err, session.Close())
 	}
 	return model, nil
 }
 
-func (m *Model) prepare(path string, o Options) (err error) {
-	if m.roles, err = findRoles(m.session); err != nil {
+func (m *Model) prepare(inputs, outputs []*onnx.ValueInfo, path string, o Options) (err error) {
+	if m.roles, err = findRoles(inputs, outputs); err != nil {
 		return err
 	}
 	if m.Context == 0 {

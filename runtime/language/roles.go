@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/fmoe-go/fmoe/onnx"
-	"github.com/fmoe-go/fmoe/runtime"
 )
 
 // roles says what the inputs and outputs of a model are for.
@@ -31,13 +30,13 @@ const (
 	presentPrefix = "present."
 )
 
-func findRoles(s *runtime.Session) (roles, error) {
+func findRoles(ins, outs []*onnx.ValueInfo) (roles, error) {
 	r := roles{types: map[string]onnx.DataType{}}
 	outputs := map[string]*onnx.ValueInfo{}
-	for _, v := range s.Outputs() {
+	for _, v := range outs {
 		outputs[v.Name] = v
 	}
-	for _, v := range s.Inputs() {
+	for _, v := range ins {
 		if v.Type == nil || v.Type.Kind != onnx.KindTensor {
 			return r, fmt.Errorf("input %q is %s, not a tensor", v.Name, v.Type)
 		}
@@ -71,7 +70,7 @@ func findRoles(s *runtime.Session) (roles, error) {
 	if r.tokens == "" {
 		return r, errors.New("the model has no input for tokens; a decoder language model reads input_ids, int64 [batch, sequence]")
 	}
-	return r, r.findLogits(s.Outputs())
+	return r, r.findLogits(outs)
 }
 
 func isInteger(t onnx.DataType) bool { return t == onnx.Int64 || t == onnx.Int32 }
