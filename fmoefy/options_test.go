@@ -5,7 +5,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
+
+func oneModel(expert int) map[int]ExpertModel { return map[int]ExpertModel{expert: {Name: "m.onnx"}} }
+
+var somePrompts = [][]map[string]*tensor.Tensor{{}, {}}
 
 func TestWrongOptions(t *testing.T) {
 	for _, c := range []struct {
@@ -45,6 +51,18 @@ func TestWrongOptions(t *testing.T) {
 		{Options{NumExperts: 4, RandomStd: math.NaN(), Init: Random}, "must be positive"},
 		{Options{NumExperts: 4, GateStd: 0.1, GateInit: GateZeros}, "needs gate init normal"},
 		{Options{NumExperts: 4, GateStd: math.Inf(1)}, "must be positive"},
+		{Options{NumExperts: 4, GateScale: 2}, "needs gate init orthogonal or prompts"},
+		{Options{NumExperts: 4, GateScale: -1, GateInit: GateOrthogonal}, "must be positive"},
+		{Options{NumExperts: 4, GateInit: GatePrompts}, "needs prompts for each expert"},
+		{Options{NumExperts: 4, GateInit: GateZeros, Prompts: somePrompts}, "prompts need gate init prompts"},
+		{Options{NumExperts: 4, PromptsContrast: true}, "a contrast of prompts needs prompts"},
+		{Options{Init: FromModels}, "needs a model for one expert at least"},
+		{Options{NumExperts: 4, Rest: RestAverage}, "needs expert init models"},
+		{Options{NumExperts: 4, Init: Copy, Models: oneModel(0)}, "a model for an expert needs expert init models, not copy"},
+		{Options{NumExperts: 2, Models: oneModel(2)}, "models are given for experts 2 to 2, but there are experts 0 to 1"},
+		{Options{Models: oneModel(-1)}, "models are given for experts -1"},
+		{Options{Models: oneModel(math.MaxInt)}, "but there are experts 0 to 65535"},
+		{Options{Models: oneModel(1), Rest: "mean"}, `the rest "mean" is not known`},
 		{Options{NumExperts: 4, ExpertWeights: "int2"}, `storage "int2" of experts' weights is not known`},
 		{Options{NumExperts: 4, BlockSize: 32}, "a block size needs experts' weights of int8 or int4"},
 		{Options{NumExperts: 4, ExpertWeights: StoreInt8, BlockSize: 24}, "block_size is 24"},
