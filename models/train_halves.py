@@ -171,8 +171,8 @@ class GPT:
         onnx.save(self.model, path)
 
 
-def train(half, text, steps, seed):
-    """The sample after Adam with a linear warm-up and a cosine down to zero."""
+def train(half, text, steps, seed, path):
+    """Trains the sample by Adam with a linear warm-up and a cosine down to zero, and saves it at path."""
     model = GPT(SAMPLE)
     tokens = np.frombuffer(text, np.uint8).astype(np.int64)
     random = np.random.default_rng(seed)
@@ -192,7 +192,7 @@ def train(half, text, steps, seed):
             model.weights[name] -= np.float32(rate) * first[name] / (np.sqrt(second[name]) + np.float32(1e-8))
         if (step + 1) % 25 == 0:
             print(f"{half}, step {step + 1}: loss {loss:.3f}, {time.monotonic() - started:.0f} s", flush=True)
-    return model
+    model.save(path)
 
 
 def main():
@@ -201,17 +201,17 @@ def main():
     parser.add_argument("--steps", type=int, default=100, help="optimizer steps for each half (default: %(default)s)")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    prompts, trained = [], {}
+    prompts, jobs = [], []
     with ProcessPoolExecutor(len(HALVES)) as processes:
         for number, (half, pattern) in enumerate(HALVES.items()):
             training, held_out = read_half(pattern)
             print(f"{half}: {len(training):,} bytes to train on, {len(held_out):,} held out", flush=True)
-            trained[half] = processes.submit(train, half, training, arguments.steps, seed=number)
+            jobs.append(processes.submit(train, half, training, arguments.steps, number, arguments.out / f"{half}.onnx"))
             (arguments.out / f"{half}.txt").write_bytes(held_out)
             for start in range(0, len(training) - CONTEXT, len(training) // PROMPTS):
                 prompts.append({"expert": number, "prompt": training[start:start + CONTEXT].decode(errors="replace")})
-        for half, model in trained.items():
-            model.result().save(arguments.out / f"{half}.onnx")
+        for job in jobs:
+            job.result()
     (arguments.out / "prompts.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
 
 
