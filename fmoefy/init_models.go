@@ -85,12 +85,18 @@ func expertsFromModels(s *site) (*expertPlan, error) {
 		}
 		return newStack(dense.elementType(), slices.Insert(slices.Clone(dense.dims), 0, int64(len(experts))), experts)
 	})
-	m.promise = func(moe.Config) promise {
-		why := "experts are the MLPs of other models"
-		if s.options.Rest == RestAverage {
-			why += " and the rest is their average"
+	same := true
+	for _, b := range s.withCounterparts() {
+		same = same && s.rewriter.weightsKey(b) == s.rewriter.weightsKey(s.Block)
+	}
+	m.promise = func(c moe.Config) promise {
+		switch {
+		case s.options.Rest == RestAverage:
+			return promise{changed, "experts are the MLPs of other models and the rest is their average; only where all of those equal this one is it the same"}
+		case same:
+			return ifScoresSumToOne(c, "every expert has the MLP's weights")
 		}
-		return promise{changed, why + "; only where all of those equal this one is it the same"}
+		return promise{changed, "experts are the MLPs of other models"}
 	}
 	return m, nil
 }

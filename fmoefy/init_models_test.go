@@ -85,7 +85,7 @@ func TestModels(t *testing.T) {
 			}
 			for _, rest := range []fmoefy.Rest{"", fmoefy.RestAverage} {
 				merged, report := rewrite(t, base, fmoefy.Options{Models: given, Rest: rest})
-				if report.NumExperts != 3 || report.Init != fmoefy.FromModels || report.Equal || !strings.Contains(report.Why, "only where all of those equal this one") {
+				if report.NumExperts != 3 || report.Init != fmoefy.FromModels || report.Equal || !strings.Contains(report.Why, "experts are the MLPs of other models") {
 					t.Errorf("the report says %+v", report)
 				}
 				for _, w := range merged.Graph.Initializers {
@@ -143,7 +143,10 @@ func TestEqualModels(t *testing.T) {
 				{Models: given},
 				{Models: given, NumExperts: 4, Rest: fmoefy.RestAverage, GateInit: fmoefy.GateOrthogonal},
 			} {
-				merged, _ := rewrite(t, base, o)
+				merged, report := rewrite(t, base, o)
+				if report.Equal != (o.Rest == "") {
+					t.Errorf("rest %q: the report says %v: %s", o.Rest, report.Equal, report.Why)
+				}
 				tolerance := 1e-4
 				if strings.Contains(name, "float16") {
 					tolerance = 5e-2

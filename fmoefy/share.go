@@ -17,12 +17,7 @@ import (
 func (r *rewriter) sharingKey(b *Block) string {
 	key := fmt.Sprint(b.Kind, b.Activation, b.ElementType)
 	for _, x := range b.withCounterparts() {
-		for i, l := range x.matrices() {
-			key += "|" + r.identity(l.weight)
-			if bias := x.biases()[i]; bias != nil {
-				key += "|" + r.identity(bias)
-			}
-		}
+		key += r.weightsKey(x)
 	}
 	b.weightKey = key
 	if !r.options.SeparateShared {
@@ -35,6 +30,18 @@ func (r *rewriter) sharingKey(b *Block) string {
 		}
 	}
 	return fmt.Sprintf("%s|%d", key, occurrence)
+}
+
+// weightsKey identifies the weights and biases of a block.
+func (r *rewriter) weightsKey(b *Block) string {
+	key := ""
+	for i, l := range b.matrices() {
+		key += "|" + r.identity(l.weight)
+		if bias := b.biases()[i]; bias != nil {
+			key += "|" + r.identity(bias)
+		}
+	}
+	return key
 }
 
 // identity returns what is equal for constants of the same content: of one

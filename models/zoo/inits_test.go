@@ -28,6 +28,7 @@ var inits = []initCase{
 	{"virtual-group", fmoefy.Options{Init: fmoefy.VirtualGroup, Granularity: 4}},
 	{"virtual-group, shared expert", fmoefy.Options{Init: fmoefy.VirtualGroup, SharedExpert: true}},
 	{"random", fmoefy.Options{Init: fmoefy.Random}},
+	{"models", fmoefy.Options{Init: fmoefy.FromModels}},
 }
 
 type initCase struct {
@@ -78,6 +79,14 @@ func TestInitsKeepTheirPromise(t *testing.T) {
 				defer model.Close()
 				o := c.options
 				o.NumExperts, o.Seed = 8, 1
+				if o.Init == fmoefy.FromModels {
+					same, err := onnx.ReadFile(path)
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer same.Close()
+					o.Models = map[int]fmoefy.ExpertModel{0: {Name: path, Model: same}, 5: {Name: path, Model: same}}
+				}
 				report, err := fmoefy.Rewrite(model, o)
 				if err != nil {
 					t.Fatal(err)
