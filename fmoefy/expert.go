@@ -171,14 +171,28 @@ func pieces(t onnx.DataType, elements []byte) iter.Seq[[]float64] {
 
 // moments are the mean and standard deviation of numbers that are added one by
 // one (Welford, "Note on a method for calculating corrected sums of squares and
-// products", 1962).
+// products", 1962). They are not fused: the same on every machine.
 type moments struct{ count, mean, squares float64 }
 
 func (m *moments) add(x float64) {
 	m.count++
 	delta := x - m.mean
 	m.mean += delta / m.count
-	m.squares += float64(delta * (x - m.mean)) // not fused: the same bytes on every machine
+	m.squares += float64(delta * (x - m.mean))
+}
+
+// merge adds the numbers that others are the moments of (Chan, Golub, LeVeque,
+// "Updating formulae and a pairwise algorithm for computing sample variances",
+// 1979).
+func (m *moments) merge(others moments) {
+	count := m.count + others.count
+	if count == 0 {
+		return
+	}
+	delta := others.mean - m.mean
+	m.mean += float64(delta * (others.count / count))
+	m.squares += others.squares + float64(delta*delta*(m.count*others.count/count))
+	m.count = count
 }
 
 func (m *moments) deviation() float64 { return math.Sqrt(m.squares / max(m.count, 1)) }

@@ -55,16 +55,20 @@ func (s *site) dropped(slot int, c *constant) stack {
 	columns := newNormals(s.options.Seed, s.name(moe.InputFC1Weight)+".columns") // the same ones in all slots
 	count := max(1, int(math.Round(s.options.DropRatio*float64(s.DHidden))))
 	return changedCopies(c, s.options.NumExperts, s.normals(slot), func(elements []byte) func(int) change {
+		of := make([]moments, s.DHidden)
+		place := int64(0)
+		for values := range pieces(c.elementType(), elements) {
+			for _, x := range values {
+				of[column(place)].add(x)
+				place++
+			}
+		}
 		return func(expert int) change {
 			isDropped := columns.choose(expert, count, int(s.DHidden))
 			var m moments
-			place := int64(0)
-			for values := range pieces(c.elementType(), elements) {
-				for _, x := range values {
-					if isDropped[column(place)] {
-						m.add(x)
-					}
-					place++
+			for i, dropped := range isDropped {
+				if dropped {
+					m.merge(of[i])
 				}
 			}
 			std := m.deviation()

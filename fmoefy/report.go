@@ -1,7 +1,9 @@
 package fmoefy
 
 import (
+	"fmt"
 	"math"
+	"strings"
 
 	"github.com/fmoe-go/fmoe/runtime/moe"
 )
@@ -62,8 +64,8 @@ type BlockReport struct {
 	Replaced bool   `json:"replaced"`
 	Reason   string `json:"reason,omitempty"` // why it was not replaced
 
-	// Of the mixture of experts with its router and shared expert: in all, and as far as one
-	// token uses them.
+	// Of the mixture of experts with its router and shared expert: in all, and
+	// as far as one token uses them.
 	ParametersAfter  int64 `json:"parameters_after,omitempty"`
 	ParametersActive int64 `json:"parameters_active,omitempty"`
 
@@ -94,9 +96,8 @@ func (r *rewriter) report(blocks []Block, reasons []string) Report {
 		report.Blocks = append(report.Blocks, d)
 	}
 	elements, errors := 0.0, 0.0
-	function := promise{kept: equal}
 	owner := map[*expertSet]string{}
-	for i, p := range r.replaced {
+	for _, p := range r.replaced {
 		d := &report.Blocks[p.block.Index]
 		d.ParametersAfter = p.set.parameters
 		if o.SharedExpert {
@@ -108,12 +109,13 @@ func (r *rewriter) report(blocks []Block, reasons []string) Report {
 			owner[p.set] = p.block.Name
 			elements, errors = elements+p.set.elements, errors+p.set.errors
 		}
-		if kept := o.whenWritten(p); i == 0 || kept.kept < function.kept {
-			function = kept
-		}
 	}
 	if errors > 0 {
 		report.WeightError = math.Sqrt(errors / elements)
+	}
+	function := o.whenWritten(r.replaced[0], report.WeightError)
+	for _, p := range r.replaced[1:] {
+		function = function.worse(o.whenWritten(p, report.WeightError))
 	}
 	if r.noBody != nil && o.Target == Portable {
 		report.NoBody = r.noBody.Error()
@@ -123,18 +125,24 @@ func (r *rewriter) report(blocks []Block, reasons []string) Report {
 }
 
 // whenWritten returns what is promised of a block once its experts are stored
-// and the target's operators compute them.
-func (o Options) whenWritten(p replacement) promise {
+// with an error and the target's operators compute them.
+func (o Options) whenWritten(p replacement, weightError float64) promise {
 	function := p.set.promise
-	switch {
-	case function.kept == changed:
-	case p.block.Activation == moe.GELU && o.Target == ONNXRuntime:
-		return promise{changed, "an approximation by tanh takes the place of GELU"}
-	case o.SharedExpert:
+	if function.kept == changed {
+		return function
+	}
+	if o.SharedExpert {
 		function.why = "the shared expert is the MLP, " + function.why
 	}
-	if function.kept != changed && p.set.stored.elementType != p.block.ElementType {
-		return promise{nearly, function.why + ", but storing weights changes them"}
+	var but []string
+	if p.block.Activation == moe.GELU && o.Target == ONNXRuntime {
+		but = append(but, "an approximation of GELU changes hidden values by up to 0.0005")
+	}
+	if p.set.stored.elementType != p.block.ElementType {
+		but = append(but, fmt.Sprintf("storing weights changes them by %.2g %% (root mean square)", 100*weightError))
+	}
+	if len(but) > 0 {
+		return promise{nearly, function.why + ", but " + strings.Join(but, " and ")}
 	}
 	return function
 }

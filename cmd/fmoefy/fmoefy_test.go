@@ -260,6 +260,16 @@ func TestTables(t *testing.T) {
 			"experts 8 per block, top-2, naive gate, init noise, seed 0; 2 on each of 4 workers",
 			"function another than before: every expert has noise of its own",
 		}},
+		{[]string{bert, "--dry-run", "--num-experts", "8", "--init", "drop", "--drop-ratio", "0.25"}, []string{
+			"function another than before: 25 % of every expert's hidden columns start anew",
+		}},
+		{[]string{bert, "--dry-run", "--num-experts", "8", "--init", "virtual-group", "--granularity", "4", "--shared-expert"}, []string{
+			"experts 8 per block, top-8, naive gate, init virtual-group, seed 0; a shared expert of weight 0.5",
+			"function the same as before, up to rounding: the shared expert is the MLP, every group of 4 experts is the MLP, a token gets whole groups and a token's scores sum to one",
+		}},
+		{[]string{bert, "--dry-run", "--num-experts", "8", "--target", "onnxruntime", "--allow-gelu-approximation"}, []string{
+			"function nearly the same as before: every expert is a copy of the MLP and a token's scores sum to one, but an approximation of GELU changes hidden values by up to 0.0005",
+		}},
 		{[]string{bert, "--dry-run", "--num-experts", "8", "--expert-weights", "int8"}, []string{
 			"storage experts' weights in int8, a scale for each 32 of a row",
 			"function nearly the same as before: every expert is a copy of the MLP and a token's scores sum to one, but storing weights changes them by 0.52 % (root mean square)",

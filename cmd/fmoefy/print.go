@@ -46,11 +46,7 @@ func (r *rewriteResult) print(out io.Writer) {
 	case r.Approximate:
 		function = "nearly the same as before"
 	}
-	fmt.Fprintf(out, "function    %s: %s", function, r.Why)
-	if r.WeightError > 0 {
-		fmt.Fprintf(out, " by %.2g %% (root mean square)", 100*r.WeightError)
-	}
-	fmt.Fprintln(out)
+	fmt.Fprintf(out, "function    %s: %s\n", function, r.Why)
 	if r.NoBody != "" {
 		fmt.Fprintf(out, "runtimes    moerun only: %s\n", r.NoBody)
 	}
