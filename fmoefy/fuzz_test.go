@@ -42,7 +42,9 @@ func FuzzRewrite(f *testing.F) {
 		if _, err := fmoefy.Regate(m.Clone(), fmoefy.RegateOptions{TopK: 1}); err != nil && strings.Contains(err.Error(), "error in fmoefy") {
 			t.Fatal(err)
 		}
+		gates := moe.Gates()
 		o := fmoefy.Options{NumExperts: 2, SeparateShared: mode&1 != 0, Dequantize: mode&2 != 0}
+		o.Gate = gates[int(mode>>3)%len(gates)]
 		o.Init = []fmoefy.Init{fmoefy.Copy, fmoefy.Noise, fmoefy.Drop, fmoefy.VirtualGroup}[mode>>2&3]
 		o.SharedExpert = mode&16 != 0
 		report, err := fmoefy.Rewrite(m, o)
@@ -60,7 +62,7 @@ func FuzzRewrite(f *testing.F) {
 			t.Fatalf("the rewritten model: %v", err)
 		}
 		regated := m.Clone()
-		toGate := fmoefy.RegateOptions{GateOptions: fmoefy.GateOptions{Gate: moe.Gates()[int(mode>>3)%len(moe.Gates())]}}
+		toGate := fmoefy.RegateOptions{GateOptions: fmoefy.GateOptions{Gate: gates[int(mode>>2)%len(gates)]}}
 		if _, err := fmoefy.Regate(regated, toGate); err != nil && strings.Contains(err.Error(), "error in fmoefy") {
 			t.Fatal(err)
 		}

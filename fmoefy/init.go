@@ -141,8 +141,6 @@ func scoresDoNotSumToOne(c moe.Config) string {
 		return "experts choose as many tokens as they like, so that a token's scores sum to anything"
 	case c.CapacityEval != moe.Unlimited:
 		return "what exceeds an expert's capacity is dropped"
-	case c.Tile > 0:
-		return "rounding to tiles drops some of a token's experts"
 	case c.Scores == moe.ScoresOne && c.TopK > 1:
 		return "every chosen expert counts fully"
 	case !c.Normalize && c.Scores == moe.ScoresSoftmax:

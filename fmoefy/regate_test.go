@@ -122,6 +122,25 @@ func TestRegateInputs(t *testing.T) {
 	compare(t, masked, m, 1e-5) // the mask is of ones
 }
 
+// TestRegateBranches: nodes in the branches of an If, which share a router,
+// share its new inputs.
+func TestRegateBranches(t *testing.T) {
+	m, _ := rewrite(t, branches(), fmoefy.Options{NumExperts: 4, Init: fmoefy.Noise, NoiseScale: 1})
+	noisy, report := regate(t, m, fmoefy.RegateOptions{GateOptions: fmoefy.GateOptions{Gate: moe.GateNoisy}})
+	if len(report.Nodes) != 2 || !strings.HasSuffix(report.Nodes[1].Graph, ".else_branch") || !report.Equal {
+		t.Errorf("%+v", report)
+	}
+	if n := len(noisy.Graph.Initializers) - len(m.Graph.Initializers); n != 1 {
+		t.Errorf("%d initializers more, want one noise weight", n)
+	}
+	compare(t, noisy, m, 1e-6)
+	one, report := regate(t, noisy, fmoefy.RegateOptions{TopK: 1, GateOptions: fmoefy.GateOptions{Gate: moe.GateSwitch}, Include: []string{"0"}})
+	if report.Equal || report.Nodes[1].Gate != moe.GateNoisy || len(one.Functions) != 2 {
+		t.Errorf("%+v", report)
+	}
+	compare(t, decomposed(one), one, 1e-5)
+}
+
 func TestRegateRefuses(t *testing.T) {
 	m, _ := rewrite(t, layers(newBuilder(17), 1), fmoefy.Options{NumExperts: 4})
 	other, _ := rewrite(t, layers(newBuilder(17), 1), fmoefy.Options{NumExperts: 4, Target: fmoefy.ONNXRuntime})

@@ -230,9 +230,8 @@ func TestSharedWeights(t *testing.T) {
 	compare(t, one, m, 1e-5)
 }
 
-// TestBranches: in a decoder whose branches of an If hold the same layers, the
-// outermost graph has one set of experts, which both branches use.
-func TestBranches(t *testing.T) {
+// branches returns a decoder whose branches of an If hold the same layers.
+func branches() *onnx.Model {
 	b := newBuilder(17)
 	x := b.tokens()
 	b.graph.Inputs = append(b.graph.Inputs, valueInfo("use_cache", onnx.Bool))
@@ -245,7 +244,13 @@ func TestBranches(t *testing.T) {
 		return onnx.GraphAttribute(name, inner.graph)
 	}
 	b.output(b.op("If", "use_cache", branch("then_branch", 1), branch("else_branch", 2)))
-	m := b.model
+	return b.model
+}
+
+// TestBranches: in a decoder whose branches of an If hold the same layers, the
+// outermost graph has one set of experts, which both branches use.
+func TestBranches(t *testing.T) {
+	m := branches()
 
 	blocks := fmoefy.Find(m)
 	if len(blocks) != 2 || !strings.HasSuffix(blocks[0].Graph, ".then_branch") || !strings.HasSuffix(blocks[1].Graph, ".else_branch") {

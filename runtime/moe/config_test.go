@@ -88,3 +88,22 @@ func TestParseConfig(t *testing.T) {
 		})
 	}
 }
+
+func TestWithGate(t *testing.T) {
+	c := DefaultConfig(GateSwitch)
+	c.TopK, c.Activation, c.CapacityEval, c.Jitter, c.Seed, c.Layer = 1, SiLU, 3, 0.2, 7, 2
+	for gate, change := range map[string]func(c *Config){
+		GateSwitch: func(*Config) {},
+		GateDC:     func(c *Config) { c.Normalize, c.RandomRouting, c.Jitter = true, true, 0 },
+		GateNaive: func(c *Config) {
+			c.Normalize, c.CapacityTrain, c.CapacityEval, c.Jitter = true, Unlimited, Unlimited, 0
+		},
+	} {
+		want := c
+		want.Gate = gate
+		change(&want)
+		if got := c.WithGate(gate); got != want {
+			t.Errorf("with the gate %s:\n%+v, want\n%+v", gate, got, want)
+		}
+	}
+}
