@@ -15,7 +15,7 @@ import (
 
 // fmoeModel has one FMoE node of 8 experts between two nodes, with inputs
 // beside x by slot. All of its outputs are the model's, Y behind a node.
-func fmoeModel(t *testing.T, config moe.Config, inputs map[int]string) *onnx.Model {
+func fmoeModel(t testing.TB, config moe.Config, inputs map[int]string) *onnx.Model {
 	r := rand.New(rand.NewPCG(1, 2))
 	weight := func(shape ...int) *tensor.Tensor {
 		w := tensor.New(onnx.Float32, shape...)

@@ -10,6 +10,7 @@ import (
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime"
 	"github.com/fmoe-go/fmoe/runtime/devicetest"
+	"github.com/fmoe-go/fmoe/runtime/moe"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
 
@@ -28,6 +29,25 @@ func FuzzRun(f *testing.F) {
 				f.Add(c.Model, uint8(2))
 			}
 		}
+	}
+	for _, gate := range moe.Gates() {
+		config := moe.DefaultConfig(gate)
+		if config.TopK = 2; config.Check(8) != nil {
+			config.TopK = 1
+		}
+		kind, err := moe.KindOf(gate)
+		if err != nil {
+			f.Fatal(err)
+		}
+		inputs := map[int]string{moe.InputStep: "step int64[]", moe.InputMask: "mask bool[batch,tokens]"}
+		if kind.Noisy {
+			inputs[moe.InputNoiseWeight] = "noise"
+		}
+		data, err := onnx.Encode(fmoeModel(f, config, inputs))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data, uint8(3))
 	}
 	f.Fuzz(func(t *testing.T, data []byte, size uint8) {
 		m, err := onnx.Decode(data)
