@@ -117,15 +117,33 @@ func MultiplyPacked[T Number](c []T, stride int, a Matrix[T], b *Packed[T], from
 // whole depth. It reads b from its beginning to its end, as few rows, which
 // wait for b, want it.
 func multiplyStreaming[T Number](c []T, stride int, a Matrix[T], b *Packed[T], from, to int, work []T) {
-	rows, width, step := roundUp(a.Rows, TileRows[T]()), TileCols[T](), depthStep(a.Cols)
-	for l := 0; l < a.Cols; l += step {
-		packRows(work[l*rows:], a.Block(0, l, a.Rows, min(step, a.Cols-l)))
-	}
+	PackLeft(work, a, 0, a.Rows)
+	width, step, rows := TileCols[T](), depthStep(a.Cols), roundUp(a.Rows, TileRows[T]())
 	for j := from; j < to; j += 2 * width { // as many as the widest tiles have
 		for l := 0; l < a.Cols; l += step {
 			block(c[j-from:], stride, work[l*rows:], b.data[j*b.Rows+l*width:], b.Rows, a.Rows, min(2*width, to-j),
 				min(step, a.Cols-l), l > 0)
 		}
+	}
+}
+
+// PackLeft packs the rows first … last−1 of a for MultiplyLeft, to RowsLen
+// elements for all of a, which has not more than RowBlock rows. first must be a
+// multiple of TileRows. Calls for different rows may run at the same time.
+func PackLeft[T Number](packed []T, a Matrix[T], first, last int) {
+	rows, step := roundUp(a.Rows, TileRows[T]()), depthStep(a.Cols)
+	for l := 0; l < a.Cols; l += step {
+		nl := min(step, a.Cols-l)
+		packRows(packed[l*rows+first*nl:], a.Block(first, l, last-first, nl))
+	}
+}
+
+// MultiplyLeft is MultiplyPacked for m rows that PackLeft packed, and gives the
+// same bits where m is above 1.
+func MultiplyLeft[T Number](c []T, stride int, packed []T, m int, b *Packed[T], from, to int) {
+	width, step, rows := TileCols[T](), depthStep(b.Rows), roundUp(m, TileRows[T]())
+	for l := 0; l < b.Rows; l += step {
+		block(c, stride, packed[l*rows:], b.data[from*b.Rows+l*width:], b.Rows, m, to-from, min(step, b.Rows-l), l > 0)
 	}
 }
 

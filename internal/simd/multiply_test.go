@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 )
 
@@ -88,6 +89,17 @@ func testMultiply[T Number](t *testing.T) {
 					MultiplyPacked(got[cut:], s.n, a, p, cut, s.n, work)
 				}
 				near(t, name+" packed", got, want, s.k)
+				if s.m < 2 || s.n == 0 || s.k == 0 {
+					continue
+				}
+				packed, left := make([]T, RowsLen[T](s.m, s.k)), dirty[T](s.m*s.n)
+				middle := min(s.m, TileRows[T]())
+				PackLeft(packed, a, middle, s.m)
+				PackLeft(packed, a, 0, middle)
+				MultiplyLeft(left, s.n, packed, s.m, p, 0, s.n)
+				if !slices.Equal(left, got) {
+					t.Errorf("%s: other bits where both sides were packed", name)
+				}
 			}
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/fmoe-go/fmoe/internal/simd"
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
@@ -161,5 +162,27 @@ func TestFusedGemm(t *testing.T) {
 			want[i] = f(x)
 		}
 		wantNear(t, name, compute(t, 1, true, fused, 1, a, b, c)[0], want, 1e-6)
+	}
+}
+
+// TestMatMulSharedRows: pieces that share packed rows give the bits of those
+// that pack their own, whatever the number of threads.
+func TestMatMulSharedRows(t *testing.T) {
+	const m, k, n = 150, 700, 1100
+	a, b := random[float32](1, m, k), random[float32](2, k, n)
+	if p := (product[float32]{a: newStack(a.Shape, []int{0, 1}, nil), b: newStack(b.Shape, []int{0, 1}, nil), packed: []*simd.Packed[float32]{}}); !p.sharesRows(n / 2) {
+		t.Fatal("the product is too small")
+	}
+	want := compute(t, 1, false, nodeOf("MatMul"), 13, a, b)[0]
+	one := compute(t, 1, true, nodeOf("MatMul"), 13, a, b)[0]
+	wantNear(t, "constant matrix", one, floats(want), 1e-4)
+	for _, threads := range []int{2, 4} {
+		if got := compute(t, threads, true, nodeOf("MatMul"), 13, a, b)[0]; !bytes.Equal(got.Data, one.Data) {
+			t.Errorf("%d threads give other bits than one", threads)
+		}
+	}
+	alone := compute(t, 1, true, nodeOf("MatMul"), 13, tensor.FromSlice(tensor.Of[float32](a)[:k], 1, k), b)[0]
+	if !bytes.Equal(alone.Data, one.Data[:len(alone.Data)]) {
+		t.Error("a row has other bits among others than alone")
 	}
 }

@@ -168,6 +168,9 @@ func (p *product[T]) bind(d *Device, scratch *device.Scratch, load func() (c, a,
 		return func() error { return nil }
 	}
 	rows, cols := p.cut(d.pool.threads)
+	if p.sharesRows(cols) {
+		return p.bindShared(d, scratch, rows, cols, load)
+	}
 	length := simd.WorkLen[T](rows, k, cols)
 	switch {
 	case p.packed != nil:
@@ -205,6 +208,60 @@ func (p *product[T]) bind(d *Device, scratch *device.Scratch, load func() (c, a,
 	return func() error {
 		c, a, b = load()
 		space.open()
+		d.pool.run(pieces, grain, body)
+		return nil
+	}
+}
+
+// The left-hand operand is packed once, and not for each piece, if that spares
+// the packing of savedRows elements at least, and if it has no more than
+// sharedRows elements, which stay in the second or third cache.
+const (
+	savedRows  = 1 << 16
+	sharedRows = 1 << 19
+)
+
+// sharesRows reports whether pieces of so many columns share packed rows.
+func (p *product[T]) sharesRows(cols int) bool {
+	m, k := p.a.rows, p.a.cols
+	return p.packed != nil && len(p.a.of) == 1 && m > 1 && m*k <= sharedRows && (p.b.cols-1)/cols*m*k >= savedRows
+}
+
+// bindShared is bind where pieces of rows × cols share packed rows.
+func (p *product[T]) bindShared(d *Device, scratch *device.Scratch, rows, cols int, load func() (c, a, b []T)) func() error {
+	m, k, n := p.a.rows, p.a.cols, p.b.cols
+	const line = 64 // elements
+	used, length, tile := roundUp(p.used, line), simd.RowsLen[T](m, k), simd.TileRows[T]()
+	reserve[T](scratch, used+length)
+	right := p.packed[p.b.of[0]]
+	var c, packed []T
+	var left simd.Matrix[T]
+	pack := func(lo, hi int) {
+		for first, last := lo*tile, 0; first < min(hi*tile, m); first = last {
+			i := first / rows * rows
+			last = min(hi*tile, i+rows, m)
+			simd.PackLeft(packed[i*k:], left.Block(i, 0, min(rows, m-i), k), first-i, last-i)
+		}
+	}
+	downs := (m + rows - 1) / rows
+	body := func(lo, hi int) {
+		for piece := lo; piece < hi; piece++ {
+			// Pieces that share columns come one after the other.
+			i, j := piece%downs*rows, piece/downs*cols
+			height, width := min(rows, m-i), min(cols, n-j)
+			out := c[i*n+j:]
+			simd.MultiplyLeft(out, n, packed[i*k:], height, right, j, j+width)
+			if p.finish != nil {
+				p.finish(out, n, i, j, height, width)
+			}
+		}
+	}
+	pieces := downs * ((n + cols - 1) / cols)
+	grain := max(1, pieceWork/max(1, rows*cols*k))
+	return func() error {
+		result, a, _ := load()
+		c, packed, left = result, lookUp[T](scratch)[used:][:length], matrix(&p.a, a, 0)
+		d.pool.run((m+tile-1)/tile, max(1, savedRows/(4*tile*k)), pack)
 		d.pool.run(pieces, grain, body)
 		return nil
 	}
