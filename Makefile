@@ -43,6 +43,7 @@ fuzz: ## fuzz the decoder, the rewriter, the converter and the runtime for FUZZT
 	GO=$(GO) internal/tools/fuzz.sh ./fmoefy FuzzRewrite $(FUZZTIME)
 	GO=$(GO) internal/tools/fuzz.sh ./fmoefy FuzzConvert $(FUZZTIME)
 	GO=$(GO) internal/tools/fuzz.sh ./runtime FuzzRun $(FUZZTIME)
+	GO=$(GO) internal/tools/fuzz.sh ./runtime/routing FuzzWatch $(FUZZTIME)
 
 GPT = models/gpt-megatron
 demo: build ## rewrite a trained GPT into 8 experts, run both on text, let it write

@@ -10,7 +10,6 @@ import (
 	"github.com/fmoe-go/fmoe/fmoefy"
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime"
-	"github.com/fmoe-go/fmoe/runtime/inspect"
 	"github.com/fmoe-go/fmoe/runtime/moe"
 	"github.com/fmoe-go/fmoe/runtime/routing"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
@@ -86,8 +85,8 @@ func init() {
 	})
 }
 
-// A gate of one's own: register it, let the nodes of a model name it, run the
-// model, and look at what the gate chooses.
+// A gate of one's own: register it, give it to the layers of a model, run that,
+// and look at what the gate chooses.
 func Example_gate() {
 	model, err := onnx.ReadFile("models/gpt-megatron/model.onnx")
 	if err != nil {
@@ -97,15 +96,8 @@ func Example_gate() {
 	if _, err := fmoefy.Rewrite(model, fmoefy.Options{NumExperts: 8, TopK: 4, GateStd: 0.2}); err != nil {
 		log.Fatal(err)
 	}
-	for _, n := range model.Graph.Nodes {
-		if inspect.IsFMoE(n) {
-			config, err := moe.ParseConfig(n)
-			if err != nil {
-				log.Fatal(err)
-			}
-			config.Gate = "top-p"
-			n.Attributes = config.Encode()
-		}
+	if _, err := fmoefy.Regate(model, fmoefy.RegateOptions{GateOptions: fmoefy.GateOptions{Gate: "top-p"}}); err != nil {
+		log.Fatal(err)
 	}
 
 	watch, err := routing.New(model, routing.Options{})

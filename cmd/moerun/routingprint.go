@@ -37,9 +37,8 @@ func printRouting(out io.Writer, s *routing.Statistics) {
 	for i, l := range s.Layers {
 		line := loadLine(l)
 		lines = lines || line != ""
-		t.Row(labels[i], l.Gate, fmt.Sprintf("%d of %d", l.Slots, l.Experts), cli.Count(l.Tokens), percent(float64(l.Dropped)),
-			fmt.Sprintf("%.3f", l.Evenness), fmt.Sprintf("%.3f", l.Variation), fmt.Sprintf("%.3f", l.Indecision),
-			fmt.Sprintf("%.3f", l.FirstScore), fmt.Sprintf("%.3f", l.BalanceLoss), fmt.Sprintf("%.3f", l.ZLoss), line)
+		t.Row(labels[i], l.Gate, fmt.Sprintf("%d of %d", l.Slots, l.Experts), cli.Count(l.Tokens), percent(l.Dropped),
+			figure(l.Evenness, 3), figure(l.Variation, 3), figure(l.Indecision, 3), figure(l.FirstScore, 3), figure(l.BalanceLoss, 3), figure(l.ZLoss, 3), line)
 	}
 	t.Print(out)
 	if lines {
@@ -54,24 +53,46 @@ func printRouting(out io.Writer, s *routing.Statistics) {
 		right = append(right, i+1)
 	}
 	a := cli.NewTable(right...)
-	a.Row(append([]string{""}, labels...)...)
+	rows, columns := axisLabels(labels)
+	a.Row(append([]string{""}, columns...)...)
 	for i, row := range s.Agreement {
-		cells := []string{labels[i]}
+		cells := []string{rows[i]}
 		for _, x := range row[:i+1] {
-			cells = append(cells, agreement(float64(x)))
+			cells = append(cells, figure(x, 2))
 		}
 		a.Row(cells...)
 	}
 	a.Print(out)
 }
 
-func percent(share float64) string { return fmt.Sprintf("%.1f %%", 100*share) }
-
-func agreement(x float64) string {
-	if math.IsNaN(x) {
-		return "–"
+func percent(share routing.Number) string {
+	if math.IsNaN(float64(share)) {
+		return none
 	}
-	return fmt.Sprintf("%.2f", x)
+	return figure(100*share, 1) + " %"
+}
+
+// none stands for what is not a number.
+const none = "–"
+
+func figure(x routing.Number, decimals int) string {
+	if math.IsNaN(float64(x)) {
+		return none
+	}
+	return strconv.FormatFloat(float64(x), 'f', decimals, 64)
+}
+
+// axisLabels returns what rows and columns of a matrix of layers are called:
+// the columns are numbered where names are too long for them.
+func axisLabels(labels []string) (rows, columns []string) {
+	const most = 5
+	if !slices.ContainsFunc(labels, func(s string) bool { return len(s) > most }) {
+		return labels, labels
+	}
+	for i, s := range labels {
+		rows = append(rows, fmt.Sprintf("%s  %d", s, i))
+	}
+	return rows, numbered(len(labels))
 }
 
 // shortNames returns what tells the names of layers apart, and what they have
@@ -205,19 +226,22 @@ func heatmaps(s *routing.Statistics) []plot.Heatmap {
 		row := make([]float64, len(l.Load))
 		for e, x := range l.Load {
 			row[e] = float64(x)
-			load.Most = max(load.Most, row[e])
+			if row[e] > load.Most {
+				load.Most = row[e]
+			}
 		}
 		load.Values = append(load.Values, row)
-		dropped.Cells = append(dropped.Cells, percent(float64(l.Dropped)))
-		variation.Cells = append(variation.Cells, fmt.Sprintf("%.2f", l.Variation))
+		dropped.Cells = append(dropped.Cells, percent(l.Dropped))
+		variation.Cells = append(variation.Cells, figure(l.Variation, 2))
 		experts = max(experts, l.Experts)
 	}
 	load.Columns, load.Beside = numbered(experts), []plot.Column{dropped, variation}
 	if len(s.Layers) < 2 || s.Agreement == nil {
 		return []plot.Heatmap{load}
 	}
+	rows, columns := axisLabels(labels)
 	agree := plot.Heatmap{Title: "Agreement of first choices, normalised mutual information", RowTitle: "layer", ColumnTitle: "layer",
-		Rows: labels, Columns: labels, Most: 1, Format: func(x float64) string { return strconv.FormatFloat(x, 'f', 2, 64) }}
+		Rows: rows, Columns: columns, Most: 1, Format: func(x float64) string { return strconv.FormatFloat(x, 'f', 2, 64) }}
 	for _, row := range s.Agreement {
 		values := make([]float64, len(row))
 		for i, x := range row {

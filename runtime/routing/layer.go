@@ -184,16 +184,13 @@ func entropy(p []float64) float64 {
 }
 
 // variation returns the coefficient of variation: the standard deviation of
-// values over their mean, 0 where that is 0.
+// values over their mean.
 func variation(values []float64) float64 {
 	sum, squares := 0.0, 0.0
 	for _, x := range values {
 		sum += x
 	}
-	m := ratio(sum, float64(len(values)))
-	if m == 0 {
-		return 0
-	}
+	m := sum / float64(len(values))
 	for _, x := range values {
 		squares += (x - m) * (x - m)
 	}

@@ -16,7 +16,8 @@ type Statistics struct {
 }
 
 // Layer is what was seen of one layer of T experts. Entropies are natural
-// ones, in nats.
+// ones, in nats. What nothing was seen of is not a number, as the load of a
+// layer in a branch that was never taken.
 type Layer struct {
 	Name    string `json:"name"`
 	Gate    string `json:"gate"`
@@ -89,32 +90,27 @@ func (l *layer) statistics() Layer {
 	}
 	load := make([]float64, l.experts)
 	for e, n := range l.computed {
-		load[e] = ratio(float64(n), rows)
+		load[e] = float64(n) / rows
 		s.Load[e] = Number(load[e])
 	}
 	tokens := float64(l.tokens)
-	s.Unserved = Number(ratio(float64(l.unserved), tokens))
+	s.Unserved = Number(float64(l.unserved) / tokens)
 	s.Dropped = s.Unserved
-	if !l.expertChoice() && l.tokens > 0 {
+	if !l.expertChoice() {
 		s.Dropped = Number(1 - rows/(tokens*float64(l.slots)))
 	}
-	h, r := entropy(load), ratio(l.routerEntropy, tokens)
-	s.LoadEntropy, s.Evenness = Number(h), 1 // the load of one expert is even
-	if l.experts > 1 {
-		s.Evenness = Number(h / math.Log(float64(l.experts)))
-		s.Indecision = Number(r / math.Log(float64(l.experts)))
+	h, r := entropy(load), l.routerEntropy/tokens
+	if rows == 0 {
+		h = math.NaN()
 	}
-	s.RouterEntropy = Number(r)
+	s.LoadEntropy, s.RouterEntropy = Number(h), Number(r)
+	if most := math.Log(float64(l.experts)); most > 0 {
+		s.Evenness, s.Indecision = Number(h/most), Number(r/most)
+	} else { // the load of one expert is even, and its router is sure
+		s.Evenness, s.Indecision = Number(h+1), Number(r)
+	}
 	s.Variation = Number(variation(load))
-	s.FirstScore = Number(ratio(l.firstScore, float64(l.firsts)))
-	s.BalanceLoss, s.ZLoss = Number(ratio(l.balanceLoss, tokens)), Number(ratio(l.zLoss, tokens))
+	s.FirstScore = Number(l.firstScore / float64(l.firsts))
+	s.BalanceLoss, s.ZLoss = Number(l.balanceLoss/tokens), Number(l.zLoss/tokens)
 	return s
-}
-
-// ratio returns a/b, or 0 where there is nothing to divide by.
-func ratio(a, b float64) float64 {
-	if b == 0 {
-		return 0
-	}
-	return a / b
 }

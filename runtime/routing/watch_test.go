@@ -115,7 +115,6 @@ func TestLoad(t *testing.T) {
 		{"half of them", 4, [][]int{{0, 1, 1, 0}}, []int64{2, 2, 0, 0}, math.Ln2, 0.5, 1},
 		{"uneven", 4, [][]int{{0, 1, 1, 1}}, []int64{1, 3, 0, 0}, 0.75*math.Log(4./3) + 0.25*math.Log(4), 0.40563906222956647, math.Sqrt(1.5)},
 		{"only one", 1, [][]int{{0, 0, 0}}, []int64{3}, 0, 1, 0},
-		{"no token", 4, [][]int{{}}, nil, 0, 1, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			m := newModel("x")
@@ -142,6 +141,70 @@ func TestLoad(t *testing.T) {
 				if !near(l.RouterEntropy, router) || !near(l.Indecision, router/math.Log(4)) || !near(l.FirstScore, 1) || !near(l.ZLoss/10, z*z/10) {
 					t.Errorf("router entropy %v, first score %v, z-loss %v, want %v, 1, %v", l.RouterEntropy, l.FirstScore, l.ZLoss, router, z*z)
 				}
+			}
+		})
+	}
+}
+
+// TestNothingSeen: what there was nothing of is not a number.
+func TestNothingSeen(t *testing.T) {
+	m := newModel("x")
+	m.add(m.layer("layer", "x", "y", 4, top(1)))
+	l := watch(t, &m.Model, routing.Options{}, batch{"x": prefers(4)}).Layers[0]
+	for name, x := range map[string]routing.Number{"dropped": l.Dropped, "unserved": l.Unserved, "load entropy": l.LoadEntropy, "evenness": l.Evenness,
+		"variation": l.Variation, "router entropy": l.RouterEntropy, "indecision": l.Indecision, "first score": l.FirstScore, "z-loss": l.ZLoss} {
+		if !math.IsNaN(float64(x)) {
+			t.Errorf("%s is %v", name, x)
+		}
+	}
+	if l.Tokens != 0 || len(l.Rows) != 0 {
+		t.Errorf("got %+v", l)
+	}
+}
+
+// TestDrops compares with what capacities leave, by hand: an expert of the
+// switch gate computes ⌈c·N/T⌉ tokens, one of the expert-choice gate takes
+// ⌈c·N·k/T⌉, the first ones where it prefers none.
+func TestDrops(t *testing.T) {
+	with := func(gate string, k int, capacity float64) moe.Config {
+		c := moe.DefaultConfig(gate)
+		c.TopK, c.Activation, c.CapacityTrain, c.CapacityEval = k, moe.ReLU, capacity/2, capacity
+		return c
+	}
+	masked := []bool{true, false, true, true, true, true}
+	for _, test := range []struct {
+		name              string
+		config            moe.Config
+		training          bool
+		choices           []int
+		mask              []bool
+		rows              string
+		dropped, unserved float64
+	}{
+		{"all fit", with(moe.GateSwitch, 1, 1), false, []int{0, 1, 2, 3, 0, 1, 2, 3}, nil, "[2 2 2 2]", 0, 0},
+		{"all on one", with(moe.GateSwitch, 1, 1), false, []int{1, 1, 1, 1}, nil, "[0 1 0 0]", 0.75, 0.75},
+		{"capacity is rounded up", with(moe.GateSwitch, 1, 1), false, []int{1, 1, 1, 1, 1}, nil, "[0 2 0 0]", 0.6, 0.6},
+		{"masked tokens do not count", with(moe.GateSwitch, 1, 1), false, []int{1, 1, 1, 1, 1, 1}, masked, "[0 2 0 0]", 0.6, 0.6},
+		{"capacity of training", with(moe.GateSwitch, 1, 2), true, []int{1, 1, 1, 1}, nil, "[0 1 0 0]", 0.75, 0.75},
+		{"experts choose", with(moe.GateExpertChoice, 2, 1), false, []int{0, 0, 1, 1, 2, 2, 3, 3}, nil, "[4 4 4 4]", 0, 0},
+		{"nobody chooses some", with(moe.GateExpertChoice, 1, 1), false, []int{2, 2, 1, 1}, nil, "[1 1 1 1]", 0.5, 0.5},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m := newModel("x")
+			n := m.layer("layer", "x", "y", 4, test.config)
+			inputs := batch{"x": prefers(4, test.choices...)}
+			if test.mask != nil {
+				m.Graph.Inputs = append(m.Graph.Inputs, input("keep", onnx.Bool, -1))
+				for len(n.Inputs) <= moe.InputMask {
+					n.Inputs = append(n.Inputs, "")
+				}
+				n.Inputs[moe.InputMask] = "keep"
+				inputs["keep"] = tensor.FromSlice(test.mask, len(test.mask))
+			}
+			m.add(n)
+			l := watch(t, &m.Model, routing.Options{Training: test.training}, inputs).Layers[0]
+			if fmt.Sprint(l.Rows) != test.rows || !near(l.Dropped, test.dropped) || !near(l.Unserved, test.unserved) {
+				t.Errorf("rows %v, dropped %v, unserved %v, want %+v", l.Rows, l.Dropped, l.Unserved, test)
 			}
 		})
 	}
@@ -214,64 +277,70 @@ func TestAgreement(t *testing.T) {
 	}
 }
 
-// TestSubgraphs: layers in branches, loops, scans and functions are watched
-// where they are, those of a loop in all rounds.
+func body(g *onnx.Graph, nodes ...*onnx.Node) *onnx.Graph {
+	g.Name, g.Nodes = "body", nodes
+	return g
+}
+
+func output(names ...string) (list []*onnx.ValueInfo) {
+	for _, name := range names {
+		list = append(list, &onnx.ValueInfo{Name: name})
+	}
+	return list
+}
+
+var threeTokens = prefers(4, 0, 1, 1)
+
+// nestedModels have layers in branches, loops, scans and functions.
+var nestedModels = []struct {
+	name   string
+	build  func(m *model)
+	inputs batch
+	want   string // the rows of each layer
+}{
+	{"if", func(m *model) {
+		m.Graph.Inputs = append(m.Graph.Inputs, input("cond", onnx.Bool))
+		then := body(&onnx.Graph{Outputs: output("yt")}, m.layer("then", "x", "yt", 4, top(1)))
+		other := body(&onnx.Graph{Outputs: output("ye")}, m.layer("else", "x", "ye", 4, top(2)))
+		m.add(&onnx.Node{Name: "if", OpType: "If", Inputs: []string{"cond"}, Outputs: []string{"y"},
+			Attributes: []*onnx.Attribute{onnx.GraphAttribute("then_branch", then), onnx.GraphAttribute("else_branch", other)}})
+	}, batch{"x": threeTokens, "cond": tensor.Scalar(true)}, "[[1 2 0 0] []]"},
+	{"loop", func(m *model) {
+		m.Graph.Inputs = append(m.Graph.Inputs, input("rounds", onnx.Int64))
+		g := body(&onnx.Graph{Inputs: []*onnx.ValueInfo{input("i", onnx.Int64), input("go", onnx.Bool), input("v", onnx.Float32, -1, 4)}, Outputs: output("gone", "w")},
+			&onnx.Node{OpType: "Identity", Inputs: []string{"go"}, Outputs: []string{"gone"}},
+			m.layer("layer", "v", "z", 4, top(1)),
+			&onnx.Node{OpType: "Add", Inputs: []string{"z", "v"}, Outputs: []string{"w"}})
+		m.add(&onnx.Node{Name: "loop", OpType: "Loop", Inputs: []string{"rounds", "", "x"}, Outputs: []string{"y"},
+			Attributes: []*onnx.Attribute{onnx.GraphAttribute("body", g)}})
+	}, batch{"x": threeTokens, "rounds": tensor.Scalar(int64(3))}, "[[3 6 0 0]]"},
+	{"scan", func(m *model) {
+		g := body(&onnx.Graph{Inputs: []*onnx.ValueInfo{input("v", onnx.Float32, 4)}, Outputs: output("w")}, m.layer("layer", "v", "w", 4, top(1)))
+		m.add(&onnx.Node{Name: "scan", OpType: "Scan", Inputs: []string{"x"}, Outputs: []string{"y"},
+			Attributes: []*onnx.Attribute{onnx.GraphAttribute("body", g), onnx.IntAttribute("num_scan_inputs", 1)}})
+	}, batch{"x": threeTokens}, "[[1 2 0 0]]"},
+	{"function", func(m *model) {
+		n := m.layer("layer", "v", "w", 4, top(1))
+		weights := n.Inputs[1:]
+		n.Inputs = []string{"v", "gate", "", "fc1", "", "fc2"}
+		m.Functions = append(m.Functions, &onnx.Function{Domain: "local", Name: "F", Inputs: []string{"v", "gate", "fc1", "fc2"}, Outputs: []string{"w"},
+			Nodes: []*onnx.Node{n}, OpsetImports: m.OpsetImports})
+		m.OpsetImports = append(m.OpsetImports, onnx.OpsetImport{Domain: "local", Version: 1})
+		m.add(&onnx.Node{Name: "call", Domain: "local", OpType: "F", Inputs: []string{"x", weights[0], weights[2], weights[4]}, Outputs: []string{"y"}})
+		m.add(&onnx.Node{Name: "again", Domain: "local", OpType: "F", Inputs: []string{"x", weights[0], weights[2], weights[4]}, Outputs: []string{"y2"}})
+	}, batch{"x": threeTokens}, "[[1 2 0 0] [1 2 0 0]]"},
+	{"outputs that are there already", func(m *model) {
+		n := m.layer("layer", "x", "y", 4, top(1))
+		n.Outputs = []string{"y", "", "", "", "chosen"}
+		m.add(n)
+		m.Graph.Outputs = append(m.Graph.Outputs, output("chosen")...)
+	}, batch{"x": threeTokens}, "[[1 2 0 0]]"},
+}
+
+// TestSubgraphs: layers are watched where they are, those of a loop in all
+// rounds.
 func TestSubgraphs(t *testing.T) {
-	body := func(g *onnx.Graph, nodes ...*onnx.Node) *onnx.Graph {
-		g.Name, g.Nodes = "body", nodes
-		return g
-	}
-	output := func(names ...string) (list []*onnx.ValueInfo) {
-		for _, name := range names {
-			list = append(list, &onnx.ValueInfo{Name: name})
-		}
-		return list
-	}
-	x := prefers(4, 0, 1, 1)
-	for _, test := range []struct {
-		name   string
-		build  func(m *model)
-		inputs batch
-		want   string // the rows of each layer
-	}{
-		{"if", func(m *model) {
-			m.Graph.Inputs = append(m.Graph.Inputs, input("cond", onnx.Bool))
-			then := body(&onnx.Graph{Outputs: output("yt")}, m.layer("then", "x", "yt", 4, top(1)))
-			other := body(&onnx.Graph{Outputs: output("ye")}, m.layer("else", "x", "ye", 4, top(2)))
-			m.add(&onnx.Node{Name: "if", OpType: "If", Inputs: []string{"cond"}, Outputs: []string{"y"},
-				Attributes: []*onnx.Attribute{onnx.GraphAttribute("then_branch", then), onnx.GraphAttribute("else_branch", other)}})
-		}, batch{"x": x, "cond": tensor.Scalar(true)}, "[[1 2 0 0] []]"},
-		{"loop", func(m *model) {
-			m.Graph.Inputs = append(m.Graph.Inputs, input("rounds", onnx.Int64))
-			g := body(&onnx.Graph{Inputs: []*onnx.ValueInfo{input("i", onnx.Int64), input("go", onnx.Bool), input("v", onnx.Float32, -1, 4)}, Outputs: output("gone", "w")},
-				&onnx.Node{OpType: "Identity", Inputs: []string{"go"}, Outputs: []string{"gone"}},
-				m.layer("layer", "v", "z", 4, top(1)),
-				&onnx.Node{OpType: "Add", Inputs: []string{"z", "v"}, Outputs: []string{"w"}})
-			m.add(&onnx.Node{Name: "loop", OpType: "Loop", Inputs: []string{"rounds", "", "x"}, Outputs: []string{"y"},
-				Attributes: []*onnx.Attribute{onnx.GraphAttribute("body", g)}})
-		}, batch{"x": x, "rounds": tensor.Scalar(int64(3))}, "[[3 6 0 0]]"},
-		{"scan", func(m *model) {
-			g := body(&onnx.Graph{Inputs: []*onnx.ValueInfo{input("v", onnx.Float32, 4)}, Outputs: output("w")}, m.layer("layer", "v", "w", 4, top(1)))
-			m.add(&onnx.Node{Name: "scan", OpType: "Scan", Inputs: []string{"x"}, Outputs: []string{"y"},
-				Attributes: []*onnx.Attribute{onnx.GraphAttribute("body", g), onnx.IntAttribute("num_scan_inputs", 1)}})
-		}, batch{"x": x}, "[[1 2 0 0]]"},
-		{"function", func(m *model) {
-			n := m.layer("layer", "v", "w", 4, top(1))
-			weights := n.Inputs[1:]
-			n.Inputs = []string{"v", "gate", "", "fc1", "", "fc2"}
-			m.Functions = append(m.Functions, &onnx.Function{Domain: "local", Name: "F", Inputs: []string{"v", "gate", "fc1", "fc2"}, Outputs: []string{"w"},
-				Nodes: []*onnx.Node{n}, OpsetImports: m.OpsetImports})
-			m.OpsetImports = append(m.OpsetImports, onnx.OpsetImport{Domain: "local", Version: 1})
-			m.add(&onnx.Node{Name: "call", Domain: "local", OpType: "F", Inputs: []string{"x", weights[0], weights[2], weights[4]}, Outputs: []string{"y"}})
-			m.add(&onnx.Node{Name: "again", Domain: "local", OpType: "F", Inputs: []string{"x", weights[0], weights[2], weights[4]}, Outputs: []string{"y2"}})
-		}, batch{"x": x}, "[[1 2 0 0] [1 2 0 0]]"},
-		{"outputs that are there already", func(m *model) {
-			n := m.layer("layer", "x", "y", 4, top(1))
-			n.Outputs = []string{"y", "", "", "", "chosen"}
-			m.add(n)
-			m.Graph.Outputs = append(m.Graph.Outputs, output("chosen")...)
-		}, batch{"x": x}, "[[1 2 0 0]]"},
-	} {
+	for _, test := range nestedModels {
 		t.Run(test.name, func(t *testing.T) {
 			m := newModel("x")
 			test.build(m)
