@@ -20,7 +20,7 @@ func FuzzRewrite(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		for mode := range uint8(32) {
+		for _, mode := range []uint8{0, 1, 2, 3, 4, 9, 12, 16, 28} {
 			f.Add(data, mode)
 		}
 	}

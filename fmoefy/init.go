@@ -132,13 +132,20 @@ func ifScoresSumToOne(c moe.Config, why string) promise {
 	return promise{equal, why + " and a token's scores sum to one"}
 }
 
+// tokenChoice are the gates of ours that choose top_k experts for a token.
+var tokenChoice = []string{moe.GateNaive, moe.GateNoisy, moe.GateSigmoid, moe.GateSwipe, moe.GateTopology, moe.GateZero,
+	moe.GateGShard, moe.GateDC, moe.GateSwitch}
+
 // scoresDoNotSumToOne says why the scores of a token's experts do not always
 // sum to one in evaluation, "" where they do.
 func scoresDoNotSumToOne(c moe.Config) string {
-	kind, err := moe.KindOf(c.Gate)
 	switch {
-	case err == nil && kind.ExpertChoice:
-		return "experts choose as many tokens as they like, so that a token's scores sum to anything"
+	case c.Gate == moe.GateTokenRounding:
+		return "rounding to tiles adds to a token's experts or drops some"
+	case c.Gate == moe.GateExpertChoice:
+		return "experts choose tokens, so that a token's scores sum to anything"
+	case !slices.Contains(tokenChoice, c.Gate):
+		return fmt.Sprintf("nothing is known of the scores of the gate %s", c.Gate)
 	case c.CapacityEval != moe.Unlimited:
 		return "what exceeds an expert's capacity is dropped"
 	case c.Scores == moe.ScoresOne && c.TopK > 1:

@@ -151,6 +151,31 @@ func TestInitsOfSharedWeights(t *testing.T) {
 	}
 }
 
+// TestPromisesOfGates: where the report promises the same function with a gate,
+// it is the same. Of gates that users registered it promises nothing.
+func TestPromisesOfGates(t *testing.T) {
+	m := layers(newBuilder(17), 2)
+	kept := map[string]bool{}
+	for _, gate := range moe.Gates() {
+		for _, init := range []fmoefy.Init{fmoefy.Copy, fmoefy.VirtualGroup} {
+			for _, k := range []int{1, 2, 4} {
+				rewritten := m.Clone()
+				report, err := fmoefy.Rewrite(rewritten, fmoefy.Options{NumExperts: 8, TopK: k, Init: init, GateStd: 1, GateOptions: fmoefy.GateOptions{Gate: gate}})
+				if err != nil {
+					continue // the gate takes another k
+				}
+				if report.Equal {
+					kept[gate] = true
+					compare(t, rewritten, m, 1e-4)
+				}
+			}
+		}
+	}
+	if !kept[moe.GateNaive] || !kept[moe.GateNoisy] || kept[moe.GateExpertChoice] || kept["test.best"] {
+		t.Errorf("gates that keep the function: %v", kept)
+	}
+}
+
 // values returns the elements of an input of the only FMoE node of a model.
 func values(t *testing.T, m *onnx.Model, slot int) (dims []int64, list []float64) {
 	t.Helper()
