@@ -23,6 +23,8 @@ func FuzzRewrite(f *testing.F) {
 		for _, mode := range []uint8{0, 1, 2, 3, 4, 9, 12, 16, 28} {
 			f.Add(data, mode)
 		}
+		f.Add(data, uint8(32))
+		f.Add(data, uint8(32+2+64))
 	}
 	for _, pattern := range []string{"../models/zoo/*/model.onnx", "../models/*/model.onnx"} {
 		files, _ := filepath.Glob(pattern)
@@ -47,6 +49,11 @@ func FuzzRewrite(f *testing.F) {
 		o.Gate = gates[int(mode>>3)%len(gates)]
 		o.Init = []fmoefy.Init{fmoefy.Copy, fmoefy.Noise, fmoefy.Drop, fmoefy.VirtualGroup}[mode>>2&3]
 		o.SharedExpert = mode&16 != 0
+		if mode&32 != 0 {
+			o.Init, o.Models = fmoefy.FromModels, map[int]fmoefy.ExpertModel{1: {Name: "itself", Model: m.Clone()}}
+			o.Rest = []fmoefy.Rest{fmoefy.RestBase, fmoefy.RestAverage}[mode>>6&1]
+			o.GateInit = []fmoefy.GateInit{fmoefy.GateNormal, fmoefy.GateOrthogonal}[mode>>7]
+		}
 		report, err := fmoefy.Rewrite(m, o)
 		switch {
 		case err != nil && strings.Contains(err.Error(), "error in fmoefy"):
