@@ -118,6 +118,9 @@ func (r *routing[T]) lay(p *scratchParts) {
 	if at(r.call.In, moe.InputSelectionBias) != nil {
 		b.SelectionBias = part[float64](p, r.experts)
 	}
+	if at(r.call.In, moe.InputMask) != nil {
+		b.Mask = part[bool](p, r.tokens)
+	}
 }
 
 // route decides which experts compute which tokens.
@@ -132,7 +135,9 @@ func (r *routing[T]) route() error {
 		convert(b.SelectionBias, tensor.Of[T](bias))
 	}
 	if mask := in(moe.InputMask); mask != nil {
-		b.Mask = tensor.Of[bool](mask)
+		for i, x := range mask.Data { // true may be any byte but 0 in a file, not in a bool
+			b.Mask[i] = x != 0
+		}
 	}
 	if b.Training {
 		b.Random.Step = uint32(tensor.Of[int64](in(moe.InputStep))[0])

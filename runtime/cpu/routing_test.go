@@ -226,6 +226,25 @@ func TestFMoESequences(t *testing.T) {
 	}
 }
 
+// TestFMoEMaskBytes: whatever byte is not 0 stands for true.
+func TestFMoEMaskBytes(t *testing.T) {
+	l := layer{tokens: 19, experts: 8, d: 12, h: 20}
+	for _, config := range gateConfigs(t, l.experts) {
+		in := l.routingInputs(config, true, true)
+		want := compute(t, 1, true, routingNode(config), 1, in...)
+		mask := in[moe.InputMask].Clone()
+		for i := range mask.Data {
+			mask.Data[i] *= byte(2 + i)
+		}
+		in[moe.InputMask] = mask
+		for i, got := range compute(t, 1, true, routingNode(config), 1, in...) {
+			if !bytes.Equal(got.Data, want[i].Data) {
+				t.Errorf("%+v: %s differs", config, moe.OutputNames[i])
+			}
+		}
+	}
+}
+
 // TestFMoEOutputsAlone: an output has the same bits whichever others are
 // wanted.
 func TestFMoEOutputsAlone(t *testing.T) {
