@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -162,7 +163,7 @@ type rewriteResult struct {
 	fmoefy.Report
 }
 
-func (c *rewriteFlags) rewrite(ctx context.Context, out io.Writer, path string) error {
+func (c *rewriteFlags) rewrite(ctx context.Context, out io.Writer, path string) (err error) {
 	if err := c.complete(); err != nil {
 		return err
 	}
@@ -171,7 +172,7 @@ func (c *rewriteFlags) rewrite(ctx context.Context, out io.Writer, path string) 
 		return err
 	}
 	defer m.Close()
-	defer c.models.close()
+	defer func() { err = errors.Join(err, c.models.close()) }()
 	if err := c.models.open(ctx, &c.options, m, path); err != nil {
 		return err
 	}
