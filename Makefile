@@ -38,8 +38,9 @@ $(GOLANGCI_LINT):
 	@mv build/tools/golangci-lint $@
 
 FUZZTIME = 30s
-fuzz: ## fuzz the decoder, the rewriter, the converter and the runtime for FUZZTIME each
+fuzz: ## fuzz the decoder, gates, the rewriter, the converter and the runtime for FUZZTIME each
 	GO=$(GO) internal/tools/fuzz.sh ./onnx FuzzDecode $(FUZZTIME)
+	GO=$(GO) internal/tools/fuzz.sh ./runtime/moe FuzzGate $(FUZZTIME)
 	GO=$(GO) internal/tools/fuzz.sh ./fmoefy FuzzRewrite $(FUZZTIME)
 	GO=$(GO) internal/tools/fuzz.sh ./fmoefy FuzzConvert $(FUZZTIME)
 	GO=$(GO) internal/tools/fuzz.sh ./runtime FuzzRun $(FUZZTIME)

@@ -201,6 +201,9 @@ func (k Kind) checkOptions(c Config) error {
 // NewGate makes the gate that a configuration names, for a layer of the given
 // number of experts. It fails where the two do not go together.
 func NewGate(c Config, experts int) (Gate, error) {
+	if experts < 1 {
+		return nil, fmt.Errorf("there are %d experts, must be 1 or more", experts)
+	}
 	if err := c.Check(experts); err != nil {
 		return nil, err
 	}
