@@ -18,6 +18,14 @@ type routing struct {
 	normalize         bool
 	scaling           float64
 	capacity          capacity
+	nodes             nodesOfWorkers
+}
+
+// nodesOfWorkers says which experts are near a token. Its zero value is one
+// node.
+type nodesOfWorkers struct {
+	workers, nodes int
+	fraction       float64 // of a worker's tokens, that may use an expert on another node
 }
 
 // choice is how tokens and experts come together.
@@ -68,7 +76,7 @@ func routingOf(c moe.Config) (routing, error) {
 		return r, nil
 	case moe.GateTopology:
 		if nodes := c.Workers / c.WorkersPerNode; nodes > 1 {
-			return r, fmt.Errorf("the gate %s on %d nodes has no model-local function, so that other runtimes cannot run it", c.Gate, nodes)
+			r.nodes = nodesOfWorkers{c.Workers, nodes, c.Fraction}
 		}
 	default:
 		return r, fmt.Errorf("the gate %s has no model-local function, so that other runtimes cannot run it", c.Gate)
@@ -76,7 +84,7 @@ func routingOf(c moe.Config) (routing, error) {
 	if r.capacity.factor == moe.Unlimited {
 		r.capacity = capacity{}
 	}
-	if r.capacity.workers > maxParts {
+	if max(r.capacity.workers, r.nodes.workers) > maxParts {
 		return r, fmt.Errorf("the gate %s of %d workers has no model-local function, which has at most %d, so that other runtimes cannot run it", c.Gate, c.Workers, maxParts)
 	}
 	return r, nil
@@ -117,6 +125,9 @@ func (r routing) words() []string {
 		if c.workers > 1 {
 			words = append(words, fmt.Sprintf("%d_workers", c.workers))
 		}
+	}
+	if n := r.nodes; n.nodes > 0 {
+		words = append(words, fmt.Sprintf("%d_nodes %d_workers fraction_%g", n.nodes, n.workers, n.fraction))
 	}
 	return words
 }
@@ -162,7 +173,10 @@ func (b *body) route(logits string) string {
 		chosen := b.chosenTokens(logits, shape) // [N, T]
 		return b.op("Where", []string{chosen, b.weighChosen(logits, chosen), b.constant(b.router(0))})
 	}
-	indices := b.choose(logits, shape)            // [N, k]
+	indices := b.choose(logits, shape) // [N, k]
+	if r.nodes.nodes > 0 {
+		indices = b.withinNodes(logits, indices, shape)
+	}
 	weights := b.masked(b.weigh(logits, indices)) // [N, k]
 	if r.capacity.rule != "" {
 		weights = b.op("Where", []string{b.withinCapacity(indices, shape), weights, b.constant(b.router(0))})
@@ -316,28 +330,77 @@ func (b *body) withinCapacity(indices, shape string) string {
 	if b.routing.capacity.rule == moe.GateGShard {
 		workers = b.routing.capacity.workers
 	}
-	mask := ""
-	if b.mask {
-		mask = b.op("Reshape", []string{b.cast(moe.InputNames[moe.InputMask], onnx.Int64), b.ints(-1, 1, 1)}) // [N, 1, 1]
+	mask := b.maskAs(onnx.Int64, 1, 1)
+	return b.eachPart(workers, tokens, func(_ int, rows func(x string) string, tokens string) string {
+		return b.withinPart(rows(indices), rows(mask), tokens, experts)
+	})
+}
+
+// maskAs returns the token mask [N, dims…] in a type, "" where there is none.
+func (b *body) maskAs(t onnx.DataType, dims ...int64) string {
+	if !b.mask {
+		return ""
 	}
+	return b.op("Reshape", []string{b.cast(moe.InputNames[moe.InputMask], t), b.ints(append([]int64{-1}, dims...)...)})
+}
+
+// eachPart joins what part returns for the tokens of each worker. rows takes
+// those of a tensor [N, …].
+func (b *body) eachPart(workers int, tokens string, part func(worker int, rows func(x string) string, tokens string) string) string {
 	if workers == 1 {
-		return b.withinPart(indices, mask, tokens, experts)
-	}
-	bound := func(worker int) string {
-		return b.op("Div", []string{b.op("Mul", []string{tokens, b.ints(int64(worker))}), b.ints(int64(workers))})
+		return part(0, func(x string) string { return x }, tokens)
 	}
 	var parts []string
 	for w, lo := 0, b.ints(0); w < workers; w++ {
-		hi := bound(w + 1)
-		rows := func(x string) string { return b.op("Slice", []string{x, lo, hi, b.ints(0)}) }
-		partMask := mask
-		if b.mask {
-			partMask = rows(mask)
+		hi := b.op("Div", []string{b.op("Mul", []string{tokens, b.ints(int64(w + 1))}), b.ints(int64(workers))})
+		first := lo
+		rows := func(x string) string {
+			if x == "" {
+				return ""
+			}
+			return b.op("Slice", []string{x, first, hi, b.ints(0)})
 		}
-		parts = append(parts, b.withinPart(rows(indices), partMask, b.op("Sub", []string{hi, lo}), experts))
+		parts = append(parts, part(w, rows, b.op("Sub", []string{hi, lo})))
 		lo = hi
 	}
 	return b.op("Concat", parts, onnx.IntAttribute("axis", 0))
+}
+
+// withinNodes moves choices [N, 2] to the experts of the tokens' nodes, where
+// more tokens than a fraction of a worker's prefer another node's: only the
+// fraction whose preference is largest keeps it, as the second choice.
+func (b *body) withinNodes(logits, indices, shape string) string {
+	n := b.routing.nodes
+	size := b.op("Div", []string{b.experts(shape), b.ints(int64(n.nodes))}) // experts of a node
+	mask, counted := b.maskAs(onnx.Bool, 1), b.maskAs(onnx.Int64, 1)
+	op := func(opType string, inputs ...string) string { return b.op(opType, inputs) }
+	return b.eachPart(n.workers, b.tokens(shape), func(worker int, rows func(x string) string, tokens string) string {
+		column := func(x string, j int64) string { return op("Slice", x, b.ints(j), b.ints(j+1), b.ints(1)) }
+		first := op("Mul", size, b.ints(int64(worker/(n.workers/n.nodes))))
+		end := op("Add", first, size)
+		logits, indices := rows(logits), rows(indices)
+		preferred := column(indices, 0) // [n, 1]
+		outside := op("Or", op("Less", preferred, first), op("Not", op("Less", preferred, end)))
+		if b.mask {
+			outside = op("And", outside, rows(mask))
+		}
+		count := op("Reshape", b.overAxis("ReduceSum", b.cast(outside, onnx.Int64), 0, onnx.IntAttribute("keepdims", 1)), b.ints(1))
+		share := op("Mul", b.cast(b.unmasked(tokens, rows(counted)), onnx.Float64), b.constant(tensor.FromSlice([]float64{n.fraction})))
+		limit := b.cast(share, onnx.Int64)
+		few := op("Less", count, limit)
+
+		preference := b.op("GatherElements", []string{logits, preferred}, axis1)
+		preference = op("Where", outside, preference, b.constant(b.router(math.Inf(-1))))
+		_, kept := b.top(preference, op("Where", few, count, limit), 0) // [count, 1]
+		zeros := b.filled(op("Shape", preferred), b.router(0))
+		ones := b.filled(op("Shape", kept), b.router(1))
+		keeps := b.op("ScatterElements", []string{zeros, kept, ones}, onnx.IntAttribute("axis", 0))
+		_, near := b.top(op("Slice", logits, first, end, b.ints(1)), b.ints(2), 1)
+		near = op("Add", near, first)
+		second := op("Where", op("Greater", keeps, b.constant(b.router(0))), preferred, column(near, 1))
+		moved := b.op("Concat", []string{column(near, 0), second}, axis1)
+		return op("Where", few, indices, moved)
+	})
 }
 
 // withinPart is withinCapacity for tokens [n, k] of one worker.

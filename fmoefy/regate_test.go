@@ -53,7 +53,7 @@ func TestRegate(t *testing.T) {
 				d, err := tensor.Compare(after[name], x, 1e-5, 1e-5)
 				same = same && err == nil && d.Failures == 0
 			}
-			large := strings.Contains(c.name, "large") || c.name == "gshard" // capacities that nothing exceeds here
+			large := strings.Contains(c.name, "large") || strings.HasSuffix(c.name, "all across") || c.name == "gshard" // capacities that nothing exceeds here
 			if report.Equal != same && !large {
 				t.Errorf("the report says that the function is the same: %v, but that is %v", report.Equal, same)
 			}
