@@ -37,7 +37,7 @@ type initKind struct {
 }
 
 // inits lists every init.
-var inits = []*initKind{&initCopy, &initNoise, &initDrop, &initVirtualGroup, &initRandom, &initModels}
+var inits = []*initKind{&initCopy, &initNoise, &initDrop, &initVirtualGroup, &initRandom, &initSplit, &initModels}
 
 // Inits returns the names of the expert inits, and what experts are with each.
 func Inits() (names []Init, about map[Init]string) {

@@ -68,6 +68,10 @@ type Options struct {
 	// multiple of it, by default two groups.
 	Granularity int
 
+	// Calibration are inputs of the dense model that are typical of its use, to
+	// which Split fits experts and routers, for the top-k of the options.
+	Calibration []map[string]*tensor.Tensor
+
 	// RandomStd is the σ of Random. The default is 0.02.
 	RandomStd float64
 
@@ -101,8 +105,8 @@ type Options struct {
 	Prompts         [][]map[string]*tensor.Tensor
 	PromptsContrast bool
 
-	// Run computes the outputs of a model for prompts, which are all of one
-	// model.
+	// Run computes the outputs of a model for prompts or calibration, which are
+	// all of one model.
 	Run func(m *onnx.Model, inputs map[string]*tensor.Tensor) (map[string]*tensor.Tensor, error)
 
 	// Seed makes the random numbers of weights. Equal seeds give equal bytes.

@@ -47,6 +47,7 @@ Examples:
   fmoefy dense.onnx -o moe.onnx --num-experts 8 --init drop --drop-ratio 0.5
   fmoefy dense.onnx -o moe.onnx --num-experts 64 --init virtual-group --granularity 8 --top-k 16
   fmoefy dense.onnx -o moe.onnx --num-experts 64 --init random --hidden 256
+  fmoefy dense.onnx -o moe.onnx --num-experts 8 --top-k 2 --init split --calibrate book.txt
   fmoefy dense.onnx -o moe.onnx --num-experts 8 --shared-expert
   fmoefy dense.onnx -o moe.onnx --expert 0=code.onnx --expert 1=prose.onnx --prompts prompts.txt
   fmoefy dense.onnx -o moe.onnx --num-experts 8 --expert-weights int8
@@ -86,6 +87,7 @@ Examples:
 		flags.BoolVar(&o.SharedExpert, "shared-expert", false, "keep the MLP beside the routed experts, always on")
 		flags.Float64Var(&o.SharedWeight, "shared-weight", 0, "weight of the shared expert, the others having the rest (default 0.5)")
 		c.models.register(flags, o)
+		c.calibration.register(flags)
 		flags.Uint64Var(&o.Seed, "seed", 0, "seed of routers, noise and random experts (default 0)")
 
 		flags.StringVar(&c.storage, "expert-weights", "", "store experts' weights in this `type`: float32, float16 (f16), bfloat16 (bf16), int8 or int4 (default: as the block computes)")
@@ -119,6 +121,7 @@ type rewriteFlags struct {
 	init, gateInit string
 	storage        string
 	models         modelFlags
+	calibration    calibrationFlags
 	external       string
 	flags          *pflag.FlagSet
 }
@@ -150,6 +153,9 @@ func (c *rewriteFlags) complete() error {
 	if err := c.models.complete(&c.options); err != nil {
 		return err
 	}
+	if err := c.calibration.complete(&c.options, c.flags); err != nil {
+		return err
+	}
 	if err := c.options.Check(); err != nil {
 		return cli.Misusef("%w", err)
 	}
@@ -174,6 +180,9 @@ func (c *rewriteFlags) rewrite(ctx context.Context, out io.Writer, path string) 
 	defer m.Close()
 	defer func() { err = errors.Join(err, c.models.close()) }()
 	if err := c.models.open(ctx, &c.options, m, path); err != nil {
+		return err
+	}
+	if err := c.calibration.open(ctx, &c.options, &c.models, m, path); err != nil {
 		return err
 	}
 	report, err := fmoefy.Rewrite(m, c.options)

@@ -46,3 +46,8 @@ func (t *Texts) Inputs(text string) []map[string]*tensor.Tensor {
 	}
 	return runs
 }
+
+// Tokens returns the number of tokens of a run.
+func (t *Texts) Tokens(inputs map[string]*tensor.Tensor) int {
+	return tensor.Count(inputs[t.model.roles.tokens].Shape)
+}
