@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -27,6 +28,8 @@ var initCases = []struct {
 	{"virtual-group", fmoefy.Options{Init: fmoefy.VirtualGroup}, true},
 	{"virtual-group of 5", fmoefy.Options{Init: fmoefy.VirtualGroup, NumExperts: 15, Granularity: 5}, true},
 	{"virtual-group with zero router", fmoefy.Options{Init: fmoefy.VirtualGroup, TopK: 2, GateInit: fmoefy.GateZeros}, true},
+	{"split", fmoefy.Options{Init: fmoefy.Split, NumExperts: 5}, false},
+	{"split, all parts", fmoefy.Options{Init: fmoefy.Split, NumExperts: 5, TopK: 5}, true},
 	{"random", fmoefy.Options{Init: fmoefy.Random, RandomStd: 0.5}, false},
 }
 
@@ -341,4 +344,91 @@ func TestSharedExpert(t *testing.T) {
 		exported, _ := rewrite(t, m, fmoefy.Options{NumExperts: 4, SharedExpert: true, Target: target})
 		compare(t, exported, m, 1e-4)
 	}
+}
+
+// TestCalibratedSplit: a block fitted to data is nearer to the MLP on them than
+// one divided by its weights alone, and equal to it where all parts are chosen.
+func TestCalibratedSplit(t *testing.T) {
+	for _, form := range blockForms {
+		b := newBuilder(17)
+		x := b.tokens()
+		m := b.residual(x, form.write(b, x))
+		for _, topK := range []int{1, 3, 5} {
+			o := fmoefy.Options{Init: fmoefy.Split, NumExperts: 5, TopK: topK}
+			plain, _ := rewrite(t, m, o)
+			o.Run = runModel
+			o.Calibration = []map[string]*tensor.Tensor{typicalInputs(m, 1), typicalInputs(m, 2)}
+			fitted, report := rewrite(t, m, o)
+			compare(t, decomposed(fitted), fitted, 1e-4)
+			if topK == 5 {
+				compare(t, fitted, m, 1e-4)
+			} else if d, other := squares(t, fitted, m), squares(t, plain, m); d >= other {
+				t.Errorf("%s, top-%d: fitted to data the results differ by %g, else by %g", form.name, topK, d, other)
+			}
+			if report.Equal != (topK == 5) {
+				t.Errorf("%s, top-%d: reported as %v: %s", form.name, topK, report.Equal, report.Why)
+			}
+		}
+	}
+}
+
+func TestSplitRefusals(t *testing.T) {
+	softmax := moe.ScoresSoftmax
+	for _, c := range []struct {
+		options fmoefy.Options
+		want    string
+	}{
+		{fmoefy.Options{NumExperts: 4}, "its hidden width 10 cannot be divided among 4 experts"},
+		{fmoefy.Options{NumExperts: 5, GateInit: fmoefy.GateZeros}, "leave out the gate init"},
+		{fmoefy.Options{NumExperts: 5, GateOptions: fmoefy.GateOptions{Gate: moe.GateSwitch}}, "needs gate naive"},
+		{fmoefy.Options{NumExperts: 5, GateOptions: fmoefy.GateOptions{Scores: &softmax}}, "needs scores one"},
+		{fmoefy.Options{NumExperts: 5, Calibration: make([]map[string]*tensor.Tensor, 1)}, "calibration needs something that runs the model"},
+	} {
+		b := newBuilder(17)
+		x := b.tokens()
+		m := b.residual(x, blockForms[0].write(b, x))
+		c.options.Init = fmoefy.Split
+		if _, err := fmoefy.Rewrite(m, c.options); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("error %v, want %q", err, c.want)
+		}
+	}
+	b := newBuilder(17)
+	x := b.tokens()
+	m := b.residual(x, blockForms[0].write(b, x))
+	o := fmoefy.Options{NumExperts: 5, Calibration: make([]map[string]*tensor.Tensor, 1)}
+	if _, err := fmoefy.Rewrite(m, o); err == nil || !strings.Contains(err.Error(), "needs expert init split") {
+		t.Errorf("calibration of copies: %v", err)
+	}
+}
+
+// typicalInputs are random tokens [2, 150, d_model].
+func typicalInputs(m *onnx.Model, seed uint64) map[string]*tensor.Tensor {
+	random := rand.New(rand.NewPCG(seed, 0))
+	values := make([]float32, 2*150*dModel)
+	for i := range values {
+		values[i] = float32(random.NormFloat64())
+	}
+	return map[string]*tensor.Tensor{m.Graph.Inputs[0].Name: tensor.FromSlice(values, 2, 150, dModel)}
+}
+
+// squares returns the sum of the squares of the differences between the results
+// of two models for typical inputs.
+func squares(t *testing.T, a, b *onnx.Model) (sum float64) {
+	t.Helper()
+	inputs := typicalInputs(a, 3)
+	x, err := runModel(a, inputs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	y, err := runModel(b, inputs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range x {
+		p, q := tensor.Of[float32](x[name]), tensor.Of[float32](y[name])
+		for i := range p {
+			sum += float64(p[i]-q[i]) * float64(p[i]-q[i])
+		}
+	}
+	return sum
 }

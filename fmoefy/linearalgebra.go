@@ -41,10 +41,9 @@ const depthOfSums = 4096
 // [n, bCols].
 func addProduct(sum []float64, a []float32, aCols int, b []float32, bCols int) {
 	part := make([]float32, aCols*bCols)
-	work := make([]float32, simd.WorkLen[float32](aCols, depthOfSums, bCols))
 	for n := len(a) / aCols; n > 0; n = len(a) / aCols {
 		rows := min(n, depthOfSums)
-		simd.Multiply(part, bCols, simd.Transposed(a[:rows*aCols], aCols, rows), simd.RowMajor(b[:rows*bCols], rows, bCols), work)
+		simd.Multiply(part, bCols, simd.Transposed(a[:rows*aCols], aCols, rows), simd.RowMajor(b[:rows*bCols], rows, bCols), make([]float32, simd.WorkLen[float32](aCols, rows, bCols)))
 		for i, x := range part {
 			sum[i] += float64(x)
 		}
@@ -105,14 +104,13 @@ func solve(l []float64, n int, b []float64, cols int) {
 		at, some := s*share, min(share, cols-s*share)
 		row := func(i int) []float64 { return b[i*cols+at:][:some] }
 		part := make([]float64, width*some)
-		work := make([]float64, simd.WorkLen[float64](width, n, some))
 		// subtract takes off what rows from … to contribute to rows i … i+rows.
 		subtract := func(i, rows, from, to int, factor simd.Matrix[float64]) {
 			if from == to {
 				return
 			}
 			x := simd.Matrix[float64]{Data: b[from*cols+at:], Rows: to - from, Cols: some, RowStride: cols, ColStride: 1}
-			simd.Multiply(part, some, factor, x, work)
+			simd.Multiply(part, some, factor, x, make([]float64, simd.WorkLen[float64](rows, to-from, some)))
 			for r := range rows {
 				for c, x := range part[r*some:][:some] {
 					row(i + r)[c] -= x

@@ -34,8 +34,8 @@ type split struct {
 
 // The parts of the fit.
 const (
-	clusterRounds = 10
-	routerRounds  = 3
+	clusterRounds = 12
+	routerRounds  = 5
 
 	// penalty is how much a correction costs, in units of the mean square of an
 	// activation.
@@ -64,42 +64,37 @@ func (s *activity) fit(groups []int, experts, topK int) (*split, error) {
 	}
 	energy := s.energy()
 	var router []float64
-	best := -1.0
 	for range clusterRounds {
-		r := system.fit(s, contributions(energy, s.hidden, groups, experts))
-		chosen := s.choose(r, experts, topK)
-		captured, gain := gains(energy, s.hidden, chosen, groups, experts)
-		if captured > best {
-			best, router = captured, r
-		} else {
-			break
-		}
-		next := balanced(gain, experts)
+		router = system.fit(s, contributions(energy, s.hidden, groups, experts))
+		next := balanced(gains(energy, s.hidden, s.choose(router, experts, topK), experts), experts)
 		if slices.Equal(next, groups) {
 			break
 		}
 		groups = next
 	}
-	// The last groups have a router of their own.
 	router = system.fit(s, contributions(energy, s.hidden, groups, experts))
 	f := &split{order: inGroups(groups, experts), router: router}
 	if topK == experts {
 		return f, nil
 	}
-	ordered := s.ordered(f.order)
-	if err := ordered.correct(f, experts, topK); err != nil {
+	if err := s.ordered(f.order).correct(f, experts, topK); err != nil {
 		return nil, err
 	}
 	for range routerRounds {
-		next := *f
-		next.router = ordered.improve(f, experts, topK)
-		if err := ordered.correct(&next, experts, topK); err != nil {
+		groups = balanced(gains(energy, s.hidden, s.choose(f.router, experts, topK), experts), experts)
+		next := &split{order: inGroups(groups, experts), router: f.router}
+		ordered := s.ordered(next.order)
+		if err := ordered.correct(next, experts, topK); err != nil {
+			return nil, err
+		}
+		next.router = ordered.improve(next, experts, topK)
+		if err := ordered.correct(next, experts, topK); err != nil {
 			return nil, err
 		}
 		if next.loss >= f.loss {
 			break
 		}
-		f = &next
+		f = next
 	}
 	return f, nil
 }
@@ -182,10 +177,9 @@ func contributions(energy []float32, hidden int, of []int, groups int) []float32
 }
 
 // gains returns the energy of each neuron over the tokens for which each expert
-// is chosen, [hidden, experts], and the sum of what the groups as they are have
-// of it.
-func gains(energy []float32, hidden int, chosen [][]int, of []int, experts int) (captured float64, gain []float64) {
-	gain = make([]float64, hidden*experts)
+// is chosen, [hidden, experts].
+func gains(energy []float32, hidden int, chosen [][]int, experts int) []float64 {
+	gain := make([]float64, hidden*experts)
 	eachShare(hidden, 64, func(lo, hi int) {
 		for n, list := range chosen {
 			for i, e := range energy[n*hidden+lo : n*hidden+hi] {
@@ -196,10 +190,7 @@ func gains(energy []float32, hidden int, chosen [][]int, of []int, experts int) 
 			}
 		}
 	})
-	for j, g := range of {
-		captured += gain[j*experts+g]
-	}
-	return captured, gain
+	return gain
 }
 
 // routerSystem are the equations of a linear layer's least-squares fit to

@@ -142,7 +142,7 @@ func (s *activity) grams(f *split, experts int, tokens []int) []float32 {
 		some := tokens[part*share : min((part+1)*share, len(tokens))]
 		y := make([]float32, m*len(some)*s.width) // [experts + 1, tokens, width]
 		of := func(e, t int) []float32 { return y[(e*len(some)+t)*s.width:][:s.width] }
-		work := make([]float32, simd.WorkLen[float32](len(some), s.hidden, s.width))
+		work := make([]float32, max(simd.WorkLen[float32](len(some), s.hidden, s.width), simd.WorkLen[float32](len(some), each, s.width)))
 		a := rows(s.a, s.hidden, some)
 		for e := range experts {
 			block := simd.RowMajor(a, len(some), s.hidden).Block(0, e*each, len(some), each)

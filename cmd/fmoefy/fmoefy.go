@@ -150,10 +150,10 @@ func (c *rewriteFlags) complete() error {
 	if _, ok := externalModes[c.external]; !ok {
 		return errExternal(c.external)
 	}
-	if err := c.models.complete(&c.options); err != nil {
+	if err := c.calibration.complete(&c.options, c.flags); err != nil {
 		return err
 	}
-	if err := c.calibration.complete(&c.options, c.flags); err != nil {
+	if err := c.models.complete(&c.options); err != nil {
 		return err
 	}
 	if err := c.options.Check(); err != nil {

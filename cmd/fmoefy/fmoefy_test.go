@@ -81,7 +81,7 @@ func TestWrongUse(t *testing.T) {
 		{[]string{gpt, "-o", out, "--expert", "1=a", "--expert", "1=b"}, "--expert 1 is given twice"},
 		{[]string{gpt, "-o", out, "--expert", "4=a.onnx", "--num-experts", "2"}, "models are given for experts 4 to 4"},
 		{[]string{gpt, "-o", out, "--expert", "1=a.onnx", "--init", "noise"}, "a model for an expert needs expert init models, not noise"},
-		{[]string{gpt, "-o", out, "--num-experts", "2", "--tokenizer", "bytes"}, "--tokenizer needs --prompts"},
+		{[]string{gpt, "-o", out, "--num-experts", "2", "--tokenizer", "bytes"}, "--tokenizer needs --prompts or --calibrate"},
 		{[]string{gpt, "-o", out, "--num-experts", "2", "--gate-init", "prompts"}, "needs prompts for each expert (--prompts FILE)"},
 		{[]string{gpt, "-o", out, "--num-experts", "2", "--gate-scale", "2"}, "needs gate init orthogonal or prompts"},
 		{[]string{gpt, "--list", "--num-experts", "4"}, "--num-experts has no effect on --list"},

@@ -37,7 +37,7 @@ func (c *modelFlags) register(flags *pflag.FlagSet, o *fmoefy.Options) {
 	flags.StringVar(&c.rest, "rest", "", "what is not an MLP, with --expert: base (as in IN.onnx) or average (the mean over the experts' models) (default base)")
 	flags.StringVar(&c.prompts, "prompts", "", "`file` with prompts for each expert, from whose hidden states routers are made")
 	flags.BoolVar(&o.PromptsContrast, "prompts-contrast", false, "make routers of what tells an expert's prompts from those of all experts")
-	flags.StringVar(&c.tokenizer, "tokenizer", "", "another tokenizer.json for --prompts than the one beside the model, as a `path`, or \"bytes\"")
+	flags.StringVar(&c.tokenizer, "tokenizer", "", "another tokenizer.json for --prompts and --calibrate than the one beside the model, as a `path`, or \"bytes\"")
 }
 
 // complete checks the flags. The options get experts without models yet, as
@@ -64,8 +64,8 @@ func (c *modelFlags) complete(o *fmoefy.Options) error {
 	}
 	if c.prompts != "" {
 		o.Prompts = make([][]map[string]*tensor.Tensor, 1)
-	} else if c.tokenizer != "" {
-		return cli.Misusef("--tokenizer needs --prompts")
+	} else if c.tokenizer != "" && len(o.Calibration) == 0 {
+		return cli.Misusef("--tokenizer needs --prompts or --calibrate")
 	}
 	return nil
 }
