@@ -14,7 +14,7 @@ SAMPLES = $(patsubst models/%/model.onnx,%,$(wildcard models/*/model.onnx))
 SHARED  = $(wildcard ../shared/models/*.onnx)
 REWRITE = --num-experts 8 --top-k 2
 
-.PHONY: help build test race lint fuzz demo verify merge big conformance zoo compare experts bench bench-smoke plots routing clean
+.PHONY: help build test race lint fuzz demo verify merge big conformance zoo compare experts bench bench-smoke plots split routing clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 15
@@ -141,6 +141,19 @@ bench-smoke: build ## run every kind of benchmark once, on tiny models
 build/venv/peers: build/venv/ready
 	-build/venv/bin/python -m pip install --quiet $$(grep '^torch==' models/requirements.txt)
 	@touch $@
+
+# The book that the sample was trained on; its last tenth is the held-out text.
+BOOK = $(shell $(GO) env GOROOT)/src/testdata/Isaac.Newton-Opticks.txt
+split: build ## split the sample GPT into 8 experts, calibrated, measure perplexity for top-k 1 to 8, draw it into docs/
+	@mkdir -p build/split
+	head -c -$$(wc -c < $(GPT)/heldout.txt) $(BOOK) > build/split/training.txt
+	@set -e; for k in 1 2 3 4 5 6 7 8; do \
+		bin/fmoefy $(GPT)/model.onnx -o build/split/$$k.onnx --num-experts 8 --top-k $$k --init split --calibrate build/split/training.txt > build/split/$$k.txt; \
+		bin/moerun perplexity build/split/$$k.onnx --text $(GPT)/heldout.txt --json > build/split/$$k.json; \
+	done
+	bin/moerun bench $(GPT)/model.onnx --dim batch=8,sequence=256 --profile
+	bin/moerun bench build/split/2.onnx --dim batch=8,sequence=256 --profile
+	$(GO) -C internal/tools/plots run . --split $(CURDIR)/build/split --out $(CURDIR)/docs
 
 plots: ## draw the results of make bench into docs/
 	$(GO) -C internal/tools/plots run . --results $(CURDIR)/build/bench/results --out $(CURDIR)/docs

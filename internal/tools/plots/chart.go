@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"image/color"
 	"math"
 	"strconv"
@@ -11,10 +12,12 @@ import (
 	"gonum.org/v1/plot/vg/draw"
 )
 
-// chart is a picture of times over something, one line for each program.
+// chart is a picture of something, by default times in ms, over something, with
+// a line for each program.
 type chart struct {
 	title, x   string
-	ticks      []int // of the x axis
+	y          string // "" stands for ms
+	ticks      []int  // of the x axis
 	logX, logY bool
 }
 
@@ -35,7 +38,7 @@ func (c chart) save(lines []line, path string) error {
 	p := plot.New()
 	p.BackgroundColor = color.White
 	p.Title.Text, p.Title.Padding = c.title, vg.Points(8)
-	p.X.Label.Text, p.Y.Label.Text = c.x, "ms"
+	p.X.Label.Text, p.Y.Label.Text = c.x, cmp.Or(c.y, "ms")
 	p.X.Padding, p.Y.Padding = vg.Points(6), vg.Points(6)
 	p.Title.TextStyle.Font.Size = vg.Points(13)
 	p.Legend.Top, p.Legend.Left, p.Legend.Padding = true, true, vg.Points(3)

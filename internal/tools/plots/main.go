@@ -1,4 +1,5 @@
-// Command plots draws what the benchmarks measured, as PNG and SVG.
+// Command plots draws what the benchmarks measured, or with --split the
+// perplexities of split models, as PNG and SVG.
 package main
 
 import (
@@ -17,8 +18,13 @@ import (
 func main() {
 	results := flag.String("results", "build/bench/results", "directory of the benchmarks' results")
 	out := flag.String("out", "docs", "directory for the pictures")
+	split := flag.String("split", "", "draw the perplexities in this directory instead")
 	flag.Parse()
-	if err := drawAll(*results, *out); err != nil {
+	draw := func() error { return drawAll(*results, *out) }
+	if *split != "" {
+		draw = func() error { return drawSplit(*split, *out) }
+	}
+	if err := draw(); err != nil {
 		fmt.Fprintln(os.Stderr, "plots:", err)
 		os.Exit(1)
 	}
