@@ -144,15 +144,17 @@ build/venv/peers: build/venv/ready
 
 # The book that the sample was trained on; its last tenth is the held-out text.
 BOOK = $(shell $(GO) env GOROOT)/src/testdata/Isaac.Newton-Opticks.txt
-split: build ## split the sample GPT into 8 experts, calibrated, measure perplexity for top-k 1 to 8, draw it into docs/
+split: build ## split the sample GPT into 8 experts, calibrated; perplexity for top-k 1 to 8, drawn into docs/, and time of the MLPs
 	@mkdir -p build/split
 	head -c -$$(wc -c < $(GPT)/heldout.txt) $(BOOK) > build/split/training.txt
 	@set -e; for k in 1 2 3 4 5 6 7 8; do \
 		bin/fmoefy $(GPT)/model.onnx -o build/split/$$k.onnx --num-experts 8 --top-k $$k --init split --calibrate build/split/training.txt > build/split/$$k.txt; \
 		bin/moerun perplexity build/split/$$k.onnx --text $(GPT)/heldout.txt --json > build/split/$$k.json; \
 	done
-	bin/moerun bench $(GPT)/model.onnx --dim batch=8,sequence=256 --profile
-	bin/moerun bench build/split/2.onnx --dim batch=8,sequence=256 --profile
+	@set -e; for round in 1 2 3 4 5; do \
+		bin/moerun bench $(GPT)/model.onnx --dim batch=8,sequence=256 --profile --json > build/split/dense-$$round.json; \
+		bin/moerun bench build/split/2.onnx --dim batch=8,sequence=256 --profile --json > build/split/split-$$round.json; \
+	done
 	$(GO) -C internal/tools/plots run . --split $(CURDIR)/build/split --out $(CURDIR)/docs
 
 plots: ## draw the results of make bench into docs/

@@ -29,6 +29,8 @@ var inits = []initCase{
 	{"virtual-group, shared expert", fmoefy.Options{Init: fmoefy.VirtualGroup, SharedExpert: true}},
 	{"random", fmoefy.Options{Init: fmoefy.Random}},
 	{"models", fmoefy.Options{Init: fmoefy.FromModels}},
+	{"split, all parts", fmoefy.Options{Init: fmoefy.Split, TopK: 8}},
+	{"split", fmoefy.Options{Init: fmoefy.Split}},
 }
 
 type initCase struct {
