@@ -207,8 +207,12 @@ func (r *fmoeRun[T]) project(lo, hi int) {
 		in.Index = r.dispatch.Token[row:]
 		out := r.hidden[row*r.h+col:]
 		r.fc1.apply(out, r.h, in, expert, col, cols, work)
-		for i := range rows {
-			r.activate(out[i*r.h:][:cols])
+		if cols == r.h {
+			r.activate(out[:rows*cols])
+		} else {
+			for i := range rows {
+				r.activate(out[i*r.h:][:cols])
+			}
 		}
 		if r.fc3 == nil {
 			continue

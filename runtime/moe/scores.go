@@ -97,22 +97,22 @@ func largest(row, bias []float64, indices []int32, values []float64) {
 		if bias != nil {
 			x += bias[i]
 		}
-		if n == len(values) && x <= values[n-1] { // most of them
+		switch {
+		case n < len(values):
+			n++
+		case !above(x, values[n-1]):
 			continue
 		}
-		at := n
-		for at > 0 && (x > values[at-1] || values[at-1] != values[at-1] && x == x) {
-			at--
+		at := n - 1
+		for ; at > 0 && above(x, values[at-1]); at-- {
+			values[at], indices[at] = values[at-1], indices[at-1]
 		}
-		if at == len(values) {
-			continue
-		}
-		n = min(n+1, len(values))
-		copy(values[at+1:n], values[at:n-1])
-		copy(indices[at+1:n], indices[at:n-1])
 		values[at], indices[at] = x, int32(i)
 	}
 }
+
+// above reports whether x is larger than y, or a number where y is none.
+func above(x, y float64) bool { return x > y || y != y && x == x }
 
 // softmax replaces values by their shares of the sum of exponentials over a
 // list that they are part of.
