@@ -152,8 +152,8 @@ split: build ## split the sample GPT into 8 experts, calibrated; perplexity for 
 		bin/moerun perplexity build/split/$$k.onnx --text $(GPT)/heldout.txt --json > build/split/$$k.json; \
 	done
 	@set -e; for round in 1 2 3 4 5; do \
-		bin/moerun bench $(GPT)/model.onnx --dim batch=8,sequence=256 --profile --json > build/split/dense-$$round.json; \
-		bin/moerun bench build/split/2.onnx --dim batch=8,sequence=256 --profile --json > build/split/split-$$round.json; \
+		bin/moerun bench $(GPT)/model.onnx --dim batch=8,sequence=256 --threads 1 --profile --json > build/split/dense-$$round.json; \
+		bin/moerun bench build/split/2.onnx --dim batch=8,sequence=256 --threads 1 --profile --json > build/split/split-$$round.json; \
 	done
 	$(GO) -C internal/tools/plots run . --split $(CURDIR)/build/split --out $(CURDIR)/docs
 
