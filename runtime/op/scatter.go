@@ -128,7 +128,10 @@ func inferTensorScatter(c *Inference) error {
 			return fmt.Errorf("cache and update differ beside axis %d: %w", axis, err)
 		}
 	}
-	if starts := c.Shape(2); len(starts) == 1 {
+	if starts := c.Shape(2); starts != nil {
+		if len(starts) != 1 {
+			return fmt.Errorf("write_indices have the shape %s, must have one element for each entry of the batch", FormatDims(starts))
+		}
 		if _, err := Unify(starts[0], cache[0]); err != nil {
 			return fmt.Errorf("write_indices do not fit the batch: %w", err)
 		}
