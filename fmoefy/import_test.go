@@ -16,14 +16,16 @@ import (
 )
 
 // proving lets imports compare what they replace.
-var proving = fmoefy.ImportOptions{Run: func(m *onnx.Model, inputs map[string]*tensor.Tensor) (map[string]*tensor.Tensor, error) {
+var proving = fmoefy.ImportOptions{Run: runModel}
+
+func runModel(m *onnx.Model, inputs map[string]*tensor.Tensor) (map[string]*tensor.Tensor, error) {
 	s, err := runtime.New(m, runtime.Options{Threads: 1})
 	if err != nil {
 		return nil, err
 	}
 	defer s.Close()
 	return s.Run(context.Background(), inputs)
-}}
+}
 
 // TestImportExports imports the mixtures of Hugging Face models and compares
 // with ONNX Runtime's outputs for the exports.

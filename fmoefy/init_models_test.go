@@ -2,7 +2,6 @@ package fmoefy_test
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -12,7 +11,6 @@ import (
 
 	"github.com/fmoe-go/fmoe/fmoefy"
 	"github.com/fmoe-go/fmoe/onnx"
-	"github.com/fmoe-go/fmoe/runtime"
 	"github.com/fmoe-go/fmoe/runtime/moe"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
@@ -304,15 +302,6 @@ func product(a, b []float64) float64 {
 		sum += a[i] * b[i]
 	}
 	return sum
-}
-
-func runModel(m *onnx.Model, inputs map[string]*tensor.Tensor) (map[string]*tensor.Tensor, error) {
-	s, err := runtime.New(m, runtime.Options{Threads: 1})
-	if err != nil {
-		return nil, err
-	}
-	defer s.Close()
-	return s.Run(context.Background(), inputs)
 }
 
 // TestPrompts: the first block's input is the model's own, so that its router

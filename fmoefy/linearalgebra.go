@@ -3,26 +3,9 @@ package fmoefy
 import (
 	"errors"
 	"math"
-	"runtime"
-	"sync"
-	"sync/atomic"
 
 	"github.com/fmoe-go/fmoe/internal/simd"
 )
-
-// eachOf calls do for 0 … n−1, as many at a time as there are processors.
-func eachOf(n int, do func(i int)) {
-	var next atomic.Int64
-	var all sync.WaitGroup
-	for range min(n, runtime.GOMAXPROCS(0)) {
-		all.Go(func() {
-			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
-				do(i)
-			}
-		})
-	}
-	all.Wait()
-}
 
 // multiply computes c = a·b on all processors, with the rows of c dense.
 func multiply[T simd.Float](c []T, a, b simd.Matrix[T]) {

@@ -6,7 +6,6 @@ import (
 	"io"
 	"math"
 	"slices"
-	"sync"
 
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/moe"
@@ -214,15 +213,6 @@ func (e *rowEncoder) encode(data []byte, rows, width int) error {
 	n, err := e.w.Write(out)
 	e.written += int64(n)
 	return err
-}
-
-// eachShare calls do for parts of 0 … n−1, on all processors.
-func eachShare(n, share int, do func(lo, hi int)) {
-	var all sync.WaitGroup
-	for lo := 0; lo < n; lo += share {
-		all.Go(func() { do(lo, min(lo+share, n)) })
-	}
-	all.Wait()
 }
 
 // squares returns the sum of the squares of a weight's elements, and of what

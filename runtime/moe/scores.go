@@ -117,16 +117,23 @@ func above(x, y float64) bool { return x > y || y != y && x == x }
 // softmax replaces values by their shares of the sum of exponentials over a
 // list that they are part of.
 func softmax(values, over []float64) {
-	top, sum := math.Inf(-1), 0.0
-	for _, x := range over {
-		top = max(top, x)
-	}
-	for _, x := range over {
-		sum += math.Exp(x - top)
-	}
+	top, sum := exponentials(over)
 	for i, x := range values {
 		values[i] = math.Exp(x-top) / sum
 	}
+}
+
+// exponentials returns the largest element of row, and the sum of the elements'
+// exponentials divided by that of the largest, which does not overflow.
+func exponentials(row []float64) (top, sum float64) {
+	top = math.Inf(-1)
+	for _, x := range row {
+		top = max(top, x)
+	}
+	for _, x := range row {
+		sum += math.Exp(x - top)
+	}
+	return top, sum
 }
 
 func sigmoid(x float64) float64 { return 1 / (1 + math.Exp(-x)) }
@@ -140,15 +147,8 @@ func ZLoss(b *Batch) float64 {
 		if b.masked(n) {
 			continue
 		}
-		row := b.row(n)
-		top, exponentials := math.Inf(-1), 0.0
-		for _, x := range row {
-			top = max(top, x)
-		}
-		for _, x := range row {
-			exponentials += math.Exp(x - top)
-		}
-		z := top + math.Log(exponentials)
+		top, scaled := exponentials(b.row(n))
+		z := top + math.Log(scaled)
 		sum += z * z
 		count++
 	}
