@@ -13,7 +13,6 @@ import (
 
 	"github.com/fmoe-go/fmoe/fmoefy"
 	"github.com/fmoe-go/fmoe/internal/cli"
-	"github.com/fmoe-go/fmoe/runtime/routing"
 )
 
 // noisy is the trained sample with experts that differ.
@@ -134,47 +133,6 @@ func checkPicture(t *testing.T, path string) {
 			return
 		} else if err != nil {
 			t.Fatalf("%s: %v", path, err)
-		}
-	}
-}
-
-func TestShortNames(t *testing.T) {
-	for _, test := range []struct{ names, labels, pattern string }{
-		{"layers.0.mlp layers.1.mlp layers.10.mlp", "0 1 10", "layers.*.mlp"},
-		{"/encoder/0/FMoE /decoder/0/FMoE", "encoder decoder", "/*/0/FMoE"},
-		{"FMoE 1|FMoE 2", "FMoE 1|FMoE 2", "*"},
-		{"a b", "a b", "*"},
-		{"a a", "0 1", "a …"},
-		{"a.b a.b.b", "0 1", "a.b …"},
-		{"layer", "0", "layer"},
-	} {
-		separator := " "
-		if strings.Contains(test.names, "|") {
-			separator = "|"
-		}
-		var layers []routing.Layer
-		for _, name := range strings.Split(test.names, separator) {
-			layers = append(layers, routing.Layer{Name: name})
-		}
-		labels, pattern := shortNames(layers)
-		if got := strings.Join(labels, separator); got != test.labels || pattern != test.pattern {
-			t.Errorf("%s: labels %q and pattern %q, want %q and %q", test.names, got, pattern, test.labels, test.pattern)
-		}
-	}
-}
-
-func TestLoadLine(t *testing.T) {
-	for _, test := range []struct {
-		load []routing.Number
-		want string
-	}{
-		{[]routing.Number{0.25, 0.25, 0.25, 0.25}, "▄▄▄▄"},
-		{[]routing.Number{0, 0, 1, 0}, "··█·"},
-		{[]routing.Number{0.5, 0.375, 0.125, 0.0001}, "█▆▂▁"},
-		{make([]routing.Number, 65), ""},
-	} {
-		if got := loadLine(routing.Layer{Experts: len(test.load), Load: test.load}); got != test.want {
-			t.Errorf("%v: %q, want %q", test.load, got, test.want)
 		}
 	}
 }

@@ -10,22 +10,18 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/fmoe-go/fmoe/internal/cli"
 	"github.com/fmoe-go/fmoe/internal/plot"
 	"github.com/fmoe-go/fmoe/runtime/routing"
 )
 
-// The most experts whose load, and the most layers whose agreement is printed.
-const (
-	maxLoadLine  = 64
-	maxAgreement = 16
-)
+// maxAgreement is the most layers whose agreement is printed.
+const maxAgreement = 16
 
 // printRouting prints what was seen of a model's layers.
 func printRouting(out io.Writer, s *routing.Statistics) {
-	labels, pattern := shortNames(s.Layers)
+	labels, pattern := layerNames(s.Layers)
 	runs := "runs"
 	if s.Runs == 1 {
 		runs = "run"
@@ -35,14 +31,14 @@ func printRouting(out io.Writer, s *routing.Statistics) {
 	t.Row("layer", "gate", "experts", "tokens", "dropped", "entropy", "CV", "router", "first", "balance", "z", "load")
 	lines := false
 	for i, l := range s.Layers {
-		line := loadLine(l)
+		line := routing.Bars(l.Load)
 		lines = lines || line != ""
 		t.Row(labels[i], l.Gate, fmt.Sprintf("%d of %d", l.Slots, l.Experts), cli.Count(l.Tokens), percent(l.Dropped),
 			figure(l.Evenness, 3), figure(l.Variation, 3), figure(l.Indecision, 3), figure(l.FirstScore, 3), figure(l.BalanceLoss, 3), figure(l.ZLoss, 3), line)
 	}
 	t.Print(out)
 	if lines {
-		fmt.Fprintf(out, "load: %c an even share, %c twice that or more, %c nothing\n", loadBars[3], loadBars[7], noLoad)
+		fmt.Fprintf(out, "load: %s\n", routing.BarsLegend)
 	}
 	if n := len(s.Layers); n < 2 || n > maxAgreement || s.Agreement == nil {
 		return
@@ -95,51 +91,6 @@ func axisLabels(labels []string) (rows, columns []string) {
 	return rows, numbered(len(labels))
 }
 
-// shortNames returns what tells the names of layers apart, and what they have
-// in common, with * for the rest.
-func shortNames(layers []routing.Layer) (labels []string, pattern string) {
-	if len(layers) == 1 {
-		return []string{"0"}, layers[0].Name
-	}
-	first := layers[0].Name
-	prefix, suffix := len(first), len(first)
-	for _, l := range layers[1:] {
-		prefix, suffix = min(prefix, common(first, l.Name, false)), min(suffix, common(first, l.Name, true))
-	}
-	// Whole words only, so that 1 and 10 do not become "" and "0".
-	prefix = strings.LastIndexAny(first[:prefix], "./") + 1
-	end := first[len(first)-suffix:]
-	if at := strings.IndexAny(end, "./"); at >= 0 {
-		end = end[at:]
-	} else {
-		end = ""
-	}
-	for _, l := range layers {
-		label := l.Name[prefix:max(prefix, len(l.Name)-len(end))]
-		if label == "" || slices.Contains(labels, label) {
-			return numbered(len(layers)), first + " …"
-		}
-		labels = append(labels, label)
-	}
-	return labels, first[:prefix] + "*" + end
-}
-
-// common returns how many bytes at the beginning, or the end, of two names are
-// equal.
-func common(a, b string, end bool) (n int) {
-	for n < min(len(a), len(b)) {
-		i, j := n, n
-		if end {
-			i, j = len(a)-1-n, len(b)-1-n
-		}
-		if a[i] != b[j] {
-			break
-		}
-		n++
-	}
-	return n
-}
-
 func numbered(n int) (labels []string) {
 	for i := range n {
 		labels = append(labels, strconv.Itoa(i))
@@ -147,24 +98,13 @@ func numbered(n int) (labels []string) {
 	return labels
 }
 
-var loadBars = []rune("▁▂▃▄▅▆▇█")
-
-const noLoad = '·'
-
-// loadLine draws the load of each expert: half a character is an even share.
-func loadLine(l routing.Layer) string {
-	if l.Experts > maxLoadLine {
-		return ""
+// layerNames returns the short names of layers, and what they have in common.
+func layerNames(layers []routing.Layer) (labels []string, pattern string) {
+	names := make([]string, len(layers))
+	for i, l := range layers {
+		names[i] = l.Name
 	}
-	line := make([]rune, l.Experts)
-	for e, share := range l.Load {
-		line[e] = noLoad
-		if share > 0 {
-			height := int(math.Round(4*float64(share)*float64(l.Experts))) - 1
-			line[e] = loadBars[min(max(height, 0), len(loadBars)-1)]
-		}
-	}
-	return string(line)
+	return routing.ShortNames(names)
 }
 
 var pictureFormats = map[string]func(*plot.Picture, io.Writer) error{
@@ -217,7 +157,7 @@ func writePicture(path string, p *plot.Picture) (err error) {
 // heatmaps shows the load of each expert in each layer, and the agreement of
 // layers.
 func heatmaps(s *routing.Statistics) []plot.Heatmap {
-	labels, pattern := shortNames(s.Layers)
+	labels, pattern := layerNames(s.Layers)
 	load := plot.Heatmap{Title: "Load of each expert, % of the rows", Subtitle: pattern, RowTitle: "layer", ColumnTitle: "expert", Rows: labels,
 		Format: func(x float64) string { return strconv.FormatFloat(100*x, 'f', 1, 64) }}
 	dropped, variation := plot.Column{Title: "dropped"}, plot.Column{Title: "CV"}

@@ -171,28 +171,3 @@ func mean(t *tensor.Tensor) (float64, error) {
 	}
 	return sum / float64(len(values)), nil
 }
-
-// entropy returns −Σ p ln p.
-func entropy(p []float64) float64 {
-	h := 0.0
-	for _, x := range p {
-		if x != 0 {
-			h -= x * math.Log(x)
-		}
-	}
-	return h
-}
-
-// variation returns the coefficient of variation: the standard deviation of
-// values over their mean.
-func variation(values []float64) float64 {
-	sum, squares := 0.0, 0.0
-	for _, x := range values {
-		sum += x
-	}
-	m := sum / float64(len(values))
-	for _, x := range values {
-		squares += (x - m) * (x - m)
-	}
-	return math.Sqrt(squares/float64(len(values))) / m
-}

@@ -26,24 +26,14 @@ type Layer struct {
 	Tokens  int64  `json:"tokens"`
 	Masked  int64  `json:"masked"` // tokens that were masked
 
-	// Rows [T] is how many rows each expert computed, Load [T] its share.
-	Rows []int64  `json:"rows"`
-	Load []Number `json:"load"`
-
-	// Dropped is the share of slots that no expert computed. Where experts
-	// choose tokens, it is that of tokens, as Unserved is.
-	Dropped Number `json:"dropped"`
+	// Rows [T] is how many rows each expert computed. Where experts choose
+	// tokens, Dropped is the share of tokens that no expert computed, as
+	// Unserved is.
+	Rows []int64 `json:"rows"`
+	Balance
 
 	// Unserved is the share of tokens that no expert computed.
 	Unserved Number `json:"unserved"`
-
-	// LoadEntropy is the entropy of Load, and Evenness that over ln T: 1 for
-	// an even load, 0 where one expert computes all. Variation is the load's
-	// coefficient of variation: 0 for an even load, √(T−1) where one expert
-	// computes all.
-	LoadEntropy Number `json:"load_entropy"`
-	Evenness    Number `json:"load_entropy_normalized"`
-	Variation   Number `json:"load_variation"`
 
 	// RouterEntropy is the mean over tokens of the entropy of the router's
 	// probabilities, and Indecision that over ln T: 0 where it is always sure.
@@ -83,33 +73,19 @@ func (w *Watch) Statistics() *Statistics {
 
 func (l *layer) statistics() Layer {
 	s := Layer{Name: l.name, Gate: l.config.Gate, Experts: l.experts, Slots: l.slots, Tokens: l.tokens, Masked: l.masked,
-		Rows: append([]int64{}, l.computed...), Load: make([]Number, l.experts)}
-	rows := 0.0
-	for _, n := range l.computed {
-		rows += float64(n)
-	}
-	load := make([]float64, l.experts)
-	for e, n := range l.computed {
-		load[e] = float64(n) / rows
-		s.Load[e] = Number(load[e])
-	}
+		Rows: append([]int64{}, l.computed...), Balance: BalanceOf(l.computed, l.tokens*int64(l.slots))}
 	tokens := float64(l.tokens)
 	s.Unserved = Number(float64(l.unserved) / tokens)
-	s.Dropped = s.Unserved
-	if !l.expertChoice() {
-		s.Dropped = Number(1 - rows/(tokens*float64(l.slots)))
+	if l.expertChoice() {
+		s.Dropped = s.Unserved
 	}
-	h, r := entropy(load), l.routerEntropy/tokens
-	if rows == 0 {
-		h = math.NaN()
-	}
-	s.LoadEntropy, s.RouterEntropy = Number(h), Number(r)
+	r := l.routerEntropy / tokens
+	s.RouterEntropy = Number(r)
 	if most := math.Log(float64(l.experts)); most > 0 {
-		s.Evenness, s.Indecision = Number(h/most), Number(r/most)
-	} else { // the load of one expert is even, and its router is sure
-		s.Evenness, s.Indecision = Number(h+1), Number(r)
+		s.Indecision = Number(r / most)
+	} else { // the router of one expert is sure
+		s.Indecision = Number(r)
 	}
-	s.Variation = Number(variation(load))
 	s.FirstScore = Number(l.firstScore / float64(l.firsts))
 	s.BalanceLoss, s.ZLoss = Number(l.balanceLoss/tokens), Number(l.zLoss/tokens)
 	return s

@@ -279,3 +279,12 @@ func (x Number) MarshalJSON() ([]byte, error) {
 	}
 	return json.Marshal(float64(x))
 }
+
+// UnmarshalJSON implements [encoding/json.Unmarshaler].
+func (x *Number) UnmarshalJSON(text []byte) error {
+	if string(text) == "null" {
+		*x = Number(math.NaN())
+		return nil
+	}
+	return json.Unmarshal(text, (*float64)(x))
+}
