@@ -9,12 +9,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/fmoe-go/fmoe/internal/memory"
 )
 
 // externalFiles finds the files that a model's external data is in.
 type externalFiles struct {
 	roots  []string // directories that may hold data, symbolic links resolved; the model's first
-	byName map[string]*mappedFile
+	byName map[string]*memory.File
 }
 
 // resolveExternal maps the external data of every tensor of the model, which
@@ -42,7 +44,7 @@ func (m *Model) resolveExternal(path string) error {
 			files.byName[location] = file
 			m.files = append(m.files, file)
 		}
-		part, err := s.slice(t, file.bytes)
+		part, err := s.slice(t, file.Bytes)
 		if err != nil {
 			return t.errorf("external data %q: %w", location, err)
 		}
@@ -59,7 +61,7 @@ func newExternalFiles(path string) (*externalFiles, error) {
 	if err != nil {
 		return nil, err
 	}
-	x := &externalFiles{byName: make(map[string]*mappedFile)}
+	x := &externalFiles{byName: make(map[string]*memory.File)}
 	for _, dir := range []string{filepath.Dir(path), filepath.Dir(file)} {
 		if dir, err = filepath.EvalSymlinks(dir); err != nil {
 			return nil, err
@@ -75,7 +77,7 @@ func newExternalFiles(path string) (*externalFiles, error) {
 }
 
 // open maps the file at a location that a model gives.
-func (x *externalFiles) open(location string) (*mappedFile, error) {
+func (x *externalFiles) open(location string) (*memory.File, error) {
 	name := filepath.FromSlash(location)
 	switch {
 	case location == "":
@@ -102,7 +104,7 @@ func (x *externalFiles) open(location string) (*mappedFile, error) {
 			return nil, err
 		}
 		defer root.Close()
-		return mapRegular(inside, root.Stat, root.Open)
+		return memory.MapFile(inside, root.Stat, root.Open)
 	}
 	return nil, fmt.Errorf("it is a symbolic link to %s, outside the model's directory", target)
 }

@@ -128,9 +128,9 @@ func TestCloneSharesOnlyElements(t *testing.T) {
 		t.Fatal("the clone differs")
 	}
 	seen := make(map[uintptr]string)
-	memory(reflect.ValueOf(m), "model", func(p uintptr, path string) { seen[p] = path })
+	allocated(reflect.ValueOf(m), "model", func(p uintptr, path string) { seen[p] = path })
 	count := 0
-	memory(reflect.ValueOf(clone), "model", func(p uintptr, path string) {
+	allocated(reflect.ValueOf(clone), "model", func(p uintptr, path string) {
 		count++
 		if original, shared := seen[p]; shared {
 			t.Errorf("%s is %s of the original", path, original)
@@ -141,25 +141,25 @@ func TestCloneSharesOnlyElements(t *testing.T) {
 	}
 }
 
-// memory calls use for each place that v points to, but for tensors' storage.
-func memory(v reflect.Value, path string, use func(p uintptr, path string)) {
+// allocated calls use for each place that v points to, but for tensors' storage.
+func allocated(v reflect.Value, path string, use func(p uintptr, path string)) {
 	switch v.Kind() {
 	case reflect.Pointer:
 		if v.IsNil() || v.Type() == reflect.TypeFor[*tensorStorage]() {
 			return
 		}
 		use(v.Pointer(), path)
-		memory(v.Elem(), path, use)
+		allocated(v.Elem(), path, use)
 	case reflect.Slice:
 		if v.Cap() > 0 && v.Type().Elem().Size() > 0 {
 			use(v.Pointer(), path)
 		}
 		for i := range v.Len() {
-			memory(v.Index(i), path+"[]", use)
+			allocated(v.Index(i), path+"[]", use)
 		}
 	case reflect.Struct:
 		for i := range v.NumField() {
-			memory(v.Field(i), path+"."+v.Type().Field(i).Name, use)
+			allocated(v.Field(i), path+"."+v.Type().Field(i).Name, use)
 		}
 	}
 }

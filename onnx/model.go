@@ -1,6 +1,10 @@
 package onnx
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/fmoe-go/fmoe/internal/memory"
+)
 
 // Model is an ONNX ModelProto: a graph, the operator sets it is written in,
 // and the model-local functions it calls.
@@ -21,7 +25,7 @@ type Model struct {
 	Unknown []byte
 
 	present presence
-	files   []*mappedFile // what Close unmaps; the model's own file first
+	files   []*memory.File // what Close unmaps; the model's own file first
 }
 
 // OpsetImport says which version of an operator domain a model or function

@@ -3,10 +3,10 @@ package onnx
 import (
 	"errors"
 	"fmt"
-	"io/fs"
-	"math"
 	"os"
 	"unsafe"
+
+	"github.com/fmoe-go/fmoe/internal/memory"
 )
 
 // ReadFile reads a model and finds its external data. Files are mapped into
@@ -18,15 +18,15 @@ import (
 // a symbolic link. Errors name the file; see [Decode] and [Check] for what is
 // and is not verified.
 func ReadFile(path string) (*Model, error) {
-	file, err := mapRegular(path, os.Stat, os.Open)
+	file, err := memory.MapFile(path, os.Stat, os.Open)
 	if err != nil {
 		return nil, err
 	}
-	m, err := Decode(file.bytes)
+	m, err := Decode(file.Bytes)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), file.unmap())
+		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), file.Close())
 	}
-	m.files = []*mappedFile{file}
+	m.files = []*memory.File{file}
 	if err := m.resolveExternal(path); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), m.Close())
 	}
@@ -39,7 +39,7 @@ func ReadFile(path string) (*Model, error) {
 func (m *Model) Close() error {
 	var errs []error
 	for _, f := range m.files {
-		errs = append(errs, f.unmap())
+		errs = append(errs, f.Close())
 	}
 	m.files = nil
 	return errors.Join(errs...)
@@ -56,60 +56,14 @@ func (m *Model) Evict(b []byte) bool {
 	}
 	at := uintptr(unsafe.Pointer(unsafe.SliceData(b)))
 	for _, f := range m.files {
-		if len(f.bytes) == 0 {
+		if len(f.Bytes) == 0 {
 			continue
 		}
-		begin := uintptr(unsafe.Pointer(unsafe.SliceData(f.bytes)))
-		if at >= begin && at+uintptr(len(b)) <= begin+uintptr(len(f.bytes)) {
-			evict(b)
+		begin := uintptr(unsafe.Pointer(unsafe.SliceData(f.Bytes)))
+		if at >= begin && at+uintptr(len(b)) <= begin+uintptr(len(f.Bytes)) {
+			memory.Evict(b)
 			return true
 		}
 	}
 	return false
-}
-
-// mappedFile is a file's content in memory.
-type mappedFile struct {
-	bytes []byte
-	info  fs.FileInfo
-}
-
-func (f *mappedFile) unmap() error {
-	if len(f.bytes) == 0 {
-		return nil
-	}
-	b := f.bytes
-	f.bytes = nil
-	return unmapFile(b)
-}
-
-// mapRegular maps the file of that name. The file is looked at before it is
-// opened, as opening a pipe would wait, and again after, as another could
-// have taken its place.
-func mapRegular(name string, stat func(string) (fs.FileInfo, error), open func(string) (*os.File, error)) (*mappedFile, error) {
-	info, err := stat(name)
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file", name)
-	}
-	f, err := open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if info, err = f.Stat(); err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file", name)
-	}
-	m := &mappedFile{bytes: []byte{}, info: info}
-	if size := info.Size(); size > math.MaxInt {
-		return nil, fmt.Errorf("%s: %d bytes are too many for this machine's address space", name, size)
-	} else if size > 0 {
-		m.bytes, err = mapFile(f, int(size))
-	}
-	return m, err
 }

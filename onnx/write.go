@@ -181,7 +181,7 @@ func (w *modelWriter) checkTargets() error {
 			return fmt.Errorf("%s is not a regular file", target)
 		}
 		for j, f := range w.model.files {
-			if !os.SameFile(info, f.info) {
+			if !os.SameFile(info, f.Info) {
 				continue
 			}
 			if i == 0 && j == 0 {

@@ -1,4 +1,5 @@
-// Package memory allocates the large slices that vector code reads.
+// Package memory allocates the large slices that vector code reads, and maps
+// files.
 package memory
 
 import "unsafe"

@@ -1,6 +1,6 @@
 //go:build unix
 
-package onnx
+package memory
 
 import (
 	"os"
@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mapFile returns the first size bytes of f, which are mapped and not read.
-func mapFile(f *os.File, size int) ([]byte, error) {
+// mapBytes returns the first size bytes of f, which are mapped and not read.
+func mapBytes(f *os.File, size int) ([]byte, error) {
 	b, err := unix.Mmap(int(f.Fd()), 0, size, unix.PROT_READ, unix.MAP_SHARED)
 	if err != nil {
 		return nil, &os.PathError{Op: "mmap", Path: f.Name(), Err: err}
@@ -18,9 +18,9 @@ func mapFile(f *os.File, size int) ([]byte, error) {
 	return b, nil
 }
 
-// evict lets the operating system take the memory of the whole pages in b, a
+// Evict lets the operating system take the memory of the whole pages in b, a
 // part of a mapped file. They are read again when they are touched.
-func evict(b []byte) {
+func Evict(b []byte) {
 	page := os.Getpagesize()
 	skip := -int(uintptr(unsafe.Pointer(unsafe.SliceData(b)))) & (page - 1)
 	if whole := (len(b) - skip) &^ (page - 1); whole > 0 {
@@ -28,4 +28,4 @@ func evict(b []byte) {
 	}
 }
 
-func unmapFile(b []byte) error { return unix.Munmap(b) }
+func unmapBytes(b []byte) error { return unix.Munmap(b) }
