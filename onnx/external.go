@@ -109,6 +109,15 @@ func (x *externalFiles) open(location string) (*memory.File, error) {
 	return nil, fmt.Errorf("it is a symbolic link to %s, outside the model's directory", target)
 }
 
+// externalStorage refers to length bytes at an offset of the file at location.
+func externalStorage(location string, offset, length int64) *tensorStorage {
+	return &tensorStorage{location: externalLocation, external: []Property{
+		{Key: "location", Value: location},
+		{Key: "offset", Value: strconv.FormatInt(offset, 10)},
+		{Key: "length", Value: strconv.FormatInt(length, 10)},
+	}}
+}
+
 // key returns an entry of external_data, "" where there is none.
 func (s *tensorStorage) key(name string) string {
 	for i := range s.external {

@@ -112,6 +112,29 @@ func (t *Tensor) SetSource(s Source) {
 	t.storage = &tensorStorage{source: s}
 }
 
+// SetExternal replaces the elements by a reference to a part of another file,
+// beside the one that the model will be in. [Encode] writes it; Bytes fails
+// until the model is read from there.
+func (t *Tensor) SetExternal(location string, offset, length int64) {
+	t.storage = externalStorage(location, offset, length)
+}
+
+// Embed makes tensors whose external data was read hold their elements
+// themselves, so that [Encode] writes them into the model.
+func (m *Model) Embed() error {
+	for _, t := range m.tensors() {
+		if t.heldStorage().location != externalLocation {
+			continue
+		}
+		b, err := t.Bytes()
+		if err != nil {
+			return err
+		}
+		t.SetBytes(b)
+	}
+	return nil
+}
+
 // WriteTo writes the elements as Bytes gives them, without holding those of a
 // Source in memory.
 func (t *Tensor) WriteTo(w io.Writer) (int64, error) {

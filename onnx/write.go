@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 )
 
 // ExternalMode says whether WriteFile stores weights in a file of their own.
@@ -153,11 +152,7 @@ func (w *modelWriter) moveOut() {
 		offset := (end + externalAlign - 1) / externalAlign * externalAlign
 		end = offset + size
 		w.external = append(w.external, externalTensor{t, offset})
-		w.encoder.moved[t] = &tensorStorage{location: externalLocation, external: []Property{
-			{Key: "location", Value: location},
-			{Key: "offset", Value: strconv.FormatInt(offset, 10)},
-			{Key: "length", Value: strconv.FormatInt(size, 10)},
-		}}
+		w.encoder.moved[t] = externalStorage(location, offset, size)
 	})
 }
 
