@@ -43,5 +43,11 @@ func (g *dc) Settle(b *Batch) {
 	}
 }
 
+// Differentiate implements [Differentiable].
+func (g *dc) Differentiate(b *Batch, d *Gradients, n int) {
+	g.balance.addLoss(b, d, n)
+	g.config.addLargest(b, d, n)
+}
+
 // capacity returns the rows of an expert, of the tokens of all workers.
 func (g *dc) capacity(c float64, tokens int) int { return rows(c, tokens, g.config.Workers) }

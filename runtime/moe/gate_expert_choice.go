@@ -62,3 +62,8 @@ func (g *expertChoice) capacity(c float64, tokens int) int {
 	}
 	return min(rows(c*float64(g.config.TopK), tokens, g.experts), tokens)
 }
+
+// Differentiate implements [Differentiable].
+func (g *expertChoice) Differentiate(b *Batch, d *Gradients, n int) {
+	g.config.addScores(b, d, n, b.Indices[n*g.experts:][:g.experts])
+}

@@ -64,6 +64,12 @@ func (g *gshard) Settle(b *Batch) {
 	}
 }
 
+// Differentiate implements [Differentiable].
+func (g *gshard) Differentiate(b *Batch, d *Gradients, n int) {
+	g.balance.addLoss(b, d, n)
+	g.config.addLargest(b, d, n)
+}
+
 // capacity returns the rows of an expert, of a worker's tokens.
 func (g *gshard) capacity(c float64, tokens int) int {
 	if x := math.Ceil(c * float64(tokens)); c != Unlimited && x < float64(tokens*len(g.used)) {
@@ -92,11 +98,12 @@ func (c *Config) routeRandomly(b *Batch) {
 // the mean of its entries in the tokens' softmax over all experts.
 type firstChoices struct {
 	count, sum, row []float64 // [T]
+	factor          float64   // of Σ count·sum in the loss
 }
 
 func newFirstChoices(experts int) firstChoices {
 	memory := make([]float64, 3*experts)
-	return firstChoices{memory[:experts], memory[experts : 2*experts], memory[2*experts:]}
+	return firstChoices{count: memory[:experts], sum: memory[experts : 2*experts], row: memory[2*experts:]}
 }
 
 // loss is that of a batch whose tokens have two slots.
@@ -122,5 +129,13 @@ func (f *firstChoices) loss(b *Batch) float64 {
 	for e, count := range f.count {
 		loss += count * f.sum[e]
 	}
-	return loss * float64(b.Experts) / (float64(tokens) * float64(tokens))
+	f.factor = float64(b.Experts) / (float64(tokens) * float64(tokens))
+	return loss * f.factor
+}
+
+// addLoss adds the gradient of the loss by a token's logits.
+func (f *firstChoices) addLoss(b *Batch, g *Gradients, token int) {
+	if g.BalanceLoss != 0 {
+		addShares(b.row(token), f.count, g.BalanceLoss*f.factor, g.row(b, token))
+	}
 }

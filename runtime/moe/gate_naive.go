@@ -29,3 +29,8 @@ func (g *naive) Choose(b *Batch, lo, hi int) {
 }
 
 func (g *naive) Settle(b *Batch) { b.BalanceLoss = 0 }
+
+// Differentiate implements [Differentiable].
+func (g *naive) Differentiate(b *Batch, d *Gradients, n int) {
+	g.config.addScores(b, d, n, b.Indices[n*g.config.TopK:][:g.config.TopK])
+}

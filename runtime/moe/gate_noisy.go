@@ -11,9 +11,8 @@ func init() {
 		Summary: "the k largest logits after adding noise of learned size in training, with losses of importance and load",
 		New: func(c Config, experts int) Gate {
 			g := &noisy{config: c, importance: make([]float64, experts), load: make([]float64, experts)}
-			g.clean.make = func() *[]float64 {
-				row := make([]float64, experts)
-				return &row
+			g.rows.make = func() *[2][]float64 {
+				return &[2][]float64{make([]float64, experts), make([]float64, experts)}
 			}
 			return g
 		},
@@ -33,8 +32,8 @@ func init() {
 // number of tokens that chose it.
 type noisy struct {
 	config           Config
-	clean            spare[[]float64]
-	importance, load []float64 // [T]
+	rows             spare[[2][]float64] // [T]
+	importance, load []float64           // [T], from Settle on the derivatives of the loss by them
 }
 
 func (g *noisy) Slots() int { return g.config.TopK }
@@ -46,18 +45,18 @@ func (g *noisy) noise(b *Batch) bool { return b.Training && b.Noise != nil }
 func (g *noisy) probabilities(b *Batch) bool { return g.noise(b) && g.config.TopK < b.Experts }
 
 func (g *noisy) Choose(b *Batch, lo, hi int) {
-	clean := g.clean.take()
-	defer g.clean.give(clean)
-	k := g.config.TopK
+	rows := g.rows.take()
+	defer g.rows.give(rows)
+	clean, k := rows[0], g.config.TopK
 	for n := lo; n < hi; n++ {
-		copy(*clean, b.row(n))
+		copy(clean, b.row(n))
 		if g.noise(b) {
 			g.addNoise(b, n)
 		}
 		indices := b.Indices[n*k:][:k]
 		g.config.chooseLargest(b, n, indices, b.Scores[n*k:][:k])
 		if b.WantLoss && g.probabilities(b) && !b.masked(n) {
-			chances(b.Noise[n*b.Experts:][:b.Experts], *clean, b.row(n), indices[k-1])
+			chances(b.Noise[n*b.Experts:][:b.Experts], clean, b.row(n), indices[k-1])
 		}
 	}
 }
@@ -69,31 +68,47 @@ func (g *noisy) addNoise(b *Batch, n int) {
 	for i := 0; i < len(row); i += 4 {
 		for j, epsilon := range b.Random.Normal(b.First+int64(n), i/4) {
 			if e := i + j; e < len(row) {
-				sigma[e] = max(sigma[e], 0) + math.Log1p(math.Exp(-math.Abs(sigma[e]))) + 0.01
+				sigma[e] = deviation(sigma[e])
 				row[e] += epsilon * sigma[e]
 			}
 		}
 	}
 }
 
+// deviation returns the noise's standard deviation, softplus(x) + 0.01.
+func deviation(x float64) float64 {
+	return max(x, 0) + math.Log1p(math.Exp(-math.Abs(x))) + 0.01
+}
+
 // chances replaces σ by the probabilities that experts would be chosen if only
 // their own noise were drawn anew: that they then exceed the k-th largest of
 // the other logits. last is the k-th choice.
 func chances(sigma, clean, row []float64, last int32) {
-	kth, next := row[last], math.Inf(-1)
-	chosen := func(e int, x float64) bool { return x > kth || x == kth && e <= int(last) }
-	for e, x := range row {
-		if !chosen(e, x) {
-			next = max(next, x)
-		}
-	}
-	for e, x := range row {
-		threshold := kth
-		if chosen(e, x) {
-			threshold = next
+	next := runnerUp(row, last)
+	for e := range row {
+		threshold := row[last]
+		if chosen(row, last, e) {
+			threshold = row[next]
 		}
 		sigma[e] = math.Erfc((threshold-clean[e])/(sigma[e]*math.Sqrt2)) / 2
 	}
+}
+
+// chosen reports whether an expert is chosen where last is the k-th choice.
+func chosen(row []float64, last int32, e int) bool {
+	return row[e] > row[last] || row[e] == row[last] && e <= int(last)
+}
+
+// runnerUp returns the best expert behind the k-th choice, which there must
+// be.
+func runnerUp(row []float64, last int32) int {
+	best := -1
+	for e, x := range row {
+		if !chosen(row, last, e) && (best < 0 || above(x, row[best])) {
+			best = e
+		}
+	}
+	return max(best, 0) // none only where some logits are not numbers
 }
 
 func (g *noisy) Settle(b *Batch) {
@@ -123,10 +138,61 @@ func (g *noisy) Settle(b *Batch) {
 	b.BalanceLoss = variation(g.importance) + variation(g.load)
 }
 
+// Differentiate implements [Differentiable].
+func (g *noisy) Differentiate(b *Batch, d *Gradients, n int) {
+	k, row, logits := g.config.TopK, b.row(n), d.row(b, n)
+	indices := b.Indices[n*k:][:k]
+	if d.BalanceLoss != 0 {
+		for j, e := range indices {
+			d.Scores[n*k+j] += d.BalanceLoss * g.importance[e]
+		}
+	}
+	g.config.addScores(b, d, n, indices)
+	if !g.noise(b) {
+		return
+	}
+	rows := g.rows.take()
+	defer g.rows.give(rows)
+	epsilon, direct, noise := rows[0], rows[1], d.noise(b, n)
+	for i := 0; i < len(row); i += 4 {
+		draws := b.Random.Normal(b.First+int64(n), i/4)
+		copy(epsilon[i:], draws[:])
+	}
+	clear(direct)
+	if d.BalanceLoss != 0 && g.probabilities(b) {
+		g.addLoad(row, noise, epsilon, direct, d.BalanceLoss, logits, indices[k-1])
+	}
+	for e, x := range noise {
+		noise[e] = (epsilon[e]*logits[e] + direct[e]) * sigmoid(x)
+	}
+}
+
+// addLoad adds the gradient through the load. What the sum of a clean logit
+// and its noise, ε·σ, has as a gradient is the logit's too, and ε times it that
+// of σ; direct becomes what σ has beyond that.
+func (g *noisy) addLoad(row, noise, epsilon, direct []float64, factor float64, logits []float64, last int32) {
+	next := runnerUp(row, last)
+	for e, x := range row {
+		rival := int(last)
+		if chosen(row, last, e) {
+			rival = next
+		}
+		sigma := deviation(noise[e])
+		distance := (row[rival] - x) / sigma
+		u := distance + epsilon[e] // the chance is Φ(−u)
+		density := factor * g.load[e] * math.Exp(-u*u/2) / (math.Sqrt(2*math.Pi) * sigma)
+		logits[e] += density
+		logits[rival] -= density
+		direct[e] = density * distance
+	}
+}
+
 // variation returns the square of the coefficient of variation,
-// var/(mean² + 10⁻¹⁰) with the unbiased variance; 0 of one number.
+// var/(mean² + 10⁻¹⁰) with the unbiased variance, and replaces the numbers by
+// its derivatives by them; 0 of one number.
 func variation(x []float64) float64 {
 	if len(x) < 2 {
+		clear(x)
 		return 0
 	}
 	mean, variance := 0.0, 0.0
@@ -136,5 +202,9 @@ func variation(x []float64) float64 {
 	for _, v := range x {
 		variance += (v - mean) * (v - mean) / float64(len(x)-1)
 	}
-	return variance / (mean*mean + 1e-10)
+	size := mean*mean + 1e-10
+	for i, v := range x {
+		x[i] = 2 * ((v-mean)/float64(len(x)-1) - variance/size*mean/float64(len(x))) / size
+	}
+	return variance / size
 }

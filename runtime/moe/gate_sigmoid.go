@@ -3,6 +3,7 @@ package moe
 import (
 	"fmt"
 	"math"
+	"slices"
 )
 
 // GateSigmoid is the name of DeepSeek-V3's gate.
@@ -24,7 +25,7 @@ func init() {
 			return nil
 		},
 		New: func(c Config, experts int) Gate {
-			g := &sigmoidGate{config: c, count: make([]float64, experts), share: make([]float64, experts),
+			g := &sigmoidGate{config: c, share: make([]float64, experts),
 				indices: make([]int32, c.TopK), values: make([]float64, c.TopK)}
 			g.work.make = func() *sigmoidWork {
 				return &sigmoidWork{biased: make([]float64, experts), groups: make([]float64, c.Groups),
@@ -48,11 +49,13 @@ func init() {
 // and P the mean over its tokens of s / Σs. A batch that does not say how long
 // its sequences are is one.
 type sigmoidGate struct {
-	config       Config
-	work         spare[sigmoidWork]
-	count, share []float64 // [T]
-	indices      []int32   // [k]
-	values       []float64 // [k]
+	config    Config
+	work      spare[sigmoidWork]
+	weight    []float64 // [sequences, T], of the experts' shares in the loss
+	share     []float64 // [T]
+	sequences int       // in the loss
+	indices   []int32   // [k]
+	values    []float64 // [k]
 }
 
 type sigmoidWork struct {
@@ -121,26 +124,35 @@ func (g *sigmoidGate) Settle(b *Batch) {
 	if !b.WantLoss || b.Tokens == 0 {
 		return
 	}
-	length := b.Sequence
-	if length <= 0 {
-		length = b.Tokens
-	}
-	sequences := 0
+	length := sequence(b)
+	g.weight = slices.Grow(g.weight[:0], (b.Tokens+length-1)/length*b.Experts)
+	g.sequences = 0
 	for lo := 0; lo < b.Tokens; lo += length {
 		hi := min(lo+length, b.Tokens)
+		weight := g.weight[len(g.weight):][:b.Experts]
+		g.weight = g.weight[:len(g.weight)+b.Experts]
 		if b.unmasked(lo, hi) > 0 {
-			b.BalanceLoss += g.loss(b, lo, hi)
-			sequences++
+			b.BalanceLoss += g.loss(b, lo, hi, weight)
+			g.sequences++
 		}
 	}
-	b.BalanceLoss /= float64(max(1, sequences))
+	b.BalanceLoss /= float64(max(1, g.sequences))
 }
 
-// loss returns the loss of a sequence.
-func (g *sigmoidGate) loss(b *Batch, lo, hi int) float64 {
+// sequence returns the length of a batch's sequences.
+func sequence(b *Batch) int {
+	if b.Sequence <= 0 {
+		return b.Tokens
+	}
+	return b.Sequence
+}
+
+// loss returns the loss of a sequence: the experts' shares, added up, times
+// weight.
+func (g *sigmoidGate) loss(b *Batch, lo, hi int, weight []float64) float64 {
 	w := g.work.take()
 	defer g.work.give(w)
-	clear(g.count)
+	clear(weight)
 	clear(g.share)
 	tokens := float64(b.unmasked(lo, hi))
 	for n := lo; n < hi; n++ {
@@ -154,18 +166,39 @@ func (g *sigmoidGate) loss(b *Batch, lo, hi int) float64 {
 		}
 		largest(s, nil, g.indices, g.values)
 		for _, e := range g.indices {
-			g.count[e]++
+			weight[e]++
 		}
 		for e := range s {
 			g.share[e] += s[e] / sum
 		}
 	}
 	loss := 0.0
-	for e := range g.count {
-		f := g.count[e] * float64(b.Experts) / (float64(g.config.TopK) * tokens)
-		loss += f * g.share[e] / tokens
+	for e, share := range g.share {
+		weight[e] *= float64(b.Experts) / (float64(g.config.TopK) * tokens * tokens)
+		loss += weight[e] * share
 	}
 	return loss
+}
+
+// Differentiate implements [Differentiable].
+func (g *sigmoidGate) Differentiate(b *Batch, d *Gradients, n int) {
+	row, logits, k := b.row(n), d.row(b, n), g.config.TopK
+	if d.BalanceLoss != 0 {
+		weight := g.weight[n/sequence(b)*b.Experts:][:b.Experts]
+		sum, mean := 0.0, 0.0
+		for e, z := range row {
+			s := sigmoid(z)
+			sum += s
+			mean += weight[e] * s
+		}
+		mean /= sum
+		factor := d.BalanceLoss / float64(g.sequences) / sum
+		for e, z := range row {
+			s := sigmoid(z)
+			logits[e] += factor * (weight[e] - mean) * s * (1 - s)
+		}
+	}
+	g.config.addScores(b, d, n, b.Indices[n*k:][:k])
 }
 
 // UpdateSelectionBias balances experts without a loss (arXiv 2408.15664): it

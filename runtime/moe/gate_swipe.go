@@ -83,3 +83,8 @@ func (g *swipe) settleSlot(b *Batch, j int) {
 		*e = int32(w*each + j%each)
 	}
 }
+
+// Differentiate implements [Differentiable].
+func (g *swipe) Differentiate(b *Batch, d *Gradients, n int) {
+	g.config.addScores(b, d, n, b.Indices[n*g.config.TopK:][:g.config.TopK])
+}

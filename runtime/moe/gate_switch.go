@@ -28,6 +28,7 @@ func init() {
 type switchGate struct {
 	config         Config
 	kept, sum, row []float64 // [T]
+	factor         float64   // of Σ kept·sum in the loss
 	used           []int     // [T]
 }
 
@@ -36,14 +37,15 @@ func (g *switchGate) Slots() int { return 1 }
 func (g *switchGate) Choose(b *Batch, lo, hi int) {
 	for n := lo; n < hi; n++ {
 		if b.Training && g.config.Jitter > 0 {
-			g.jitter(b, n)
+			g.jitter(b, n, b.row(n))
 		}
 		g.config.chooseLargest(b, n, b.Indices[n:][:1], b.Scores[n:][:1])
 	}
 }
 
-func (g *switchGate) jitter(b *Batch, n int) {
-	row := b.row(n)
+// jitter multiplies a row of logits, or of their gradients, by a token's random
+// numbers.
+func (g *switchGate) jitter(b *Batch, n int, row []float64) {
 	for i := 0; i < len(row); i += 4 {
 		for j, u := range b.Random.Uniform(b.First+int64(n), i/4) {
 			if e := i + j; e < len(row) {
@@ -55,7 +57,7 @@ func (g *switchGate) jitter(b *Batch, n int) {
 
 func (g *switchGate) Settle(b *Batch) {
 	b.grant(0, b.Tokens, 1, g.capacity(g.config.capacity(b), b.unmasked(0, b.Tokens)), g.used)
-	b.BalanceLoss = 0
+	b.BalanceLoss, g.factor = 0, 0
 	if !b.WantLoss {
 		return
 	}
@@ -79,8 +81,20 @@ func (g *switchGate) Settle(b *Batch) {
 	if tokens == 0 {
 		return
 	}
+	g.factor = float64(b.Experts) / (tokens * tokens)
 	for e, kept := range g.kept {
-		b.BalanceLoss += float64(b.Experts) * (kept / tokens) * (g.sum[e] / tokens)
+		b.BalanceLoss += g.factor * kept * g.sum[e]
+	}
+}
+
+// Differentiate implements [Differentiable].
+func (g *switchGate) Differentiate(b *Batch, d *Gradients, n int) {
+	if d.BalanceLoss != 0 {
+		addShares(b.row(n), g.kept, d.BalanceLoss*g.factor, d.row(b, n))
+	}
+	g.config.addScores(b, d, n, b.Indices[n:][:1])
+	if b.Training && g.config.Jitter > 0 {
+		g.jitter(b, n, d.row(b, n))
 	}
 }
 

@@ -124,3 +124,8 @@ func (g *tokenRounding) add(b *Batch, e int32, count int) {
 		}
 	}
 }
+
+// Differentiate implements [Differentiable].
+func (g *tokenRounding) Differentiate(b *Batch, d *Gradients, n int) {
+	g.config.addScores(b, d, n, b.Indices[n*g.experts:][:g.experts])
+}

@@ -94,3 +94,9 @@ func (g *topology) settle(b *Batch, lo, hi, first, end int) {
 		g.config.weigh(row, indices, scores)
 	}
 }
+
+// Differentiate implements [Differentiable].
+func (g *topology) Differentiate(b *Batch, d *Gradients, n int) {
+	g.balance.addLoss(b, d, n)
+	g.config.addScores(b, d, n, b.Indices[2*n:][:2])
+}

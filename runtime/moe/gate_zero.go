@@ -39,3 +39,6 @@ func (g *zero) Choose(b *Batch, lo, hi int) {
 }
 
 func (g *zero) Settle(b *Batch) { b.BalanceLoss = 0 }
+
+// Differentiate implements [Differentiable]: no score depends on a logit.
+func (g *zero) Differentiate(*Batch, *Gradients, int) {}
