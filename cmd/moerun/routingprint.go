@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -33,8 +32,8 @@ func printRouting(out io.Writer, s *routing.Statistics) {
 	for i, l := range s.Layers {
 		line := routing.Bars(l.Load)
 		lines = lines || line != ""
-		t.Row(labels[i], l.Gate, fmt.Sprintf("%d of %d", l.Slots, l.Experts), cli.Count(l.Tokens), percent(l.Dropped),
-			figure(l.Evenness, 3), figure(l.Variation, 3), figure(l.Indecision, 3), figure(l.FirstScore, 3), figure(l.BalanceLoss, 3), figure(l.ZLoss, 3), line)
+		t.Row(labels[i], l.Gate, fmt.Sprintf("%d of %d", l.Slots, l.Experts), cli.Count(l.Tokens), l.Dropped.Percent(),
+			l.Evenness.Text(3), l.Variation.Text(3), l.Indecision.Text(3), l.FirstScore.Text(3), l.BalanceLoss.Text(3), l.ZLoss.Text(3), line)
 	}
 	t.Print(out)
 	if lines {
@@ -54,28 +53,11 @@ func printRouting(out io.Writer, s *routing.Statistics) {
 	for i, row := range s.Agreement {
 		cells := []string{rows[i]}
 		for _, x := range row[:i+1] {
-			cells = append(cells, figure(x, 2))
+			cells = append(cells, x.Text(2))
 		}
 		a.Row(cells...)
 	}
 	a.Print(out)
-}
-
-func percent(share routing.Number) string {
-	if math.IsNaN(float64(share)) {
-		return none
-	}
-	return figure(100*share, 1) + " %"
-}
-
-// none stands for what is not a number.
-const none = "–"
-
-func figure(x routing.Number, decimals int) string {
-	if math.IsNaN(float64(x)) {
-		return none
-	}
-	return strconv.FormatFloat(float64(x), 'f', decimals, 64)
 }
 
 // axisLabels returns what rows and columns of a matrix of layers are called:
@@ -171,8 +153,8 @@ func heatmaps(s *routing.Statistics) []plot.Heatmap {
 			}
 		}
 		load.Values = append(load.Values, row)
-		dropped.Cells = append(dropped.Cells, percent(l.Dropped))
-		variation.Cells = append(variation.Cells, figure(l.Variation, 2))
+		dropped.Cells = append(dropped.Cells, l.Dropped.Percent())
+		variation.Cells = append(variation.Cells, l.Variation.Text(2))
 		experts = max(experts, l.Experts)
 	}
 	load.Columns, load.Beside = numbered(experts), []plot.Column{dropped, variation}

@@ -88,3 +88,22 @@ func Bars(load []Number) string {
 	}
 	return string(line)
 }
+
+// none stands for what is not a number.
+const none = "–"
+
+// Text writes a number with so many decimals, a dash where it is none.
+func (x Number) Text(decimals int) string {
+	if math.IsNaN(float64(x)) {
+		return none
+	}
+	return strconv.FormatFloat(float64(x), 'f', decimals, 64)
+}
+
+// Percent writes a share.
+func (x Number) Percent() string {
+	if math.IsNaN(float64(x)) {
+		return none
+	}
+	return (100 * x).Text(1) + " %"
+}
