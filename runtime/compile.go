@@ -50,6 +50,7 @@ type compiler struct {
 	device      device.Device
 	host        *evaluator
 	noFusion    bool
+	gradient    *Gradient
 	weights     *weights
 	symbols     op.Symbols
 	unsupported []UnsupportedNode
@@ -58,9 +59,7 @@ type compiler struct {
 func (c *compiler) compile() (*program, error) {
 	p, err := c.program(c.model.Graph, nil)
 	if err == nil && len(c.unsupported) == 0 {
-		if !c.noFusion {
-			err = c.optimize(p)
-		}
+		err = c.optimize(p)
 		if err == nil {
 			c.weights.enter(p)
 			err = c.kernels(p, false)
@@ -112,6 +111,10 @@ func (c *compiler) program(g *onnx.Graph, outer *scope) (*program, error) {
 	p := &program{}
 	s := &scope{program: p, ids: map[string]int{}, outer: outer}
 	for _, t := range g.Initializers {
+		if outer == nil && c.gradient.with(t.Name) {
+			p.inputs = append(p.inputs, s.add(t.Name, op.Fact{Type: t.DataType, Shape: op.Dims(t.Dims...)}))
+			continue
+		}
 		v, err := tensor.FromONNX(t)
 		if err != nil {
 			return nil, fmt.Errorf("initializer %q: %w", t.Name, err)

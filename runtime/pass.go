@@ -18,9 +18,11 @@ type pass struct {
 	apply func(*rewriter)
 }
 
-// passes are applied in this order, each to the whole of a program and to the
-// bodies of its control flow. A pass takes time linear in the nodes.
-var passes = []pass{
+// recognition and fusion are applied in this order, each pass to the whole of
+// a program and to the bodies of its control flow. A pass takes time linear in
+// the nodes. Gradients are added between the two: operators that are recognised
+// have gradients of their own, fused ones have none.
+var recognition = []pass{
 	{"identity", removeIdentities},
 	{"activation", recogniseActivations},
 	{"normalization", recogniseNormalizations},
@@ -30,19 +32,37 @@ var passes = []pass{
 	{"caches", fuseCaches},
 	{"identity", removeIdentities},
 	{"common", shareCommon},
+}
+
+var fusion = []pass{
 	{"linear", fuseLinear},
 	{"target", fixTargets},
 	{"chain", fuseChains},
 }
 
-// optimize applies all passes to a program and its bodies.
+// optimize applies all passes to a program and its bodies, and adds the
+// gradients that are asked for.
 func (c *compiler) optimize(p *program) error {
-	for _, pass := range passes {
-		if err := c.apply(pass, p); err != nil {
+	all := func(passes []pass) error {
+		if c.noFusion {
+			return nil
+		}
+		for _, pass := range passes {
+			if err := c.apply(pass, p); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if err := all(recognition); err != nil {
+		return err
+	}
+	if c.gradient != nil {
+		if err := c.differentiate(p); err != nil {
 			return err
 		}
 	}
-	return nil
+	return all(fusion)
 }
 
 // apply applies a pass. A panic becomes an ErrInternal.
@@ -240,8 +260,8 @@ func (r *rewriter) replace(old *node, with *onnx.Node, in ...int) bool {
 // old, for errors.
 func (r *rewriter) replaceValues(old *node, with *onnx.Node, in, out []int) bool {
 	with.Name = old.op.Name
-	made, facts := r.infer(with, in, len(out))
-	if made == nil {
+	made, facts, err := r.infer(with, in, len(out))
+	if err != nil {
 		return false
 	}
 	for i, v := range out {
@@ -268,8 +288,8 @@ func (r *rewriter) replaceValues(old *node, with *onnx.Node, in, out []int) bool
 // which gets the name of another with the operator's behind. It returns absent
 // where replace would refuse.
 func (r *rewriter) insert(with *onnx.Node, like int, in ...int) int {
-	made, facts := r.infer(with, in, 1)
-	if made == nil {
+	made, facts, err := r.infer(with, in, 1)
+	if err != nil {
 		return absent
 	}
 	name := r.program.values[like].name + "/" + with.OpType
@@ -297,8 +317,8 @@ func (r *rewriter) add(n *node) {
 }
 
 // infer makes a node that is not yet part of the program, and what is known of
-// its outputs; nil where it cannot be.
-func (r *rewriter) infer(n *onnx.Node, in []int, outputs int) (*node, []op.Fact) {
+// its outputs. It fails where there can be no such node.
+func (r *rewriter) infer(n *onnx.Node, in []int, outputs int) (*node, []op.Fact, error) {
 	n.Inputs, n.Outputs = make([]string, len(in)), make([]string, outputs)
 	facts := make([]op.Fact, len(in))
 	for i, v := range in {
@@ -314,14 +334,17 @@ func (r *rewriter) infer(n *onnx.Node, in []int, outputs int) (*node, []op.Fact)
 		version = 23 // later ones do not broadcast masks over keys
 	}
 	resolved, err := op.Resolve(n, version)
-	if err != nil || !resolved.Operator.View && !r.device.Supports(n.Domain, n.OpType) {
-		return nil, nil
+	if err != nil {
+		return nil, nil, err
+	}
+	if !resolved.Operator.View && !r.device.Supports(n.Domain, n.OpType) {
+		return nil, nil, fmt.Errorf("device %s has no kernel for it", r.device.Name())
 	}
 	inferred, err := op.Infer(resolved, facts, &r.symbols)
 	if err != nil {
-		return nil, nil
+		return nil, nil, err
 	}
-	return &node{op: resolved, in: slices.Clone(in)}, inferred
+	return &node{op: resolved, in: slices.Clone(in)}, inferred, nil
 }
 
 // agree reports whether what is inferred of a value may be true of one of

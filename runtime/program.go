@@ -78,6 +78,25 @@ func panicked(n *onnx.Node, r any) error {
 	return fmt.Errorf("%s: %w: %v", describe(n), ErrInternal, r)
 }
 
+// declaration returns what a graph declares of a program's value, or what is
+// known of it where the graph does not have it.
+func (p *program) declaration(declared []*onnx.ValueInfo, v int) *onnx.ValueInfo {
+	x := p.values[v]
+	for _, d := range declared {
+		if d.Name == x.name {
+			return d
+		}
+	}
+	t := &onnx.Type{Kind: onnx.KindTensor, ElemType: x.fact.Type}
+	if x.fact.Shape != nil {
+		t.Shape = &onnx.Shape{}
+		for _, d := range x.fact.Shape {
+			t.Shape.Dims = append(t.Shape.Dims, onnx.Dim{Known: d.Known(), Value: max(int64(d), 0)})
+		}
+	}
+	return &onnx.ValueInfo{Name: x.name, Type: t}
+}
+
 // removeDead drops nodes whose outputs nobody uses, and captures that only
 // they used.
 func (p *program) removeDead() {

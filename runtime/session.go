@@ -28,6 +28,8 @@ type Options struct {
 	// NoFusion runs the nodes that the model has, one by one, instead of
 	// recognising what several compute together: for comparing and debugging.
 	NoFusion bool
+	// Gradient asks for gradients beside the outputs.
+	Gradient *Gradient
 }
 
 // Session is a model ready to run. It may be used by several goroutines.
@@ -40,6 +42,7 @@ type Session struct {
 	memory    *budget
 	main      *program
 	inputs    []*onnx.ValueInfo
+	outputs   []*onnx.ValueInfo
 	plans     planStore
 	runners   runnerStore
 	profile   *profile // nil unless asked for
@@ -83,39 +86,46 @@ func New(m *onnx.Model, o Options) (*Session, error) {
 	if o.Profile {
 		s.profile = &profile{index: map[*node]int{}}
 	}
-	if err := s.compile(o.NoFusion); err != nil {
+	if err := s.compile(o); err != nil {
 		d.Close()
 		return nil, err
 	}
 	return s, nil
 }
 
-func (s *Session) compile(noFusion bool) error {
+func (s *Session) compile(o Options) error {
 	supported := func(n *onnx.Node) bool { return s.device.Supports(n.Domain, n.OpType) }
 	if err := s.model.Inline(supported); err != nil {
 		return err
 	}
 	g := s.model.Graph
-	for _, v := range g.Inputs {
-		if !slices.ContainsFunc(g.Initializers, func(t *onnx.Tensor) bool { return t.Name == v.Name }) {
-			s.inputs = append(s.inputs, v)
-		}
+	c := &compiler{model: s.model, device: s.device, host: s.host, noFusion: o.NoFusion, gradient: o.Gradient, weights: newWeights(s.model)}
+	if err := o.Gradient.check(g); err != nil {
+		return err
 	}
-	c := &compiler{model: s.model, device: s.device, host: s.host, noFusion: noFusion, weights: newWeights(s.model)}
 	var err error
 	if s.main, err = c.compile(); err != nil {
 		return err
+	}
+	for _, v := range s.main.inputs {
+		s.inputs = append(s.inputs, s.main.declaration(g.Inputs, v))
+	}
+	s.outputs = slices.Clone(g.Outputs)
+	for _, v := range s.main.outputs[len(g.Outputs):] {
+		s.outputs = append(s.outputs, s.main.declaration(nil, v))
 	}
 	s.weights = c.weights.size()
 	g.Initializers, g.Nodes = nil, nil // for the collector
 	return nil
 }
 
-// Inputs returns what a run needs: name, type and shape of each input.
+// Inputs returns what a run needs: name, type and shape of each input. With
+// gradients, the initializers in [Gradient.With] come first.
 func (s *Session) Inputs() []*onnx.ValueInfo { return s.inputs }
 
-// Outputs returns what a run gives, in the model's order.
-func (s *Session) Outputs() []*onnx.ValueInfo { return s.model.Graph.Outputs }
+// Outputs returns what a run gives: the model's outputs, in its order, and
+// gradients in that of [Gradient.With].
+func (s *Session) Outputs() []*onnx.ValueInfo { return s.outputs }
 
 // Run computes the outputs of the model for the named inputs. The outputs are
 // new tensors; see [Runner] for runs that allocate nothing. It stops between
@@ -144,7 +154,7 @@ func (s *Session) Run(ctx context.Context, inputs map[string]*tensor.Tensor) (ma
 		return nil, err
 	}
 	outputs := make(map[string]*tensor.Tensor, len(out))
-	for i, v := range s.model.Graph.Outputs {
+	for i, v := range s.outputs {
 		outputs[v.Name] = out[i]
 	}
 	return outputs, nil

@@ -11,9 +11,9 @@ import (
 // are not supported. The listed versions after that only add element types.
 func init() {
 	for _, o := range []Operator{
-		{Name: "Add", Since: []int{7, 13, 14}},
-		{Name: "Sub", Since: []int{7, 13, 14}},
-		{Name: "Mul", Since: []int{7, 13, 14}},
+		{Name: "Add", Since: []int{7, 13, 14}, Gradient: addGradient},
+		{Name: "Sub", Since: []int{7, 13, 14}, Gradient: subGradient},
+		{Name: "Mul", Since: []int{7, 13, 14}, Gradient: mulGradient},
 		// Integers divide towards zero.
 		{Name: "Div", Since: []int{7, 13, 14}},
 		// Without fmod the result has the divisor's sign, with it the
@@ -50,6 +50,31 @@ func init() {
 		Operator{Name: "Clip", Since: []int{6, 11, 12, 13}, Inputs: Between(1, 3), Outputs: Exactly(1),
 			Attributes: []string{"min", "max"}, Elementwise: true, Infer: inferClip},
 	)
+}
+
+func addGradient(b *Backward) {
+	for i := range 2 {
+		if b.Wants(i) {
+			b.Set(i, b.SumTo(b.Gradient(0), b.Input(i)))
+		}
+	}
+}
+
+func subGradient(b *Backward) {
+	if b.Wants(0) {
+		b.Set(0, b.SumTo(b.Gradient(0), b.Input(0)))
+	}
+	if b.Wants(1) {
+		b.Set(1, b.Op("Neg", b.SumTo(b.Gradient(0), b.Input(1))))
+	}
+}
+
+func mulGradient(b *Backward) {
+	for i := range 2 {
+		if b.Wants(i) {
+			b.Set(i, b.SumTo(b.Op("Mul", b.Gradient(0), b.Input(1-i)), b.Input(i)))
+		}
+	}
 }
 
 // inferArithmetic is the inference of operators whose inputs have one type

@@ -15,16 +15,16 @@ func init() {
 		// "saturate", version 24 float8e8m0 and "round_mode", the others
 		// element types.
 		Operator{Name: "Cast", Since: []int{6, 9, 13, 19, 21, 23, 24, 25, 28}, Inputs: Exactly(1), Outputs: Exactly(1),
-			Attributes: []string{"to", "saturate", "round_mode"}, Elementwise: true, Infer: inferCast},
+			Attributes: []string{"to", "saturate", "round_mode"}, Elementwise: true, Infer: inferCast, Gradient: castGradient},
 		Operator{Name: "CastLike", Since: []int{15, 19, 21, 23, 24, 25}, Inputs: Exactly(2), Outputs: Exactly(1),
-			Attributes: []string{"saturate", "round_mode"}, Elementwise: true, Infer: inferCastLike},
+			Attributes: []string{"saturate", "round_mode"}, Elementwise: true, Infer: inferCastLike, Gradient: castGradient},
 		// BitCast, ONNX 26, reads the elements' bits as another type of the
 		// same width.
 		Operator{Name: "BitCast", Since: []int{26}, Inputs: Exactly(1), Outputs: Exactly(1),
 			Attributes: []string{"to"}, View: true, Infer: inferBitCast},
 		// Identity, ONNX 1 to 25. Versions differ in element types.
 		Operator{Name: "Identity", Since: []int{1, 13, 14, 16, 19, 21, 23, 24, 25}, Inputs: Exactly(1), Outputs: Exactly(1),
-			View: true, Infer: SameAsInput},
+			View: true, Infer: SameAsInput, Gradient: func(b *Backward) { b.Set(0, b.Gradient(0)) }},
 	)
 }
 
@@ -65,6 +65,8 @@ func (n *Node) requiredType(name string) (onnx.DataType, error) {
 	}
 	return t, err
 }
+
+func castGradient(b *Backward) { b.Set(0, b.Cast(b.Gradient(0), b.Input(0))) }
 
 func inferCast(c *Inference) error {
 	t, err := c.Node.requiredType("to")

@@ -12,7 +12,7 @@ func init() {
 	gemm := []string{"alpha", "beta", "transA", "transB"}
 	Register(
 		// MatMul, ONNX 1, 9 (integers) and 13 (bfloat16): numpy's matmul.
-		Operator{Name: "MatMul", Since: []int{1, 9, 13}, Inputs: Exactly(2), Outputs: Exactly(1), Infer: inferMatMul},
+		Operator{Name: "MatMul", Since: []int{1, 9, 13}, Inputs: Exactly(2), Outputs: Exactly(1), Infer: inferMatMul, Gradient: matMulGradient},
 
 		// FusedMatMul of ONNX Runtime: alpha·A'·B', where transA swaps the last
 		// two dimensions of A, and transBatchA before that moves the first
@@ -29,6 +29,38 @@ func init() {
 		Operator{Domain: "com.microsoft", Name: "FusedGemm", Since: []int{1}, Inputs: Between(2, 3), Outputs: Exactly(1),
 			Attributes: append(gemm, "activation", "activation_alpha", "activation_beta"), Infer: inferGemm},
 	)
+}
+
+// matMulGradient: of Y = A·B, dA = dY·Bᵀ and dB = Aᵀ·dY, summed over batch
+// dimensions along which an operand is repeated.
+func matMulGradient(b *Backward) {
+	x, y, g := b.Input(0), b.Input(1), b.Gradient(0)
+	if b.Rank(x) < 2 || b.Rank(y) < 2 {
+		b.Fail(errors.New("a product with a vector has no gradient yet; reshape it to a matrix"))
+		return
+	}
+	product := func(p, q Value, transposed string) Value {
+		return b.Add(&onnx.Node{Domain: "com.microsoft", OpType: "FusedMatMul", Attributes: []*onnx.Attribute{onnx.IntAttribute(transposed, 1)}}, p, q)
+	}
+	if b.Wants(0) {
+		b.Set(0, b.SumTo(product(g, y, "transB"), x))
+	}
+	if b.Wants(1) {
+		if rank := b.Rank(y); rank == 2 && b.Rank(x) > 2 {
+			x, g = b.rows(x), b.rows(g)
+		}
+		b.Set(1, b.SumTo(product(x, g, "transA"), y))
+	}
+}
+
+// rows reshapes a value to a matrix with its last dimension.
+func (b *Backward) rows(v Value) Value {
+	shape := b.Fact(v).Shape
+	last := shape[len(shape)-1]
+	if !last.Known() {
+		return b.Add(&onnx.Node{OpType: "Flatten", Attributes: []*onnx.Attribute{onnx.IntAttribute("axis", int64(len(shape)-1))}}, v)
+	}
+	return b.Op("Reshape", v, b.Ints(-1, int64(last)))
 }
 
 // MatMulOrder returns, for an operand (0 or 1) of MatMul or FusedMatMul of

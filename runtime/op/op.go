@@ -1,6 +1,6 @@
 // Package op says what operators mean before any device computes them: which
-// versions exist, which types and shapes come out, and (later) their gradient
-// as graph nodes. One file holds one family of operators; runtime/cpu has the
+// versions exist, which types and shapes come out, and their gradients as
+// graph nodes. One file holds one family of operators; runtime/cpu has the
 // kernels in a file of the same name.
 package op
 
@@ -60,6 +60,10 @@ type Operator struct {
 	// Infer states the types and shapes of the outputs as far as the inputs
 	// tell them, and fails where they contradict the operator.
 	Infer func(*Inference) error
+
+	// Gradient adds the nodes that compute the gradients of the inputs; see
+	// [Backward]. Operators without one stand between no weight and a loss.
+	Gradient func(*Backward)
 }
 
 // Arity bounds a number of inputs or outputs.

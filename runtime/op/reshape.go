@@ -13,17 +13,21 @@ func init() {
 	Register(
 		// Reshape, ONNX 5 to 25; version 14 added allowzero.
 		Operator{Name: "Reshape", Since: []int{5, 13, 14, 19, 21, 23, 24, 25}, Inputs: Exactly(2), Outputs: Exactly(1),
-			Attributes: []string{"allowzero"}, Parameters: []int{1}, View: true, Infer: inferReshape},
+			Attributes: []string{"allowzero"}, Parameters: []int{1}, View: true, Infer: inferReshape, Gradient: sameElementsGradient},
 		// Flatten, ONNX 1 to 25: to a matrix, cut at an axis.
 		Operator{Name: "Flatten", Since: []int{1, 9, 11, 13, 21, 23, 24, 25}, Inputs: Exactly(1), Outputs: Exactly(1),
-			Attributes: []string{"axis"}, View: true, Infer: inferFlatten},
+			Attributes: []string{"axis"}, View: true, Infer: inferFlatten, Gradient: sameElementsGradient},
 		// Squeeze and Unsqueeze, ONNX 1 to 25; version 13 made axes an input.
 		Operator{Name: "Squeeze", Since: []int{1, 11, 13, 21, 23, 24, 25}, Inputs: Between(1, 2), Outputs: Exactly(1),
-			Attributes: []string{"axes"}, Parameters: []int{1}, View: true, Infer: inferSqueeze},
+			Attributes: []string{"axes"}, Parameters: []int{1}, View: true, Infer: inferSqueeze, Gradient: sameElementsGradient},
 		Operator{Name: "Unsqueeze", Since: []int{1, 11, 13, 21, 23, 24, 25}, Inputs: Between(1, 2), Outputs: Exactly(1),
-			Attributes: []string{"axes"}, Parameters: []int{1}, View: true, Infer: inferUnsqueeze},
+			Attributes: []string{"axes"}, Parameters: []int{1}, View: true, Infer: inferUnsqueeze, Gradient: sameElementsGradient},
 	)
 }
+
+// sameElementsGradient is the gradient of operators that change the shape
+// alone.
+func sameElementsGradient(b *Backward) { b.Set(0, b.Reshape(b.Gradient(0), b.Input(0))) }
 
 func inferReshape(c *Inference) error {
 	if c.Node.Since < 14 {
