@@ -8,7 +8,7 @@ LDFLAGS  = -s -w -X github.com/fmoe-go/fmoe/internal/cli.version=$(VERSION)
 GOLANGCI_LINT_VERSION = v2.15.0
 
 # Packages that start goroutines, or are used by several.
-CONCURRENT = ./onnx ./runtime ./runtime/cpu ./runtime/language
+CONCURRENT = ./onnx ./runtime ./runtime/cpu ./runtime/language ./runtime/train/data
 
 SAMPLES = $(patsubst models/%/model.onnx,%,$(wildcard models/*/model.onnx))
 SHARED  = $(wildcard ../shared/models/*.onnx)
@@ -38,13 +38,15 @@ $(GOLANGCI_LINT):
 	@mv build/tools/golangci-lint $@
 
 FUZZTIME = 30s
-fuzz: ## fuzz the decoder, gates, the rewriter, the converter and the runtime for FUZZTIME each
+fuzz: ## fuzz the decoder, gates, the rewriter, the converter, the runtime and corpora for FUZZTIME each
 	GO=$(GO) internal/tools/fuzz.sh ./onnx FuzzDecode $(FUZZTIME)
 	GO=$(GO) internal/tools/fuzz.sh ./runtime/moe FuzzGate $(FUZZTIME)
 	GO=$(GO) internal/tools/fuzz.sh ./fmoefy FuzzRewrite $(FUZZTIME)
 	GO=$(GO) internal/tools/fuzz.sh ./fmoefy FuzzConvert $(FUZZTIME)
 	GO=$(GO) internal/tools/fuzz.sh ./runtime FuzzRun $(FUZZTIME)
 	GO=$(GO) internal/tools/fuzz.sh ./runtime/routing FuzzWatch $(FUZZTIME)
+	GO=$(GO) internal/tools/fuzz.sh ./runtime/train/data FuzzMegatron $(FUZZTIME)
+	GO=$(GO) internal/tools/fuzz.sh ./runtime/train/data FuzzText $(FUZZTIME)
 
 GPT = models/gpt-megatron
 demo: build ## rewrite a trained GPT into 8 experts, run both on text, let it write

@@ -1,6 +1,7 @@
 package tensor
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -103,6 +104,30 @@ func ReadNPY(r io.Reader) (*Tensor, error) {
 		data = fromFortran(data, h.shape, width)
 	}
 	return &Tensor{Type: h.dataType, Shape: h.shape, Data: data}, nil
+}
+
+// ViewNPY is ReadNPY for a file in memory. Where the file has numbers as a
+// tensor has them, little-endian and in row-major order, the tensor's elements
+// are those of the file, which are then not looked at.
+func ViewNPY(file []byte) (*Tensor, error) {
+	r := bytes.NewReader(file)
+	h, err := readNPYHeader(r)
+	if err != nil {
+		return nil, fmt.Errorf("npy: %w", err)
+	}
+	at := len(file) - r.Len()
+	if h.bigEndian || h.fortran || h.dataType == onnx.Bool || at%(h.dataType.Bits()/8) != 0 {
+		return ReadNPY(bytes.NewReader(file))
+	}
+	count, err := CheckedCount(h.dataType, h.shape)
+	if err != nil {
+		return nil, fmt.Errorf("npy: %w", err)
+	}
+	size := ByteSize(h.dataType, count)
+	if have := len(file) - at; have < size {
+		return nil, fmt.Errorf("npy: %s%s: ends after %d of %d bytes", h.dataType, FormatShape(h.shape), have, size)
+	}
+	return &Tensor{Type: h.dataType, Shape: h.shape, Data: file[at : at+size : at+size]}, nil
 }
 
 // readAligned reads n bytes. The memory grows with what arrives, so that a

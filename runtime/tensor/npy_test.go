@@ -33,6 +33,11 @@ func TestReadNPYOfNumPy(t *testing.T) {
 				t.Fatal(err)
 			}
 			requireEqual(t, got, c.want)
+			view, err := ViewNPY(numPyFile(t, c.file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			requireEqual(t, view, c.want)
 		})
 	}
 }
@@ -115,7 +120,21 @@ func TestReadNPYRefuses(t *testing.T) {
 			if _, err := ReadNPY(bytes.NewReader(c.file)); err == nil || !strings.Contains(err.Error(), c.reason) {
 				t.Errorf("got error %v, want one with %q", err, c.reason)
 			}
+			if _, err := ViewNPY(c.file); err == nil || !strings.Contains(err.Error(), c.reason) {
+				t.Errorf("ViewNPY: got error %v, want one with %q", err, c.reason)
+			}
 		})
+	}
+}
+
+func TestViewNPYCopiesNothing(t *testing.T) {
+	file := numPyFile(t, "float32")
+	x, err := ViewNPY(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if &x.Data[len(x.Data)-1] != &file[len(file)-1] {
+		t.Error("the elements are not those of the file")
 	}
 }
 
@@ -150,9 +169,14 @@ func FuzzReadNPY(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, file []byte) {
 		x, err := ReadNPY(bytes.NewReader(file))
+		view, viewErr := ViewNPY(file)
+		if (err == nil) != (viewErr == nil) {
+			t.Fatalf("error %v, of a view %v", err, viewErr)
+		}
 		if err != nil {
 			return
 		}
+		requireEqual(t, view, x)
 		var b bytes.Buffer
 		if err := WriteNPY(&b, x); err != nil {
 			t.Fatal(err)

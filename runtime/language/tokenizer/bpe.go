@@ -95,6 +95,28 @@ func (t *BPE) Decode(tokens []int) string {
 	return strings.Join(t.join(pieces), "")
 }
 
+// Size returns one more than the largest token, of those added too.
+func (t *BPE) Size() int {
+	size := 0
+	for id := range t.spelling {
+		size = max(size, id+1)
+	}
+	for id := range t.added.byID {
+		size = max(size, id+1)
+	}
+	return size
+}
+
+// Token returns the token that is spelled so in the tokenizer.json, such as
+// "<|endoftext|>", and whether there is one.
+func (t *BPE) Token(spelling string) (int, bool) {
+	if added, ok := t.added.byContent[spelling]; ok {
+		return added.ID, true
+	}
+	id, ok := t.model.Vocabulary[spelling]
+	return id, ok
+}
+
 // word appends the tokens of a word.
 func (t *BPE) word(tokens []int, word string) []int {
 	if word == "" {

@@ -46,6 +46,9 @@ func (Bytes) Decode(tokens []int) string {
 	return string(b)
 }
 
+// Size returns 256, one more than the largest byte.
+func (Bytes) Size() int { return 256 }
+
 // FileName is the name under which a tokenizer lies beside its model.
 const FileName = "tokenizer.json"
 

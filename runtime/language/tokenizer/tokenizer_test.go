@@ -61,6 +61,26 @@ func TestByteLevelKeepsEveryByte(t *testing.T) {
 	}
 }
 
+func TestTokensOfSpellings(t *testing.T) {
+	gpt2, err := ReadFile(filepath.Join("testdata", "gpt2.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	end, ok := gpt2.Token("<|end|>")
+	if !ok || !slices.Equal(gpt2.Encode("<|end|>"), []int{end}) {
+		t.Errorf("<|end|> is %d, %t", end, ok)
+	}
+	if a, ok := gpt2.Token("a"); !ok || gpt2.Decode([]int{a}) != "a" {
+		t.Errorf("a is %d, %t", a, ok)
+	}
+	if _, ok := gpt2.Token("no token"); ok {
+		t.Error("another spelling has a token")
+	}
+	if last := gpt2.Size() - 1; gpt2.spelling[last] == "" && gpt2.added.byID[last].Content == "" || gpt2.spelling[last+1] != "" {
+		t.Errorf("the last token is not %d", last)
+	}
+}
+
 func TestDecodeIgnoresUnknownNumbers(t *testing.T) {
 	gpt2, err := ReadFile(filepath.Join("testdata", "gpt2.json"))
 	if err != nil {
