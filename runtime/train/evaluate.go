@@ -1,0 +1,104 @@
+package train
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math"
+
+	"github.com/fmoe-go/fmoe/runtime"
+	"github.com/fmoe-go/fmoe/runtime/tensor"
+	"github.com/fmoe-go/fmoe/runtime/train/report"
+)
+
+// evaluation is the model without what is done in training only.
+type evaluation struct {
+	objective *objective
+	session   *runtime.Session
+	inputs    []*tensor.Tensor
+	feeds     []feed
+	at        map[string]int
+}
+
+// Evaluate returns the loss of the task over batches, of which next returns
+// one after the other and at last io.EOF. Gates and dropout behave as they do
+// when the model is used.
+func (t *Trainer) Evaluate(ctx context.Context, next func() (Batch, error)) (report.Evaluation, error) {
+	e, err := t.evaluator()
+	result := report.Evaluation{Step: t.step}
+	if err != nil {
+		return result, err
+	}
+	runner := e.session.NewRunner() // whose memory is not kept
+	loss, weight := 0.0, 0.0
+	for {
+		batch, err := next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return result, err
+		}
+		w, err := e.objective.weight(batch, t.options.Loss)
+		if err != nil {
+			return result, err
+		}
+		if err := e.objective.supply(e.inputs, e.feeds, batch); err != nil {
+			return result, err
+		}
+		out, err := runner.Run(ctx, e.inputs)
+		if err != nil {
+			return result, err
+		}
+		s := newStep(e.objective)
+		if err := e.objective.read(s, out, e.at, 1); err != nil {
+			return result, err
+		}
+		loss += w * float64(s.Loss)
+		weight += w
+		result.Tokens += s.Labels
+	}
+	result.Loss, result.Perplexity = report.Number(loss/weight), report.Number(math.NaN())
+	if e.objective.count != "" {
+		result.Perplexity = report.Number(math.Exp(float64(result.Loss)))
+	}
+	return result, nil
+}
+
+func (t *Trainer) evaluator() (*evaluation, error) {
+	if t.evaluation != nil {
+		return t.evaluation, nil
+	}
+	parameters := make([]Parameter, len(t.parameters))
+	for i, p := range t.parameters {
+		parameters[i] = p.Parameter
+	}
+	// Labels are not smoothed, and nothing but the task counts.
+	l := t.options.Loss
+	l.LabelSmoothing, l.ZLoss, l.Balance, l.RouterZ = 0, 0, 0, 0
+	o, err := newObjective(t.source, l, parameters, false, 0)
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range t.biases {
+		makeInput(o.model.Graph, b)
+	}
+	e := &evaluation{objective: o, at: map[string]int{}}
+	options := t.options.Runtime
+	options.Gradient = nil
+	if e.session, err = runtime.New(o.model, options); err != nil {
+		return nil, err
+	}
+	for i, v := range e.session.Outputs() {
+		e.at[v.Name] = i
+	}
+	fixed := t.fixed()
+	e.inputs = make([]*tensor.Tensor, len(e.session.Inputs()))
+	for i, v := range e.session.Inputs() {
+		if e.inputs[i] = fixed[v.Name]; e.inputs[i] == nil {
+			e.feeds = append(e.feeds, feed{i, v})
+		}
+	}
+	t.evaluation = e
+	return e, nil
+}

@@ -1,0 +1,238 @@
+package train
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime"
+	"github.com/fmoe-go/fmoe/runtime/tensor"
+)
+
+// The kinds of optimizers.
+const (
+	SGD       = "sgd"
+	Adam      = "adam"
+	AdamW     = "adamw"
+	Adafactor = "adafactor"
+	Muon      = "muon" // of matrices, AdamW of everything else
+)
+
+// OptimizerKinds lists the kinds of optimizers.
+var OptimizerKinds = []string{SGD, Adam, AdamW, Adafactor, Muon}
+
+// Optimizer says how gradients change weights. Fields that a kind does not
+// have are not used.
+type Optimizer struct {
+	// Kind is one of OptimizerKinds.
+	Kind string `json:"kind" yaml:"kind"`
+	// LearningRate is the greatest one; the schedule multiplies it.
+	LearningRate float64 `json:"learning_rate" yaml:"learning_rate"`
+	// WeightDecay is decoupled from the gradients (AdamW, arXiv 1711.05101),
+	// but for SGD and Adam, where it is a part of them.
+	WeightDecay float64 `json:"weight_decay" yaml:"weight_decay"`
+	// Beta1 and Beta2 are the decay rates of the gradients' first and second
+	// moments, Epsilon what is added to the root of the second.
+	Beta1   float64 `json:"beta1" yaml:"beta1"`
+	Beta2   float64 `json:"beta2" yaml:"beta2"`
+	Epsilon float64 `json:"epsilon" yaml:"epsilon"`
+	// Momentum of SGD and Muon, of Nesterov's form if Nesterov is true.
+	Momentum float64 `json:"momentum" yaml:"momentum"`
+	Nesterov bool    `json:"nesterov" yaml:"nesterov"`
+	// Beta2Decay: the second moments of Adafactor have the decay rate 1 −
+	// step^Beta2Decay. Clip bounds the root mean square of its updates.
+	Beta2Decay float64 `json:"beta2_decay" yaml:"beta2_decay"`
+	Clip       float64 `json:"clip" yaml:"clip"`
+}
+
+// DefaultOptimizer returns what a kind usually has.
+func DefaultOptimizer(kind string) Optimizer {
+	o := Optimizer{Kind: kind, LearningRate: 3e-4, WeightDecay: 0.1, Beta1: 0.9, Beta2: 0.95, Epsilon: 1e-8,
+		Momentum: 0.95, Nesterov: true, Beta2Decay: -0.8, Clip: 1}
+	switch kind {
+	case SGD:
+		o.LearningRate, o.WeightDecay, o.Momentum, o.Nesterov = 0.1, 0, 0.9, false
+	case Adam:
+		o.WeightDecay, o.Beta2 = 0, 0.999
+	case Adafactor:
+		o.LearningRate, o.WeightDecay = 1e-2, 0
+	case Muon:
+		o.LearningRate = 3e-4
+	}
+	return o
+}
+
+func (o *Optimizer) check() error {
+	if !slices.Contains(OptimizerKinds, o.Kind) {
+		return fmt.Errorf("optimizer kind %q is not known; there are %q", o.Kind, OptimizerKinds)
+	}
+	for name, x := range map[string]float64{"beta1": o.Beta1, "beta2": o.Beta2, "momentum": o.Momentum} {
+		if !(x >= 0 && x < 1) {
+			return fmt.Errorf("%s %g must be from 0 to below 1", name, x)
+		}
+	}
+	for name, x := range map[string]float64{"learning_rate": o.LearningRate, "weight_decay": o.WeightDecay, "epsilon": o.Epsilon, "clip": o.Clip} {
+		if !(x >= 0) {
+			return fmt.Errorf("%s %g must be 0 or more", name, x)
+		}
+	}
+	return nil
+}
+
+// rule is an optimizer's mathematics: the graph of one update.
+type rule interface {
+	// states returns the shapes of what is kept of a parameter from step to
+	// step, zero at first, by name.
+	states(shape []int) []state
+	// whole: an element's update depends on others, so that a parameter is
+	// updated in one piece.
+	whole() bool
+	// numbers returns the scalars of an update, by the names under which
+	// update asks for them. Steps are counted from 1.
+	numbers(u hyper) map[string]float64
+	// update adds the nodes that compute the new weight and states.
+	update(g *updateGraph) (weight string, states []string)
+}
+
+type state struct {
+	name  string
+	shape []int
+}
+
+// hyper is what may be another at each step.
+type hyper struct {
+	step          int64 // from 1
+	rate          float64
+	weightDecay   float64
+	rows, columns int // of the matrices that a parameter is, or 0
+}
+
+// updateGraph is the graph of an update in the making.
+type updateGraph struct {
+	*builder
+	t                onnx.DataType
+	rank             int // of the weight
+	weight, gradient string
+	states           []string
+	scalars          []string // names of numbers, in the order of the inputs
+	inputs           map[string]string
+}
+
+// number returns an input that has one element.
+func (g *updateGraph) number(name string) string {
+	if in, ok := g.inputs[name]; ok {
+		return in
+	}
+	in := g.input(name, g.t, []int64{1})
+	g.scalars, g.inputs[name] = append(g.scalars, name), in
+	return in
+}
+
+// lerp returns a + (b − a)·w.
+func (g *updateGraph) lerp(a, b, w string) string {
+	return g.op("Add", a, g.op("Mul", g.op("Sub", b, a), w))
+}
+
+// updater applies a rule to parameters of one type and rank.
+type updater struct {
+	rule    rule
+	t       onnx.DataType
+	session *runtime.Session
+	runner  *runtime.Runner
+	scalars []string
+}
+
+func newUpdater(r rule, t onnx.DataType, rank int, o runtime.Options) (*updater, error) {
+	if !r.whole() {
+		rank = 1
+	}
+	m := &onnx.Model{IRVersion: 10, OpsetImports: []onnx.OpsetImport{{Version: 23}, {Domain: "com.microsoft", Version: 1}}, Graph: &onnx.Graph{Name: "update"}}
+	g := &updateGraph{builder: newBuilder(m), t: t, rank: rank, inputs: map[string]string{}}
+	open := func(n int) []int64 { return slices.Repeat([]int64{-1}, n) }
+	g.weight, g.gradient = g.input("weight", t, open(rank)), g.input("gradient", t, open(rank))
+	one := slices.Repeat([]int{1}, rank)
+	for _, s := range r.states(one) {
+		g.states = append(g.states, g.input(s.name, t, open(len(s.shape))))
+	}
+	weight, states := r.update(g)
+	g.output(weight)
+	for _, s := range states {
+		g.output(s)
+	}
+	o.Gradient = nil
+	s, err := runtime.New(m, o)
+	if err != nil {
+		return nil, err
+	}
+	return &updater{rule: r, t: t, session: s, runner: s.NewRunner(), scalars: g.scalars}, nil
+}
+
+// pieceLength is the number of elements that are updated at a time where each
+// is updated alone, so that what is computed stays in cache.
+const pieceLength = 1 << 17
+
+// apply changes a weight and its states, all of which stay where they are.
+// scale multiplies the gradient.
+func (u *updater) apply(weight, gradient *tensor.Tensor, states []*tensor.Tensor, scale float64, h hyper) error {
+	if n := len(weight.Shape); n >= 2 {
+		h.rows, h.columns = weight.Shape[n-2], weight.Shape[n-1]
+	}
+	numbers := u.rule.numbers(h)
+	numbers["scale"] = scale
+	in := append([]*tensor.Tensor{weight, gradient}, states...)
+	changed := len(states) + 2
+	for _, name := range u.scalars {
+		x := tensor.New(u.t, 1)
+		tensor.ConvertFloat(x, tensor.FromSlice([]float64{numbers[name]}, 1))
+		in = append(in, x)
+	}
+	if u.rule.whole() {
+		return u.run(in, in[:changed])
+	}
+	length, width := weight.Len(), u.t.Bits()/8
+	piece := slices.Clone(in)
+	for lo := 0; lo < length; lo += pieceLength {
+		hi := min(lo+pieceLength, length)
+		for i := range changed {
+			piece[i] = &tensor.Tensor{Type: in[i].Type, Shape: []int{hi - lo}, Data: in[i].Data[lo*width : hi*width]}
+		}
+		if err := u.run(piece, piece[:changed]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// run computes an update and copies it to where weight and states are.
+func (u *updater) run(in, to []*tensor.Tensor) error {
+	// An update that has begun is finished.
+	out, err := u.runner.Run(context.Background(), in)
+	if err != nil {
+		return err
+	}
+	copy(to[0].Data, out[0].Data)
+	for i, t := range to[2:] {
+		copy(t.Data, out[1+i].Data)
+	}
+	return nil
+}
+
+func (u *updater) close() error { return u.session.Close() }
+
+// newRule returns the rule by which an optimizer updates a parameter.
+func newRule(o Optimizer, p *Parameter) rule {
+	switch o.Kind {
+	case SGD:
+		return sgd{o}
+	case Adam:
+		return adam{o, false}
+	case Adafactor:
+		return adafactor{o}
+	case Muon:
+		if n := len(p.Shape); n >= 2 && (p.Kind == Matrix || p.Kind == Expert) {
+			return muon{o, p.Shape[n-2] > p.Shape[n-1]}
+		}
+	}
+	return adam{o, true}
+}

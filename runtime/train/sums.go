@@ -1,0 +1,52 @@
+package train
+
+import (
+	"github.com/fmoe-go/fmoe/internal/simd"
+	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime/tensor"
+)
+
+// sumPiece is the number of elements whose squares are added in float32.
+const sumPiece = 1 << 10
+
+// sumOfSquares returns that of all elements, added in an order that depends on
+// their number alone.
+func sumOfSquares(t *tensor.Tensor) float64 {
+	sum := 0.0
+	switch t.Type {
+	case onnx.Float32:
+		x := tensor.Of[float32](t)
+		for lo := 0; lo < len(x); lo += sumPiece {
+			piece := x[lo:min(lo+sumPiece, len(x))]
+			sum += float64(simd.Dot(piece, piece))
+		}
+	case onnx.Float64:
+		for _, v := range tensor.Of[float64](t) {
+			sum += v * v
+		}
+	default:
+		wide := tensor.New(onnx.Float32, t.Shape...)
+		tensor.ConvertFloat(wide, t)
+		return sumOfSquares(wide)
+	}
+	return sum
+}
+
+// addTo adds to a tensor another one of its type and shape.
+func addTo(sum, x *tensor.Tensor) {
+	switch sum.Type {
+	case onnx.Float32:
+		simd.Axpy(1, tensor.Of[float32](x), tensor.Of[float32](sum))
+	case onnx.Float64:
+		s := tensor.Of[float64](sum)
+		for i, v := range tensor.Of[float64](x) {
+			s[i] += v
+		}
+	default:
+		a, b := tensor.New(onnx.Float32, sum.Shape...), tensor.New(onnx.Float32, x.Shape...)
+		tensor.ConvertFloat(a, sum)
+		tensor.ConvertFloat(b, x)
+		addTo(a, b)
+		tensor.ConvertFloat(sum, a)
+	}
+}

@@ -1,0 +1,562 @@
+package train
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime"
+	"github.com/fmoe-go/fmoe/runtime/moe"
+	"github.com/fmoe-go/fmoe/runtime/routing"
+	"github.com/fmoe-go/fmoe/runtime/tensor"
+	"github.com/fmoe-go/fmoe/runtime/train/report"
+)
+
+// Options say how a model is trained.
+type Options struct {
+	Loss      Loss
+	Optimizer Optimizer
+	Schedule  Schedule
+	// Groups give parameters other settings; the last one that matches counts.
+	Groups []Group
+	// Steps is the number of steps of the whole training, for the schedule.
+	Steps int64
+	// Clip bounds the norm of all gradients together; 0 does not.
+	Clip float64
+	// BiasRate is the step by which selection biases of FMoE layers are moved
+	// to balance experts (arXiv 2408.15664); 0 leaves them.
+	BiasRate float64
+	// Recompute computes activations a second time instead of keeping them.
+	Recompute bool
+	// Seed is the key of all random numbers.
+	Seed int64
+	// Runtime are the options of the sessions.
+	Runtime runtime.Options
+}
+
+// DefaultOptions are good for continuing the training of a language model.
+func DefaultOptions() Options {
+	return Options{Loss: DefaultLoss(), Optimizer: DefaultOptimizer(AdamW), Schedule: Schedule{Kind: Cosine, Minimum: 0.1},
+		Steps: 1000, Clip: 1, BiasRate: 0.001}
+}
+
+// Check fails where options contradict each other.
+func (o *Options) Check() error {
+	checks := []error{o.Loss.check(), o.Optimizer.check(), o.Schedule.check()}
+	for i := range o.Groups {
+		checks = append(checks, o.Groups[i].check())
+	}
+	switch {
+	case o.Steps < 1:
+		checks = append(checks, fmt.Errorf("steps %d must be 1 or more", o.Steps))
+	case !(o.Clip >= 0):
+		checks = append(checks, fmt.Errorf("clip %g must be 0 or more", o.Clip))
+	case !(o.BiasRate >= 0):
+		checks = append(checks, fmt.Errorf("bias_rate %g must be 0 or more", o.BiasRate))
+	}
+	return errors.Join(checks...)
+}
+
+// Trainer trains a model step by step. One goroutine at a time may use it.
+type Trainer struct {
+	options    Options
+	source     *onnx.Model // without function calls
+	objective  *objective
+	session    *runtime.Session
+	runner     *runtime.Runner
+	evaluation *evaluation
+	parameters []*parameter
+	biases     []*selectionBias
+	updaters   map[updaterKey]*updater
+	inputs     []*tensor.Tensor // of the session
+	feeds      []feed           // which of them a batch supplies
+	at         map[string]int   // where outputs are
+	scale      *tensor.Tensor   // the gradient of the loss
+	stepInput  *tensor.Tensor
+	step       int64 // updates done
+	skipped    int64
+}
+
+// parameter is a parameter in training.
+type parameter struct {
+	Parameter
+	setting
+	weight   *tensor.Tensor
+	states   []*tensor.Tensor
+	names    []string // of states
+	updater  *updater // nil where it is frozen or nothing depends on it
+	sum      *tensor.Tensor
+	gradient int // the output that has its gradient
+}
+
+// selectionBias is a selection bias of FMoE layers, which counts of rows
+// change.
+type selectionBias struct {
+	name   string
+	value  *tensor.Tensor
+	layers []int
+}
+
+type feed struct {
+	input int
+	info  *onnx.ValueInfo
+}
+
+type updaterKey struct {
+	rule rule
+	t    onnx.DataType
+	rank int
+}
+
+// New prepares the training of a model, which must stay open and unchanged for
+// as long as the trainer is used.
+func New(m *onnx.Model, o Options) (*Trainer, error) {
+	if err := o.Check(); err != nil {
+		return nil, err
+	}
+	m, err := inlined(m)
+	if err != nil {
+		return nil, err
+	}
+	t := &Trainer{options: o, source: m, updaters: map[updaterKey]*updater{}, at: map[string]int{}}
+	found := Parameters(m)
+	if len(found) == 0 {
+		return nil, errors.New("the model has no parameters that could be trained")
+	}
+	list, err := settings(o.Groups, o.Optimizer, found)
+	if err != nil {
+		return nil, err
+	}
+	trained := []Parameter{}
+	for i, p := range found {
+		if !list[i].freeze {
+			trained = append(trained, p)
+			t.parameters = append(t.parameters, &parameter{Parameter: p, setting: list[i]})
+		}
+	}
+	if t.objective, err = newObjective(m, o.Loss, trained, true, o.Seed); err != nil {
+		return nil, err
+	}
+	if err := t.open(); err != nil {
+		return nil, errors.Join(err, t.Close())
+	}
+	return t, nil
+}
+
+// inlined returns a copy of a model without function calls.
+func inlined(m *onnx.Model) (*onnx.Model, error) {
+	if err := onnx.Check(m); err != nil {
+		return nil, err
+	}
+	m = m.Clone()
+	m.Functions = slices.DeleteFunc(m.Functions, func(f *onnx.Function) bool {
+		return f.Domain == moe.Domain && f.Name == moe.OpType
+	})
+	return m, m.Inline(func(*onnx.Node) bool { return false })
+}
+
+func (t *Trainer) open() error {
+	if err := t.takeBiases(); err != nil {
+		return err
+	}
+	with := make([]string, len(t.parameters))
+	for i, p := range t.parameters {
+		with[i] = p.Name
+	}
+	options := t.options.Runtime
+	options.Gradient = &runtime.Gradient{Of: t.objective.total, With: with, Recompute: t.options.Recompute}
+	var err error
+	if t.session, err = runtime.New(t.objective.model, options); err != nil {
+		return err
+	}
+	t.runner = t.session.NewRunner()
+	for i, v := range t.session.Outputs() {
+		t.at[v.Name] = i
+	}
+	for _, p := range t.parameters {
+		if err := t.load(p); err != nil {
+			return fmt.Errorf("parameter %q: %w", p.Name, err)
+		}
+	}
+	return t.connect()
+}
+
+// load gives a parameter memory for its weight and, where it has a gradient,
+// for its optimizer's states.
+func (t *Trainer) load(p *parameter) (err error) {
+	if p.weight, err = copied(t.source, p.Name); err != nil {
+		return err
+	}
+	gradient, reached := t.at[runtime.GradientName(p.Name)]
+	if !reached {
+		return nil
+	}
+	p.gradient = gradient
+	r := newRule(t.options.Optimizer, &p.Parameter)
+	for _, s := range r.states(p.Shape) {
+		p.names, p.states = append(p.names, s.name), append(p.states, tensor.New(p.Type, s.shape...))
+	}
+	key := updaterKey{rule: r, t: p.Type}
+	if r.whole() {
+		key.rank = len(p.Shape)
+	}
+	if t.updaters[key] == nil {
+		if t.updaters[key], err = newUpdater(r, p.Type, len(p.Shape), t.options.Runtime); err != nil {
+			return err
+		}
+	}
+	p.updater = t.updaters[key]
+	return nil
+}
+
+// copied returns an initializer in memory of its own.
+func copied(m *onnx.Model, name string) (*tensor.Tensor, error) {
+	v, err := tensor.FromONNX(m.Graph.Initializer(name))
+	if err != nil {
+		return nil, err
+	}
+	own := tensor.New(v.Type, v.Shape...)
+	copy(own.Data, v.Data)
+	m.Evict(v.Data)
+	return own, nil
+}
+
+// takeBiases makes inputs of the selection biases that are to be moved.
+func (t *Trainer) takeBiases() error {
+	for i, l := range t.objective.layers {
+		if l.selection == "" || t.options.BiasRate == 0 {
+			continue
+		}
+		at := slices.IndexFunc(t.biases, func(b *selectionBias) bool { return b.name == l.selection })
+		if at < 0 {
+			value, err := copied(t.source, l.selection)
+			if err != nil {
+				return err
+			}
+			at = len(t.biases)
+			t.biases = append(t.biases, &selectionBias{name: l.selection, value: value})
+			makeInput(t.objective.model.Graph, t.biases[at])
+		}
+		t.biases[at].layers = append(t.biases[at].layers, i)
+	}
+	return nil
+}
+
+// makeInput makes an input of a selection bias.
+func makeInput(g *onnx.Graph, b *selectionBias) {
+	g.Initializers = slices.DeleteFunc(g.Initializers, func(x *onnx.Tensor) bool { return x.Name == b.name })
+	g.Inputs = append(g.Inputs, &onnx.ValueInfo{Name: b.name, Type: tensorType(b.value.Type, []int64{int64(b.value.Len())})})
+}
+
+// connect finds what each input of the session is given.
+func (t *Trainer) connect() error {
+	t.inputs = make([]*tensor.Tensor, len(t.session.Inputs()))
+	fixed := t.fixed()
+	for i, v := range t.session.Inputs() {
+		switch v.Name {
+		case t.objective.step:
+			t.stepInput = tensor.Scalar(int64(0))
+			t.inputs[i] = t.stepInput
+		case runtime.GradientName(t.objective.total):
+			t.scale = tensor.New(v.Type.ElemType)
+			t.inputs[i] = t.scale
+		default:
+			if t.inputs[i] = fixed[v.Name]; t.inputs[i] == nil {
+				t.feeds = append(t.feeds, feed{i, v})
+			}
+		}
+	}
+	return nil
+}
+
+// fixed returns the inputs that are not of a batch, by name.
+func (t *Trainer) fixed() map[string]*tensor.Tensor {
+	list := map[string]*tensor.Tensor{}
+	for _, p := range t.parameters {
+		list[p.Name] = p.weight
+	}
+	for _, b := range t.biases {
+		list[b.name] = b.value
+	}
+	return list
+}
+
+// supply puts a batch into inputs.
+func (o *objective) supply(inputs []*tensor.Tensor, feeds []feed, batch Batch) error {
+	for _, f := range feeds {
+		var err error
+		if f.info.Name == o.labels {
+			if inputs[f.input] = batch[labelsName]; inputs[f.input] == nil {
+				err = errors.New("the data has no labels")
+			}
+		} else {
+			inputs[f.input], err = o.feed(f.info, batch)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Step is what happened in a step of training. What the record has of tokens,
+// time and memory is left to whoever lets the trainer make steps.
+type Step struct {
+	report.Step
+	// Labels is how many labels counted, Correct for how many of them the
+	// model's first choice was right; both are 0 for losses without classes.
+	Labels, Correct int64
+	// NonFinite is not "" where the step changed no weight, because this is
+	// not finite: "loss", or the name of the first parameter whose gradient
+	// is not.
+	NonFinite string
+
+	rows  [][]int64 // that experts computed, by layer
+	slots []int64
+}
+
+// Step updates the weights by the mean gradient over batches, in which each
+// label counts the same. It stops, changing nothing, when ctx is done.
+func (t *Trainer) Step(ctx context.Context, batches ...Batch) (*Step, error) {
+	shares, err := t.shares(batches)
+	if err != nil {
+		return nil, err
+	}
+	if t.stepInput != nil {
+		tensor.Of[int64](t.stepInput)[0] = t.step
+	}
+	s := newStep(t.objective)
+	var out []*tensor.Tensor
+	for i, batch := range batches {
+		if err := t.objective.supply(t.inputs, t.feeds, batch); err != nil {
+			return nil, err
+		}
+		tensor.ConvertFloat(t.scale, tensor.Scalar(shares[i]))
+		if out, err = t.runner.Run(ctx, t.inputs); err != nil {
+			return nil, err
+		}
+		if err := t.objective.read(s, out, t.at, shares[i]); err != nil {
+			return nil, err
+		}
+		if len(batches) > 1 {
+			t.accumulate(out, i == 0)
+		}
+	}
+	s.finish(t.objective, t.options.Loss)
+	gradients := make([]*tensor.Tensor, len(t.parameters))
+	for i, p := range t.parameters {
+		switch {
+		case p.updater == nil:
+		case len(batches) > 1:
+			gradients[i] = p.sum
+		default:
+			gradients[i] = out[p.gradient]
+		}
+	}
+	return s, t.update(s, gradients)
+}
+
+// shares returns what part of all labels each batch has.
+func (t *Trainer) shares(batches []Batch) ([]float64, error) {
+	if len(batches) == 0 {
+		return nil, errors.New("a step needs a batch")
+	}
+	shares := make([]float64, len(batches))
+	total := 0.0
+	for i, b := range batches {
+		n, err := t.objective.weight(b, t.options.Loss)
+		if err != nil {
+			return nil, err
+		}
+		shares[i] = n
+		total += n
+	}
+	for i := range shares {
+		shares[i] /= max(total, 1)
+	}
+	return shares, nil
+}
+
+// weight returns how much a batch counts among others: as much as it has
+// labels that count, or 1 where there are no classes.
+func (o *objective) weight(b Batch, l Loss) (float64, error) {
+	labels := b[labelsName]
+	if o.count == "" || labels == nil {
+		return 1, nil
+	}
+	x, err := labels.Ints()
+	if err != nil {
+		return 0, fmt.Errorf("labels are %s, need integers", labels)
+	}
+	n := 0.0
+	for _, label := range x {
+		if label != l.IgnoreIndex {
+			n++
+		}
+	}
+	return n, nil
+}
+
+func newStep(o *objective) *Step {
+	s := &Step{rows: make([][]int64, len(o.layers)), slots: make([]int64, len(o.layers))}
+	s.Layers = make([]report.Layer, len(o.layers))
+	for i, l := range o.layers {
+		s.Layers[i].Name = l.name
+	}
+	return s
+}
+
+// read adds the outputs of a run, whose labels are a share of the step's.
+func (o *objective) read(s *Step, out []*tensor.Tensor, at map[string]int, share float64) error {
+	add := func(to *report.Number, name string) error {
+		x, err := tensor.Float64s(out[at[name]])
+		if err != nil || len(x) != 1 {
+			return fmt.Errorf("output %q is %s, needs one number", name, out[at[name]])
+		}
+		*to += report.Number(share * x[0])
+		return nil
+	}
+	if err := add(&s.Loss, o.task); err != nil {
+		return err
+	}
+	if o.count != "" {
+		s.Labels += tensor.Of[int64](out[at[o.count]])[0]
+		s.Correct += tensor.Of[int64](out[at[o.correct]])[0]
+	}
+	for i, l := range o.layers {
+		if err := errors.Join(add(&s.Layers[i].BalanceLoss, l.balance), add(&s.Layers[i].ZLoss, l.z)); err != nil {
+			return err
+		}
+		rows := tensor.Of[int64](out[at[l.count]])
+		if s.rows[i] == nil {
+			s.rows[i] = make([]int64, len(rows))
+		}
+		for e, n := range rows {
+			s.rows[i][e] += n
+		}
+		if indices := out[at[l.indices]]; !l.expertChoice {
+			s.slots[i] += int64(indices.Len())
+		}
+	}
+	return nil
+}
+
+// finish computes what follows from all runs of a step.
+func (s *Step) finish(o *objective, l Loss) {
+	for i := range s.Layers {
+		x := &s.Layers[i]
+		x.Balance = routing.BalanceOf(s.rows[i], s.slots[i])
+		s.BalanceLoss += x.BalanceLoss
+		s.ZLoss += x.ZLoss
+	}
+	s.Total = s.Loss + report.Number(l.Balance)*s.BalanceLoss + report.Number(l.RouterZ)*s.ZLoss
+}
+
+// accumulate adds the gradients of a run to those of the runs before.
+func (t *Trainer) accumulate(out []*tensor.Tensor, first bool) {
+	for _, p := range t.parameters {
+		if p.updater == nil {
+			continue
+		}
+		if p.sum == nil {
+			p.sum = tensor.New(p.Type, p.Shape...)
+		}
+		if g := out[p.gradient]; first {
+			copy(p.sum.Data, g.Data)
+		} else {
+			addTo(p.sum, g)
+		}
+	}
+}
+
+// update lets the optimizers change the weights, if all is finite.
+func (t *Trainer) update(s *Step, gradients []*tensor.Tensor) error {
+	squares := 0.0
+	var infinite string
+	for i, g := range gradients {
+		if g == nil {
+			continue
+		}
+		x := sumOfSquares(g)
+		if squares += x; infinite == "" && (math.IsNaN(x) || math.IsInf(x, 0)) {
+			infinite = t.parameters[i].Name
+		}
+	}
+	if x := float64(s.Total); math.IsNaN(x) || math.IsInf(x, 0) {
+		infinite = "loss"
+	}
+	norm := math.Sqrt(squares)
+	t.step++
+	factor := t.options.Schedule.Factor(t.step-1, t.options.Steps)
+	s.Step.Step, s.GradientNorm, s.LearningRates = t.step, report.Number(norm), t.rates(factor)
+	if s.NonFinite = infinite; infinite != "" {
+		t.skipped++
+		s.Skipped = t.skipped
+		return nil
+	}
+	s.Skipped = t.skipped
+	scale := 1.0
+	if t.options.Clip > 0 && norm > t.options.Clip {
+		scale = t.options.Clip / norm
+	}
+	for i, p := range t.parameters {
+		if gradients[i] == nil {
+			continue
+		}
+		h := hyper{step: t.step - t.skipped, rate: t.options.Optimizer.LearningRate * factor * p.rateFactor, weightDecay: p.weightDecay}
+		if err := p.updater.apply(p.weight, gradients[i], p.states, scale, h); err != nil {
+			return fmt.Errorf("parameter %q: %w", p.Name, err)
+		}
+	}
+	for _, b := range t.biases {
+		b.move(s.rows, t.options.BiasRate)
+	}
+	return nil
+}
+
+// rates returns the learning rates of all groups.
+func (t *Trainer) rates(factor float64) map[string]report.Number {
+	rates := map[string]report.Number{}
+	for _, p := range t.parameters {
+		label := p.label
+		if label == "" {
+			label = "default"
+		}
+		rates[label] = report.Number(t.options.Optimizer.LearningRate * factor * p.rateFactor)
+	}
+	return rates
+}
+
+// move lets the bias of experts with fewer rows than the mean grow.
+func (b *selectionBias) move(rows [][]int64, rate float64) {
+	total := make([]int64, b.value.Len())
+	for _, i := range b.layers {
+		for e, n := range rows[i] {
+			total[e] += n
+		}
+	}
+	x, err := tensor.Float64s(b.value)
+	if err != nil {
+		return // it was made of a floating-point initializer
+	}
+	moe.UpdateSelectionBias(x, total, rate)
+	tensor.ConvertFloat(b.value, tensor.FromSlice(x, len(x)))
+}
+
+// Close frees what the trainer holds.
+func (t *Trainer) Close() error {
+	var errs []error
+	if t.session != nil {
+		errs = append(errs, t.session.Close())
+	}
+	if t.evaluation != nil {
+		errs = append(errs, t.evaluation.session.Close())
+	}
+	for _, u := range t.updaters {
+		errs = append(errs, u.close())
+	}
+	return errors.Join(errs...)
+}
