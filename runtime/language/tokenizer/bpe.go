@@ -66,13 +66,20 @@ func (t *BPE) setModel(m model) error {
 // Encode implements [Tokenizer].
 func (t *BPE) Encode(text string) []int {
 	var tokens []int
+	seen := map[string][2]int{} // where the tokens of a word begin and end, as most words come again
 	first := true
 	for _, s := range t.added.cut(text) {
 		if s.added {
 			tokens = append(tokens, s.token)
 		} else {
 			for _, word := range t.split([]string{t.normalize(s.text)}, first) {
+				if at, ok := seen[word]; ok {
+					tokens = append(tokens, tokens[at[0]:at[1]]...)
+					continue
+				}
+				from := len(tokens)
 				tokens = t.word(tokens, word)
+				seen[word] = [2]int{from, len(tokens)}
 			}
 		}
 		first = false
