@@ -1,0 +1,391 @@
+// Package job runs a whole training: it reads a configuration, lets a trainer
+// make steps over data, evaluates, saves checkpoints and reports.
+package job
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/fmoe-go/fmoe/internal/files"
+	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime"
+	"github.com/fmoe-go/fmoe/runtime/benchmark"
+	"github.com/fmoe-go/fmoe/runtime/train"
+	"github.com/fmoe-go/fmoe/runtime/train/checkpoint"
+	"github.com/fmoe-go/fmoe/runtime/train/data"
+	"github.com/fmoe-go/fmoe/runtime/train/report"
+)
+
+// The files of a run directory, beside its checkpoints.
+const (
+	ConfigFile = "config.yaml" // the whole configuration
+	LogFile    = "log.jsonl"   // what package report knows of each step
+	EventsDir  = "events"      // event files for TensorBoard
+)
+
+// Options say where a run goes on, and who is told.
+type Options struct {
+	// Dir is the run's directory, which is made where it is not there.
+	Dir string
+	// Resume goes on after the newest checkpoint in Dir. Otherwise there must
+	// be none.
+	Resume bool
+	// Report is a file for a page of HTML; "" writes none.
+	Report string
+	// TensorBoard writes event files into the run directory.
+	TensorBoard bool
+	// Progress is where the state of the run is shown; nil shows none.
+	Progress io.Writer
+	// Describe tells of the machine and the program, for the log.
+	Machine, Version string
+	Runtime          runtime.Options
+}
+
+// Result is how a run ended.
+type Result struct {
+	Steps       int64         `json:"steps"`
+	Skipped     int64         `json:"skipped"`
+	Tokens      int64         `json:"tokens"`
+	Seconds     report.Number `json:"seconds"`
+	Loss        report.Number `json:"loss"` // of the last step
+	Held        report.Number `json:"held_out_loss"`
+	Perplexity  report.Number `json:"held_out_perplexity"`
+	Variation   report.Number `json:"load_variation"` // mean over layers and the last steps
+	Checkpoint  string        `json:"checkpoint"`
+	Interrupted bool          `json:"interrupted"`
+}
+
+// state is what a checkpoint has beside weights and the optimizer's state.
+type state struct {
+	Config   Config         `json:"config"`
+	Progress train.Progress `json:"progress"`
+	Position data.Position  `json:"position"`
+	Tokens   int64          `json:"tokens"`
+	Seconds  float64        `json:"seconds"`
+}
+
+// job is a run in progress.
+type job struct {
+	options  Options
+	config   Config
+	model    *onnx.Model
+	path     string
+	trainer  *train.Trainer
+	corpus   *corpus
+	loader   *data.Loader
+	run      *checkpoint.Run
+	log      *report.Log
+	progress *report.Progress
+	sinks    report.Sinks
+
+	position  data.Position // behind the last complete step
+	tokens    int64
+	seconds   float64
+	skips     int64 // in a row
+	variation []float64
+	result    Result
+}
+
+// Run trains the model at path. When ctx is done it saves a checkpoint after
+// the step before, and returns without an error.
+func Run(ctx context.Context, path string, c Config, o Options) (_ *Result, err error) {
+	m, err := onnx.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	j := &job{options: o, config: c, model: m, path: path}
+	defer func() { err = errors.Join(err, j.close()) }()
+	if err := j.open(); err != nil {
+		return nil, err
+	}
+	if err := j.loop(ctx); err != nil {
+		return nil, err
+	}
+	return &j.result, nil
+}
+
+func (j *job) open() (err error) {
+	if j.run, err = checkpoint.OpenRun(j.options.Dir, checkpoint.Options{Keep: j.config.Keep}); err != nil {
+		return err
+	}
+	saved, err := j.saved()
+	if err != nil {
+		return err
+	}
+	if saved != nil {
+		defer saved.Close()
+	}
+	if j.corpus, err = openCorpus(j.model, j.path, &j.config); err != nil {
+		return err
+	}
+	o := j.config.options()
+	o.Runtime = j.options.Runtime
+	if j.trainer, err = train.New(j.model, o); err != nil {
+		return fmt.Errorf("%s: %w", j.path, err)
+	}
+	j.loader, err = data.NewLoader(j.corpus.training, data.LoaderOptions{Batch: j.config.Data.Batch, Shuffle: true, Seed: uint64(j.config.Seed)})
+	if err != nil {
+		return err
+	}
+	j.position = j.loader.Position()
+	if saved != nil {
+		if err := j.restore(saved); err != nil {
+			return fmt.Errorf("%s: %w", saved.Path(), err)
+		}
+	}
+	if err := j.writeConfig(); err != nil {
+		return err
+	}
+	return j.openSinks(saved != nil)
+}
+
+// saved opens the checkpoint to go on from, nil where the run is a new one.
+func (j *job) saved() (*checkpoint.Checkpoint, error) {
+	newest, err := checkpoint.Open(j.options.Dir)
+	switch {
+	case errors.Is(err, checkpoint.ErrNone):
+		return nil, nil
+	case err != nil && !j.options.Resume:
+		return nil, fmt.Errorf("%s has checkpoints: give --resume, or another --output", j.options.Dir)
+	case err != nil:
+		return nil, err
+	case !j.options.Resume:
+		newest.Close()
+		return nil, fmt.Errorf("%s has checkpoints: give --resume, or another --output", j.options.Dir)
+	}
+	return newest, nil
+}
+
+func (j *job) restore(from *checkpoint.Checkpoint) error {
+	var s state
+	if err := from.State(&s); err != nil {
+		return err
+	}
+	// More steps, and other times to save, may be wished for.
+	now := j.config
+	now.Steps, now.EvaluateEvery, now.SaveEvery, now.Keep, now.SkipLimit = s.Config.Steps, s.Config.EvaluateEvery, s.Config.SaveEvery, s.Config.Keep, s.Config.SkipLimit
+	if d := s.Config.difference(now); d != "" {
+		return fmt.Errorf("the run had another configuration, now it has %s; give the same one, or another --output", d)
+	}
+	if err := j.trainer.Restore(s.Progress, from.Weights.CopyTo, from.Optimizer.CopyAllTo); err != nil {
+		return err
+	}
+	j.position, j.tokens, j.seconds = s.Position, s.Tokens, s.Seconds
+	return j.loader.Seek(s.Position)
+}
+
+func (j *job) writeConfig() error {
+	return files.Replace(filepath.Join(j.options.Dir, ConfigFile), func(w io.Writer) error {
+		_, err := io.WriteString(w, j.config.YAML())
+		return err
+	})
+}
+
+// openSinks opens what the run reports to.
+func (j *job) openSinks(resumed bool) (err error) {
+	step := j.trainer.Progress().Step
+	parameters := int64(0)
+	for _, w := range j.trainer.Weights() {
+		parameters += int64(w.Tensor.Len())
+	}
+	r := report.Run{Model: j.path, Parameters: parameters, Steps: j.config.Steps, Config: j.config.YAML(),
+		Machine: j.options.Machine, Version: j.options.Version, Started: time.Now()}
+	path := filepath.Join(j.options.Dir, LogFile)
+	if !resumed { // what is left of a run that was killed before its first checkpoint
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	if j.log, err = report.ResumeLog(path, r, step); err != nil {
+		return err
+	}
+	j.sinks = append(j.sinks, j.log)
+	if j.options.Progress != nil {
+		j.progress = report.NewProgress(j.options.Progress, j.config.Steps, progressEvery)
+		j.sinks = append(j.sinks, j.progress)
+	}
+	if j.options.TensorBoard {
+		events, err := report.NewTensorBoard(filepath.Join(j.options.Dir, EventsDir), step)
+		if err != nil {
+			return err
+		}
+		j.sinks = append(j.sinks, events)
+	}
+	return nil
+}
+
+// progressEvery is how often a line is written where there is no terminal.
+const progressEvery = 10 * time.Second
+
+// loop makes the steps that are left.
+func (j *job) loop(ctx context.Context) error {
+	for j.trainer.Progress().Step < j.config.Steps {
+		err := j.step(ctx)
+		if ctx.Err() != nil && (err == nil || errors.Is(err, ctx.Err())) {
+			j.result.Interrupted = true
+			break
+		}
+		if err != nil {
+			return err
+		}
+		if err := j.between(ctx); err != nil {
+			if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+				j.result.Interrupted = true
+				break
+			}
+			return err
+		}
+	}
+	return j.finish(ctx)
+}
+
+// step makes a step and reports it.
+func (j *job) step(ctx context.Context) error {
+	begin := time.Now()
+	batches := make([]train.Batch, j.config.Accumulate)
+	tokens := 0
+	for i := range batches {
+		b, err := j.loader.Next()
+		if err != nil {
+			return err
+		}
+		batches[i] = b.Arrays
+		tokens += b.Tokens
+	}
+	s, err := j.trainer.Step(ctx, batches...)
+	if err != nil {
+		return err
+	}
+	seconds := time.Since(begin).Seconds()
+	j.position = j.loader.Position()
+	j.tokens += int64(tokens)
+	j.seconds += seconds
+	s.Tokens, s.Seconds = j.tokens, report.Number(j.seconds)
+	s.TokensPerSecond, s.Memory = report.Number(float64(tokens)/seconds), benchmark.PeakMemory()
+	j.result.Loss = s.Loss
+	j.observe(s)
+	if err := j.sinks.Step(s.Step); err != nil {
+		return err
+	}
+	if s.NonFinite == "" {
+		j.skips = 0
+		return nil
+	}
+	if j.skips++; j.skips < j.config.SkipLimit {
+		return nil
+	}
+	what := "the loss"
+	if s.NonFinite != "loss" {
+		what = fmt.Sprintf("the gradient of %q", s.NonFinite)
+	}
+	return fmt.Errorf("%d steps in a row were skipped, because %s was not finite; lower the learning rate, or train from an earlier checkpoint", j.skips, what)
+}
+
+// lastSteps is the number of steps at the end over which the variation of load
+// is averaged.
+const lastSteps = 50
+
+func (j *job) observe(s *train.Step) {
+	if len(s.Layers) == 0 {
+		return
+	}
+	mean := 0.0
+	for _, l := range s.Layers {
+		mean += float64(l.Variation) / float64(len(s.Layers))
+	}
+	if j.variation = append(j.variation, mean); len(j.variation) > lastSteps {
+		j.variation = j.variation[1:]
+	}
+}
+
+// between does what is due after a step.
+func (j *job) between(ctx context.Context) error {
+	step := j.trainer.Progress().Step
+	due := func(every int64) bool { return every > 0 && step%every == 0 && step < j.config.Steps }
+	if due(j.config.EvaluateEvery) {
+		if err := j.evaluate(ctx); err != nil {
+			return err
+		}
+	}
+	if due(j.config.SaveEvery) {
+		return j.save()
+	}
+	return nil
+}
+
+// evaluate measures the loss of what is held out.
+func (j *job) evaluate(ctx context.Context) error {
+	if j.corpus.heldOut == nil {
+		return nil
+	}
+	l, err := data.NewLoader(j.corpus.heldOut, data.LoaderOptions{Batch: j.config.Data.Batch, Once: true, Seed: uint64(j.config.Seed)})
+	if err != nil {
+		return err
+	}
+	e, err := j.trainer.Evaluate(ctx, func() (train.Batch, error) {
+		b, err := l.Next()
+		if err != nil {
+			return nil, err
+		}
+		return b.Arrays, nil
+	})
+	if err != nil {
+		return err
+	}
+	j.result.Held, j.result.Perplexity = e.Loss, e.Perplexity
+	return j.sinks.Evaluation(e)
+}
+
+// save writes a checkpoint.
+func (j *job) save() (err error) {
+	if err := j.log.Sync(); err != nil {
+		return err
+	}
+	j.result.Checkpoint, err = j.run.Save(checkpoint.Snapshot{
+		Step: j.trainer.Progress().Step, Model: j.model, Weights: j.trainer.Weights(), Optimizer: j.trainer.OptimizerState(),
+		State: state{j.config, j.trainer.Progress(), j.position, j.tokens, j.seconds},
+	})
+	return err
+}
+
+func (j *job) finish(ctx context.Context) error {
+	if j.result.Held, j.result.Perplexity = report.Number(math.NaN()), report.Number(math.NaN()); !j.result.Interrupted {
+		if err := j.evaluate(ctx); err != nil {
+			return err
+		}
+	}
+	if err := j.save(); err != nil {
+		return err
+	}
+	p := j.trainer.Progress()
+	j.result.Steps, j.result.Skipped, j.result.Tokens, j.result.Seconds = p.Step, p.Skipped, j.tokens, report.Number(j.seconds)
+	sum := 0.0
+	for _, v := range j.variation {
+		sum += v
+	}
+	j.result.Variation = report.Number(sum / float64(len(j.variation)))
+	return j.writeReport()
+}
+
+func (j *job) close() error {
+	var errs []error
+	if j.sinks != nil {
+		errs = append(errs, j.sinks.Close())
+	}
+	if j.run != nil {
+		errs = append(errs, j.run.Close())
+	}
+	if j.trainer != nil {
+		errs = append(errs, j.trainer.Close())
+	}
+	if j.corpus != nil {
+		errs = append(errs, j.corpus.Close())
+	}
+	return errors.Join(append(errs, j.model.Close())...)
+}
