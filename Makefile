@@ -47,6 +47,7 @@ fuzz: ## fuzz the decoder, gates, the rewriter, the converter, the runtime and c
 	GO=$(GO) internal/tools/fuzz.sh ./runtime/routing FuzzWatch $(FUZZTIME)
 	GO=$(GO) internal/tools/fuzz.sh ./runtime/train/data FuzzMegatron $(FUZZTIME)
 	GO=$(GO) internal/tools/fuzz.sh ./runtime/train/data FuzzText $(FUZZTIME)
+	GO=$(GO) internal/tools/fuzz.sh ./runtime/train/safetensors FuzzParse $(FUZZTIME)
 
 GPT = models/gpt-megatron
 demo: build ## rewrite a trained GPT into 8 experts, run both on text, let it write

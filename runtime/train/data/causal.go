@@ -10,6 +10,7 @@ import (
 type causal struct {
 	source         Source
 	length, tokens int
+	checksum       uint32
 }
 
 // Causal returns examples for models that predict the next token: the corpus,
@@ -27,7 +28,11 @@ func Causal(s Source, length int) (Examples, error) {
 	if n := Tokens(s); n < 2 {
 		return nil, fmt.Errorf("the corpus has %d tokens; the next token's loss needs at least 2", n)
 	}
-	return &causal{s, length, Tokens(s)}, nil
+	sum, err := checksum(s)
+	if err != nil {
+		return nil, err
+	}
+	return &causal{s, length, Tokens(s), sum}, nil
 }
 
 // maxLength is how many tokens a sequence may have.
@@ -65,5 +70,5 @@ func (c *causal) Fill(b *Batch, row, example int, _ Draw) error {
 }
 
 func (c *causal) String() string {
-	return fmt.Sprintf("next of %d tokens in %d documents, sequences of %d", c.tokens, c.source.Documents(), c.length)
+	return fmt.Sprintf("next of %d tokens (checksum %08x) in %d documents, sequences of %d", c.tokens, c.checksum, c.source.Documents(), c.length)
 }

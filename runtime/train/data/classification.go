@@ -31,6 +31,7 @@ type Classification struct {
 	source  *corpus
 	labels  []int64
 	options ClassificationOptions
+	sum     uint32
 
 	// Classes are the names of classes 0, 1, …; nil where labels are numbers.
 	Classes []string
@@ -109,7 +110,8 @@ func (c *Classification) read(path string, file []byte) error {
 	c.Classes = named.sort(c.labels)
 	c.source = &corpus{path: path, elements: e.elements, data: data, documents: len(starts) - 1,
 		start: func(i int) int { return starts[i] }, limit: newLimit(c.options.Vocabulary)}
-	return nil
+	c.sum, err = checksum(c.source)
+	return err
 }
 
 // classes are the names of classes.
@@ -193,5 +195,5 @@ func (c *Classification) Fill(b *Batch, row, example int, _ Draw) error {
 
 // String implements [Examples].
 func (c *Classification) String() string {
-	return fmt.Sprintf("classes of %d texts with %d tokens, up to %d each", len(c.labels), Tokens(c.source), c.options.Length)
+	return fmt.Sprintf("classes of %d texts with %d tokens (checksum %08x), up to %d each", len(c.labels), Tokens(c.source), c.sum, c.options.Length)
 }

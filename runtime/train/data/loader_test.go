@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
 
@@ -242,6 +243,7 @@ func TestSeekRefuses(t *testing.T) {
 		"longer corpus":    load(t, causalOf(t, count(t, 110, 10), 4), o).Position(),
 		"other documents":  load(t, causalOf(t, count(t, 100, 20), 4), o).Position(),
 		"other length":     load(t, causalOf(t, count(t, 100, 10), 5), o).Position(),
+		"other tokens":     load(t, causalOf(t, open(t, writeNPY(t, tensor.New(onnx.Uint8, 10, 10)), Options{}), 4), o).Position(),
 		"other seed":       load(t, here.examples, LoaderOptions{Batch: 1, Shuffle: true, Seed: 1}).Position(),
 		"not shuffled":     load(t, here.examples, LoaderOptions{Batch: 1}).Position(),
 		"nothing":          {},
@@ -261,7 +263,10 @@ func TestSeekRefuses(t *testing.T) {
 
 // After an error the position is as before.
 func TestErrorKeepsThePosition(t *testing.T) {
-	l := load(t, causalOf(t, open(t, "testdata/negative", Options{}), 1), LoaderOptions{Batch: 1})
+	tokens := make([]int32, 150_000)
+	tokens[123_456] = -1 // between the samples of the checksum
+	e := causalOf(t, open(t, writeNPY(t, tensor.FromSlice(tokens)), Options{}), 50_000)
+	l := load(t, e, LoaderOptions{Batch: 1})
 	for range 2 {
 		next(t, l)
 	}
@@ -303,6 +308,9 @@ func TestNewLoaderRefuses(t *testing.T) {
 		if _, err := Causal(count(t, 10, 10), length); err == nil {
 			t.Errorf("length %d was accepted", length)
 		}
+	}
+	if _, err := Causal(open(t, "testdata/negative", Options{}), 4); err == nil || !strings.Contains(err.Error(), "is -4") {
+		t.Errorf("a negative token: error %v", err)
 	}
 	if _, err := Causal(count(t, 1, 1), 4); err == nil || !strings.Contains(err.Error(), "at least 2") {
 		t.Errorf("one token: error %v", err)

@@ -34,6 +34,7 @@ type masked struct {
 	special       []int32
 	tokens        int
 	text          int // tokens of the corpus in a sequence
+	checksum      uint32
 }
 
 // Masked returns examples for masked language models (BERT, Devlin et al.
@@ -67,7 +68,9 @@ func Masked(s Source, o MaskedOptions) (Examples, error) {
 	}
 	m.special, m.before, m.after = tokensOf(special), tokensOf(o.Before), tokensOf(o.After)
 	slices.Sort(m.special)
-	return m, nil
+	var err error
+	m.checksum, err = checksum(s)
+	return m, err
 }
 
 func tokensOf(numbers []int) []int32 {
@@ -128,6 +131,6 @@ func (m *masked) Fill(b *Batch, row, example int, draw Draw) error {
 }
 
 func (m *masked) String() string {
-	return fmt.Sprintf("masked, a share of %g, of %d tokens in %d documents, sequences of %d around %d",
-		m.options.Share, m.tokens, m.source.Documents(), m.options.Length, m.text)
+	return fmt.Sprintf("masked, a share of %g, of %d tokens (checksum %08x) in %d documents, sequences of %d around %d",
+		m.options.Share, m.tokens, m.checksum, m.source.Documents(), m.options.Length, m.text)
 }

@@ -83,4 +83,6 @@ func copyRow(to *tensor.Tensor, i int, from *tensor.Tensor, j int) {
 }
 
 // String implements [Examples].
-func (p *Pairs) String() string { return fmt.Sprintf("pairs of %s and %s", p.features, p.labels) }
+func (p *Pairs) String() string {
+	return fmt.Sprintf("pairs of %s and %s (checksums %08x, %08x)", p.features, p.labels, checksumBytes(p.features.Data), checksumBytes(p.labels.Data))
+}

@@ -1,6 +1,7 @@
 package data
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -174,6 +175,15 @@ func Document(s Source, i int, buffer []int32) ([]int32, error) {
 	return buffer, s.Read(buffer[have:], start)
 }
 
+// checkRange returns an error where a corpus lacks some of the n tokens from at
+// on.
+func checkRange(s Source, at, n int) error {
+	if total := Tokens(s); at < 0 || n > total-at {
+		return fmt.Errorf("tokens %d … %d of %d", at, at+n-1, total)
+	}
+	return nil
+}
+
 // documentOf returns the document that a token is in.
 func documentOf(s Source, at int) int {
 	return sort.Search(s.Documents(), func(i int) bool { return s.Start(i+1) > at })
@@ -204,6 +214,54 @@ func Split(s Source, share float64) (training, heldOut Source, err error) {
 	return newPart(s, 0, at), newPart(s, at, total), nil
 }
 
+// Concatenate returns the documents of several corpora, one corpus behind the
+// other, for what is in several files. Closing it closes them.
+func Concatenate(sources ...Source) Source {
+	c := &concatenation{sources: sources, documents: []int{0}, tokens: []int{0}}
+	for i, s := range sources {
+		c.documents = append(c.documents, c.documents[i]+s.Documents())
+		c.tokens = append(c.tokens, c.tokens[i]+Tokens(s))
+	}
+	return c
+}
+
+type concatenation struct {
+	sources           []Source
+	documents, tokens []int // before each corpus, and last of all
+}
+
+func (c *concatenation) Documents() int { return c.documents[len(c.sources)] }
+
+func (c *concatenation) Start(i int) int {
+	k := sort.SearchInts(c.documents[1:], i) // corpora that end before document i, or with it
+	if k == len(c.sources) {
+		return 0
+	}
+	return c.tokens[k] + c.sources[k].Start(i-c.documents[k])
+}
+
+func (c *concatenation) Read(buffer []int32, at int) error {
+	if err := checkRange(c, at, len(buffer)); err != nil {
+		return err
+	}
+	for k := sort.SearchInts(c.tokens[1:], at+1); len(buffer) > 0; k++ {
+		n := min(len(buffer), c.tokens[k+1]-at)
+		if err := c.sources[k].Read(buffer[:n], at-c.tokens[k]); err != nil {
+			return err
+		}
+		buffer, at = buffer[n:], at+n
+	}
+	return nil
+}
+
+func (c *concatenation) Close() error {
+	errs := make([]error, len(c.sources))
+	for i, s := range c.sources {
+		errs[i] = s.Close()
+	}
+	return errors.Join(errs...)
+}
+
 // part is the tokens from … to of a corpus.
 type part struct {
 	Source
@@ -222,7 +280,12 @@ func (p *part) Start(i int) int {
 	return min(max(p.Source.Start(p.first+i), p.from), p.to) - p.from
 }
 
-func (p *part) Read(buffer []int32, at int) error { return p.Source.Read(buffer, p.from+at) }
+func (p *part) Read(buffer []int32, at int) error {
+	if err := checkRange(p, at, len(buffer)); err != nil {
+		return err
+	}
+	return p.Source.Read(buffer, p.from+at)
+}
 
 func (p *part) Close() error { return nil }
 
@@ -250,8 +313,8 @@ func withEnds(s Source, end int) (Source, error) {
 func (e *ended) Start(i int) int { return e.Source.Start(i) + i }
 
 func (e *ended) Read(buffer []int32, at int) error {
-	if total := Tokens(e); at < 0 || len(buffer) > total-at {
-		return fmt.Errorf("tokens %d … %d of %d", at, at+len(buffer)-1, total)
+	if err := checkRange(e, at, len(buffer)); err != nil {
+		return err
 	}
 	for i := documentOf(e, at); len(buffer) > 0; i++ {
 		n := min(len(buffer), e.Start(i+1)-1-at)

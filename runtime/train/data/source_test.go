@@ -2,6 +2,7 @@ package data
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -92,7 +93,8 @@ func gpt2(t testing.TB) *tokenizer.BPE {
 	return b
 }
 
-// The datasets in testdata were written by testdata/megatron.py.
+// The datasets in testdata were written, and read, by Megatron-LM's own code:
+// see testdata/make.py.
 func TestMegatron(t *testing.T) {
 	file, err := os.ReadFile("testdata/documents.json")
 	if err != nil {
@@ -203,7 +205,7 @@ func TestOpenRefuses(t *testing.T) {
 		{"other keys", write(t, "a.jsonl", `{"b": 1, "a": 2}`), Options{}, "among: a, b"},
 		{"text is a number", write(t, "a.jsonl", `{"text": 1}`), Options{}, "is no string"},
 		{"text is null", write(t, "a.jsonl", `{"text": null}`), Options{}, "is no string"},
-		{"vocabulary", write(t, "a.jsonl", `{"text": "abc"}`), Options{Tokenizer: bpe, Vocabulary: 10}, "not the model's"},
+		{"vocabulary", write(t, "a.jsonl", `{"text": "abc"}`), Options{Tokenizer: bpe, Vocabulary: 10}, "use the model's own"},
 		{"negative vocabulary", lonely, Options{Vocabulary: -1}, "vocabulary"},
 		{"negative end", lonely, Options{EndOfDocument: token(-2)}, "-1 for none"},
 		{"end beyond the vocabulary", lonely, Options{EndOfDocument: token(10), Vocabulary: 10}, "0 … 9"},
@@ -246,6 +248,34 @@ func TestReadRefusesTokens(t *testing.T) {
 		}
 	}
 }
+
+func TestConcatenate(t *testing.T) {
+	a := open(t, "testdata/int8", Options{})
+	b := open(t, write(t, "a.txt", ""), Options{})
+	c := open(t, write(t, "a.txt", "xy"), Options{EndOfDocument: token(0)})
+	requireDocuments(t, Concatenate(a, b, c), slices.Concat(documents(t, a), documents(t, c)))
+	requireDocuments(t, Concatenate(), [][]int32{})
+	requireDocuments(t, Concatenate(c), documents(t, c))
+
+	training, held, err := Split(Concatenate(a, c), 0.3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	requireDocuments(t, training, documents(t, a))
+	requireDocuments(t, held, documents(t, c))
+
+	missing := errors.New("is missing")
+	if err := Concatenate(c, failing{b, missing}).Close(); !errors.Is(err, missing) {
+		t.Errorf("closing: error %v", err)
+	}
+}
+
+type failing struct {
+	Source
+	err error
+}
+
+func (f failing) Close() error { return f.err }
 
 func TestEndOfDocument(t *testing.T) {
 	for _, c := range []struct {

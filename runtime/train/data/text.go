@@ -169,7 +169,8 @@ func newEncoder(o Options) *encoder {
 		e.end = EndOfDocument(e.tokenizer)
 	}
 	if sized, ok := e.tokenizer.(interface{ Size() int }); ok {
-		e.elements = narrowest(max(sized.Size(), e.end+1))
+		size := max(sized.Size(), e.end+1)
+		e.elements, e.limit = narrowest(size), min(e.limit, uint64(size))
 	}
 	return e
 }
@@ -243,7 +244,7 @@ func (e *encoder) document(text string) ([]int32, error) {
 	tokens := make([]int32, len(numbers))
 	for i, n := range numbers {
 		if n < 0 || uint64(n) >= e.limit || n > math.MaxInt32 {
-			return nil, fmt.Errorf("the tokenizer makes token %d of %.40q, needs 0 … %d; this tokenizer is not the model's", n, text, e.limit-1)
+			return nil, fmt.Errorf("the tokenizer makes token %d of %.40q, needs 0 … %d; use the model's own tokenizer", n, text, e.limit-1)
 		}
 		tokens[i] = int32(n)
 	}

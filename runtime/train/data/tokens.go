@@ -41,8 +41,8 @@ func (c *corpus) Close() error {
 
 func (c *corpus) Read(buffer []int32, at int) error {
 	width := c.elements.Bits() / 8
-	if at < 0 || len(buffer) > len(c.data)/width-at {
-		return fmt.Errorf("%s: tokens %d … %d of %d", c.path, at, at+len(buffer)-1, len(c.data)/width)
+	if err := checkRange(c, at, len(buffer)); err != nil {
+		return fmt.Errorf("%s: %w", c.path, err)
 	}
 	raw := c.data[at*width:]
 	for i := range buffer {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 
@@ -53,6 +54,9 @@ func WriteMegatron(name, path string, o Options) (w Written, err error) {
 	err = create(w.Files[0], func(bin *bufio.Writer) error {
 		var raw []byte
 		err := e.encode(texts(path, text.Bytes, o), func(tokens []int32) error {
+			if len(tokens) > math.MaxInt32 {
+				return fmt.Errorf("document %d has %d tokens; the format has up to %d", len(lengths), len(tokens), math.MaxInt32)
+			}
 			lengths = append(lengths, int32(len(tokens)))
 			w.Tokens += len(tokens)
 			raw = appendTokens(raw[:0], e.elements, tokens)

@@ -1,0 +1,27 @@
+//go:build unix
+
+package checkpoint
+
+import (
+	"errors"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// lockFile locks f until it is closed, which the system does for a process that
+// ends in any way. It reports whether nobody else holds the lock.
+func lockFile(f *os.File) (bool, error) {
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EWOULDBLOCK):
+			return false, nil
+		case err != nil:
+			return false, &os.PathError{Op: "flock", Path: f.Name(), Err: err}
+		}
+		return true, nil
+	}
+}
