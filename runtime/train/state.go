@@ -1,18 +1,9 @@
 package train
 
-import (
-	"fmt"
-	"slices"
-
-	"github.com/fmoe-go/fmoe/onnx"
-	"github.com/fmoe-go/fmoe/runtime/tensor"
-)
+import "github.com/fmoe-go/fmoe/runtime/train/safetensors"
 
 // Named is a tensor with its name.
-type Named struct {
-	Name   string
-	Tensor *tensor.Tensor
-}
+type Named = safetensors.Named
 
 // Progress is how far a trainer is.
 type Progress struct {
@@ -28,10 +19,10 @@ func (t *Trainer) Progress() Progress { return Progress{t.step, t.skipped} }
 func (t *Trainer) Weights() []Named {
 	var list []Named
 	for _, p := range t.parameters {
-		list = append(list, Named{p.Name, p.weight})
+		list = append(list, Named{Name: p.Name, Tensor: p.weight})
 	}
 	for _, b := range t.biases {
-		list = append(list, Named{b.name, b.value})
+		list = append(list, Named{Name: b.name, Tensor: b.value})
 	}
 	return list
 }
@@ -42,49 +33,22 @@ func (t *Trainer) OptimizerState() []Named {
 	var list []Named
 	for _, p := range t.parameters {
 		for i, s := range p.states {
-			list = append(list, Named{p.Name + "/" + p.names[i], s})
+			list = append(list, Named{Name: p.Name + "/" + p.names[i], Tensor: s})
 		}
 	}
 	return list
 }
 
 // Restore lets the trainer go on from what Weights, OptimizerState and Progress
-// returned of another trainer of the same model and options. The functions
-// find a tensor by its name.
-func (t *Trainer) Restore(p Progress, weight, state func(name string) (*tensor.Tensor, error)) error {
-	restore := func(list []Named, find func(string) (*tensor.Tensor, error)) error {
-		for _, n := range list {
-			from, err := find(n.Name)
-			if err != nil {
-				return err
-			}
-			if from.Type != n.Tensor.Type || !slices.Equal(from.Shape, n.Tensor.Shape) {
-				return fmt.Errorf("%q is %s, the model needs %s; it is of another model or optimizer", n.Name, from, n.Tensor)
-			}
-			copy(n.Tensor.Data, from.Data)
-		}
-		return nil
-	}
-	if err := restore(t.Weights(), weight); err != nil {
+// returned of another trainer of the same model and options. The functions copy
+// what was saved into the tensors of the names.
+func (t *Trainer) Restore(p Progress, weights, state func(into []Named) error) error {
+	if err := weights(t.Weights()); err != nil {
 		return err
 	}
-	if err := restore(t.OptimizerState(), state); err != nil {
+	if err := state(t.OptimizerState()); err != nil {
 		return err
 	}
 	t.step, t.skipped = p.Step, p.Skipped
 	return nil
-}
-
-// SetWeights returns a copy of a model, as it was before training, with weights
-// in place of the initializers of their names. Both share what is not replaced.
-func SetWeights(m *onnx.Model, weights []Named) (*onnx.Model, error) {
-	m = m.Clone()
-	for _, w := range weights {
-		i := slices.IndexFunc(m.Graph.Initializers, func(t *onnx.Tensor) bool { return t.Name == w.Name })
-		if i < 0 {
-			return nil, fmt.Errorf("the model has no initializer %q", w.Name)
-		}
-		m.Graph.Initializers[i] = w.Tensor.ToONNX(w.Name)
-	}
-	return m, nil
 }
