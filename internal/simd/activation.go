@@ -109,3 +109,63 @@ func Mish(x []float32) {
 		x[i] = v * (n / (n + 2))
 	}
 }
+
+// GELUGradient writes gradient·GELU′(x) to out: GELU′(x) = Φ(x) + x·φ(x), φ
+// being the density of the normal distribution. The three have the same
+// length; out may be gradient or x.
+func GELUGradient(out, gradient, x []float32) {
+	gradient, x = gradient[:len(out)], x[:len(out)]
+	if avx2 {
+		float32GELUGradient(out, gradient, x)
+		return
+	}
+	const flat = 14 // from here on the density is 0
+	for i, v := range x {
+		v = max(-flat, min(flat, v))
+		density, tail := exp(-v*v/2), 0.5*erfc(max(v, -v)*(math.Sqrt2/2))
+		normal := 1 - tail
+		if v < 0 {
+			normal = tail
+		}
+		out[i] = gradient[i] * (normal + v*(density*(0.5*math.Sqrt2/math.SqrtPi)))
+	}
+}
+
+// GELUTanhGradient writes gradient·GELUTanh′(x) to out, under the conditions
+// of [GELUGradient].
+func GELUTanhGradient(out, gradient, x []float32) {
+	gradient, x = gradient[:len(out)], x[:len(out)]
+	if avx2 {
+		float32GELUTanhGradient(out, gradient, x)
+		return
+	}
+	const (
+		flat   = 10 // from here on the slope is 0 or 1
+		linear = 2 * math.Sqrt2 / math.SqrtPi
+		cubic  = 0.044715 * linear
+	)
+	for i, v := range x {
+		v = max(-flat, min(flat, v))
+		e := exp(-v * (linear + cubic*(v*v)))
+		s := 1 / (1 + e)
+		out[i] = gradient[i] * (s + v*(linear+3*cubic*(v*v))*(s*(e*s)))
+	}
+}
+
+// SwishGradient writes gradient·Swish′(x) to out, Swish′(x) being
+// s + α·x·s·(1 − s) for s = sigmoid(α·x), under the conditions of
+// [GELUGradient].
+func SwishGradient(out, gradient, x []float32, alpha float32) {
+	gradient, x = gradient[:len(out)], x[:len(out)]
+	if avx2 {
+		float32SwishGradient(out, gradient, x, alpha)
+		return
+	}
+	const flat = 88 // from here on the slope is 0 or 1
+	for i, v := range x {
+		v = max(-flat, min(flat, alpha*v))
+		e := exp(-v)
+		s := 1 / (1 + e)
+		out[i] = gradient[i] * (s + v*(s*(e*s))) // 1 − s is e·s, without cancellation
+	}
+}

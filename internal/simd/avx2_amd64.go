@@ -119,6 +119,21 @@ func float32Swish(x []float32, alpha float32)
 //go:noescape
 func float32SwiGLU(out []float32, gate []float32, linear []float32, alpha float32)
 
+// float32GELUGradient is [GELUGradient].
+//
+//go:noescape
+func float32GELUGradient(out []float32, gradient []float32, x []float32)
+
+// float32GELUTanhGradient is [GELUTanhGradient].
+//
+//go:noescape
+func float32GELUTanhGradient(out []float32, gradient []float32, x []float32)
+
+// float32SwishGradient is [SwishGradient].
+//
+//go:noescape
+func float32SwishGradient(out []float32, gradient []float32, x []float32, alpha float32)
+
 // float32Dot is [Dot], as 32 interleaved sums.
 //
 //go:noescape

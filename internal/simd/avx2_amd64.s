@@ -4920,6 +4920,552 @@ loop17_done:
 	VZEROUPPER
 	RET
 
+// func float32GELUGradient(out []float32, gradient []float32, x []float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·float32GELUGradient(SB), NOSPLIT, $0-72
+	MOVQ gradient_len+32(FP), AX
+	XORQ CX, CX
+	MOVQ gradient_base+24(FP), DX
+	MOVQ x_base+48(FP), BX
+	MOVQ out_base+0(FP), SI
+
+loop18_one:
+	CMPQ         AX, $0x00000008
+	JL           loop18_rest
+	VMOVUPS      (DX)(CX*4), Y0
+	VMOVUPS      (BX)(CX*4), Y1
+	VMOVUPS      lanesc1600000<>+0(SB), Y2
+	VMAXPS       Y1, Y2, Y1
+	VMOVUPS      lanes41600000<>+0(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VANDPS       lanes7fffffff<>+0(SB), Y1, Y2
+	VMULPS       lanes3f3504f3<>+0(SB), Y2, Y2
+	VMOVUPS      lanes40000000<>+0(SB), Y3
+	VADDPS       lanes40000000<>+0(SB), Y2, Y4
+	VDIVPS       Y4, Y3, Y3
+	VMOVUPS      lanesbd71f252<>+0(SB), Y4
+	VFMADD213PS  lanes3e91b3d3<>+0(SB), Y3, Y4
+	VFMADD213PS  lanesbef9724c<>+0(SB), Y3, Y4
+	VFMADD213PS  lanes3e8e5eda<>+0(SB), Y3, Y4
+	VFMADD213PS  lanesbcda1e68<>+0(SB), Y3, Y4
+	VFMADD213PS  lanes3e4f8d2a<>+0(SB), Y3, Y4
+	VFMADD213PS  lanes3e78f030<>+0(SB), Y3, Y4
+	VFMADD213PS  lanes3e90937f<>+0(SB), Y3, Y4
+	VFMADD213PS  lanes3e906da2<>+0(SB), Y3, Y4
+	VMULPS       Y3, Y4, Y3
+	VMULPS       Y2, Y2, Y2
+	VXORPS       lanes80000000<>+0(SB), Y2, Y2
+	VCMPPS       $0x15, lanesc2cff1b4<>+0(SB), Y2, Y4
+	VMOVUPS      lanesc2cff1b4<>+0(SB), Y5
+	VMAXPS       Y2, Y5, Y2
+	VMOVUPS      lanes42b20000<>+0(SB), Y5
+	VMINPS       Y2, Y5, Y2
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y5
+	VFMADD213PS  lanes4b400000<>+0(SB), Y2, Y5
+	VSUBPS       lanes4b400000<>+0(SB), Y5, Y6
+	VMOVUPS      lanes3f318000<>+0(SB), Y7
+	VFNMADD213PS Y2, Y6, Y7
+	VMOVUPS      lanesb95e8083<>+0(SB), Y2
+	VFNMADD213PS Y7, Y6, Y2
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y6
+	VFMADD213PS  lanes3c091def<>+0(SB), Y2, Y6
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y2, Y6
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y2, Y6
+	VFMADD213PS  lanes3f000000<>+0(SB), Y2, Y6
+	VMULPS       Y2, Y2, Y7
+	VFMADD213PS  Y2, Y7, Y6
+	VPSUBD       lanes4b400000<>+0(SB), Y5, Y5
+	VPSRAD       $0x01, Y5, Y2
+	VPSUBD       Y2, Y5, Y5
+	VPSLLD       $0x17, Y2, Y2
+	VPADDD       lanes3f800000<>+0(SB), Y2, Y2
+	VFMADD213PS  Y2, Y2, Y6
+	VANDPS       Y4, Y6, Y2
+	VPSLLD       $0x17, Y5, Y4
+	VPADDD       lanes3f800000<>+0(SB), Y4, Y4
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y2, Y3, Y2
+	VMULPS       lanes3f000000<>+0(SB), Y2, Y2
+	VMOVUPS      lanes3f800000<>+0(SB), Y3
+	VSUBPS       Y2, Y3, Y3
+	VBLENDVPS    Y1, Y2, Y3, Y3
+	VMULPS       Y1, Y1, Y2
+	VXORPS       lanes80000000<>+0(SB), Y2, Y2
+	VMULPS       lanes3f000000<>+0(SB), Y2, Y2
+	VCMPPS       $0x15, lanesc2cff1b4<>+0(SB), Y2, Y4
+	VMOVUPS      lanesc2cff1b4<>+0(SB), Y5
+	VMAXPS       Y2, Y5, Y2
+	VMOVUPS      lanes42b20000<>+0(SB), Y5
+	VMINPS       Y2, Y5, Y2
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y5
+	VFMADD213PS  lanes4b400000<>+0(SB), Y2, Y5
+	VSUBPS       lanes4b400000<>+0(SB), Y5, Y6
+	VMOVUPS      lanes3f318000<>+0(SB), Y7
+	VFNMADD213PS Y2, Y6, Y7
+	VMOVUPS      lanesb95e8083<>+0(SB), Y2
+	VFNMADD213PS Y7, Y6, Y2
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y6
+	VFMADD213PS  lanes3c091def<>+0(SB), Y2, Y6
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y2, Y6
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y2, Y6
+	VFMADD213PS  lanes3f000000<>+0(SB), Y2, Y6
+	VMULPS       Y2, Y2, Y7
+	VFMADD213PS  Y2, Y7, Y6
+	VPSUBD       lanes4b400000<>+0(SB), Y5, Y5
+	VPSRAD       $0x01, Y5, Y2
+	VPSUBD       Y2, Y5, Y5
+	VPSLLD       $0x17, Y2, Y2
+	VPADDD       lanes3f800000<>+0(SB), Y2, Y2
+	VFMADD213PS  Y2, Y2, Y6
+	VANDPS       Y4, Y6, Y2
+	VPSLLD       $0x17, Y5, Y4
+	VPADDD       lanes3f800000<>+0(SB), Y4, Y4
+	VMULPS       Y4, Y2, Y2
+	VMULPS       lanes3ecc422a<>+0(SB), Y2, Y2
+	VMULPS       Y2, Y1, Y1
+	VADDPS       Y1, Y3, Y1
+	VMULPS       Y1, Y0, Y0
+	VMOVUPS      Y0, (SI)(CX*4)
+	ADDQ         $0x00000008, CX
+	SUBQ         $0x00000008, AX
+	JMP          loop18_one
+
+loop18_rest:
+	TESTQ        AX, AX
+	JE           loop18_done
+	LEAQ         masks<>+32(SB), DI
+	NEGQ         AX
+	VMOVUPS      (DI)(AX*4), Y0
+	VMASKMOVPS   (DX)(CX*4), Y0, Y1
+	VMASKMOVPS   (BX)(CX*4), Y0, Y2
+	VMOVUPS      lanesc1600000<>+0(SB), Y3
+	VMAXPS       Y2, Y3, Y2
+	VMOVUPS      lanes41600000<>+0(SB), Y3
+	VMINPS       Y2, Y3, Y2
+	VANDPS       lanes7fffffff<>+0(SB), Y2, Y3
+	VMULPS       lanes3f3504f3<>+0(SB), Y3, Y3
+	VMOVUPS      lanes40000000<>+0(SB), Y4
+	VADDPS       lanes40000000<>+0(SB), Y3, Y5
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      lanesbd71f252<>+0(SB), Y5
+	VFMADD213PS  lanes3e91b3d3<>+0(SB), Y4, Y5
+	VFMADD213PS  lanesbef9724c<>+0(SB), Y4, Y5
+	VFMADD213PS  lanes3e8e5eda<>+0(SB), Y4, Y5
+	VFMADD213PS  lanesbcda1e68<>+0(SB), Y4, Y5
+	VFMADD213PS  lanes3e4f8d2a<>+0(SB), Y4, Y5
+	VFMADD213PS  lanes3e78f030<>+0(SB), Y4, Y5
+	VFMADD213PS  lanes3e90937f<>+0(SB), Y4, Y5
+	VFMADD213PS  lanes3e906da2<>+0(SB), Y4, Y5
+	VMULPS       Y4, Y5, Y4
+	VMULPS       Y3, Y3, Y3
+	VXORPS       lanes80000000<>+0(SB), Y3, Y3
+	VCMPPS       $0x15, lanesc2cff1b4<>+0(SB), Y3, Y5
+	VMOVUPS      lanesc2cff1b4<>+0(SB), Y6
+	VMAXPS       Y3, Y6, Y3
+	VMOVUPS      lanes42b20000<>+0(SB), Y6
+	VMINPS       Y3, Y6, Y3
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y6
+	VFMADD213PS  lanes4b400000<>+0(SB), Y3, Y6
+	VSUBPS       lanes4b400000<>+0(SB), Y6, Y7
+	VMOVUPS      lanes3f318000<>+0(SB), Y8
+	VFNMADD213PS Y3, Y7, Y8
+	VMOVUPS      lanesb95e8083<>+0(SB), Y3
+	VFNMADD213PS Y8, Y7, Y3
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y7
+	VFMADD213PS  lanes3c091def<>+0(SB), Y3, Y7
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y3, Y7
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y3, Y7
+	VFMADD213PS  lanes3f000000<>+0(SB), Y3, Y7
+	VMULPS       Y3, Y3, Y8
+	VFMADD213PS  Y3, Y8, Y7
+	VPSUBD       lanes4b400000<>+0(SB), Y6, Y6
+	VPSRAD       $0x01, Y6, Y3
+	VPSUBD       Y3, Y6, Y6
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       lanes3f800000<>+0(SB), Y3, Y3
+	VFMADD213PS  Y3, Y3, Y7
+	VANDPS       Y5, Y7, Y3
+	VPSLLD       $0x17, Y6, Y5
+	VPADDD       lanes3f800000<>+0(SB), Y5, Y5
+	VMULPS       Y5, Y3, Y3
+	VMULPS       Y3, Y4, Y3
+	VMULPS       lanes3f000000<>+0(SB), Y3, Y3
+	VMOVUPS      lanes3f800000<>+0(SB), Y4
+	VSUBPS       Y3, Y4, Y4
+	VBLENDVPS    Y2, Y3, Y4, Y4
+	VMULPS       Y2, Y2, Y3
+	VXORPS       lanes80000000<>+0(SB), Y3, Y3
+	VMULPS       lanes3f000000<>+0(SB), Y3, Y3
+	VCMPPS       $0x15, lanesc2cff1b4<>+0(SB), Y3, Y5
+	VMOVUPS      lanesc2cff1b4<>+0(SB), Y6
+	VMAXPS       Y3, Y6, Y3
+	VMOVUPS      lanes42b20000<>+0(SB), Y6
+	VMINPS       Y3, Y6, Y3
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y6
+	VFMADD213PS  lanes4b400000<>+0(SB), Y3, Y6
+	VSUBPS       lanes4b400000<>+0(SB), Y6, Y7
+	VMOVUPS      lanes3f318000<>+0(SB), Y8
+	VFNMADD213PS Y3, Y7, Y8
+	VMOVUPS      lanesb95e8083<>+0(SB), Y3
+	VFNMADD213PS Y8, Y7, Y3
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y7
+	VFMADD213PS  lanes3c091def<>+0(SB), Y3, Y7
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y3, Y7
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y3, Y7
+	VFMADD213PS  lanes3f000000<>+0(SB), Y3, Y7
+	VMULPS       Y3, Y3, Y8
+	VFMADD213PS  Y3, Y8, Y7
+	VPSUBD       lanes4b400000<>+0(SB), Y6, Y6
+	VPSRAD       $0x01, Y6, Y3
+	VPSUBD       Y3, Y6, Y6
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       lanes3f800000<>+0(SB), Y3, Y3
+	VFMADD213PS  Y3, Y3, Y7
+	VANDPS       Y5, Y7, Y3
+	VPSLLD       $0x17, Y6, Y5
+	VPADDD       lanes3f800000<>+0(SB), Y5, Y5
+	VMULPS       Y5, Y3, Y3
+	VMULPS       lanes3ecc422a<>+0(SB), Y3, Y3
+	VMULPS       Y3, Y2, Y2
+	VADDPS       Y2, Y4, Y2
+	VMULPS       Y2, Y1, Y1
+	VMASKMOVPS   Y1, Y0, (SI)(CX*4)
+
+loop18_done:
+	VZEROUPPER
+	RET
+
+DATA lanesc1600000<>+0(SB)/4, $0xc1600000
+DATA lanesc1600000<>+4(SB)/4, $0xc1600000
+DATA lanesc1600000<>+8(SB)/4, $0xc1600000
+DATA lanesc1600000<>+12(SB)/4, $0xc1600000
+DATA lanesc1600000<>+16(SB)/4, $0xc1600000
+DATA lanesc1600000<>+20(SB)/4, $0xc1600000
+DATA lanesc1600000<>+24(SB)/4, $0xc1600000
+DATA lanesc1600000<>+28(SB)/4, $0xc1600000
+GLOBL lanesc1600000<>(SB), RODATA|NOPTR, $32
+
+DATA lanes41600000<>+0(SB)/4, $0x41600000
+DATA lanes41600000<>+4(SB)/4, $0x41600000
+DATA lanes41600000<>+8(SB)/4, $0x41600000
+DATA lanes41600000<>+12(SB)/4, $0x41600000
+DATA lanes41600000<>+16(SB)/4, $0x41600000
+DATA lanes41600000<>+20(SB)/4, $0x41600000
+DATA lanes41600000<>+24(SB)/4, $0x41600000
+DATA lanes41600000<>+28(SB)/4, $0x41600000
+GLOBL lanes41600000<>(SB), RODATA|NOPTR, $32
+
+DATA lanes3ecc422a<>+0(SB)/4, $0x3ecc422a
+DATA lanes3ecc422a<>+4(SB)/4, $0x3ecc422a
+DATA lanes3ecc422a<>+8(SB)/4, $0x3ecc422a
+DATA lanes3ecc422a<>+12(SB)/4, $0x3ecc422a
+DATA lanes3ecc422a<>+16(SB)/4, $0x3ecc422a
+DATA lanes3ecc422a<>+20(SB)/4, $0x3ecc422a
+DATA lanes3ecc422a<>+24(SB)/4, $0x3ecc422a
+DATA lanes3ecc422a<>+28(SB)/4, $0x3ecc422a
+GLOBL lanes3ecc422a<>(SB), RODATA|NOPTR, $32
+
+// func float32GELUTanhGradient(out []float32, gradient []float32, x []float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·float32GELUTanhGradient(SB), NOSPLIT, $0-72
+	MOVQ gradient_len+32(FP), AX
+	XORQ CX, CX
+	MOVQ gradient_base+24(FP), DX
+	MOVQ x_base+48(FP), BX
+	MOVQ out_base+0(FP), SI
+
+loop19_one:
+	CMPQ         AX, $0x00000008
+	JL           loop19_rest
+	VMOVUPS      (DX)(CX*4), Y0
+	VMOVUPS      (BX)(CX*4), Y1
+	VMOVUPS      lanesc1200000<>+0(SB), Y2
+	VMAXPS       Y1, Y2, Y1
+	VMOVUPS      lanes41200000<>+0(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y2
+	VMULPS       lanes3d922279<>+0(SB), Y2, Y3
+	VADDPS       lanes3fcc422a<>+0(SB), Y3, Y3
+	VMULPS       Y3, Y1, Y3
+	VMULPS       lanes3e5b33b6<>+0(SB), Y2, Y2
+	VADDPS       lanes3fcc422a<>+0(SB), Y2, Y2
+	VMULPS       Y2, Y1, Y1
+	VXORPS       lanes80000000<>+0(SB), Y3, Y2
+	VCMPPS       $0x15, lanesc2cff1b4<>+0(SB), Y2, Y3
+	VMOVUPS      lanesc2cff1b4<>+0(SB), Y4
+	VMAXPS       Y2, Y4, Y2
+	VMOVUPS      lanes42b20000<>+0(SB), Y4
+	VMINPS       Y2, Y4, Y2
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y4
+	VFMADD213PS  lanes4b400000<>+0(SB), Y2, Y4
+	VSUBPS       lanes4b400000<>+0(SB), Y4, Y5
+	VMOVUPS      lanes3f318000<>+0(SB), Y6
+	VFNMADD213PS Y2, Y5, Y6
+	VMOVUPS      lanesb95e8083<>+0(SB), Y2
+	VFNMADD213PS Y6, Y5, Y2
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y5
+	VFMADD213PS  lanes3c091def<>+0(SB), Y2, Y5
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y2, Y5
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y2, Y5
+	VFMADD213PS  lanes3f000000<>+0(SB), Y2, Y5
+	VMULPS       Y2, Y2, Y6
+	VFMADD213PS  Y2, Y6, Y5
+	VPSUBD       lanes4b400000<>+0(SB), Y4, Y4
+	VPSRAD       $0x01, Y4, Y2
+	VPSUBD       Y2, Y4, Y4
+	VPSLLD       $0x17, Y2, Y2
+	VPADDD       lanes3f800000<>+0(SB), Y2, Y2
+	VFMADD213PS  Y2, Y2, Y5
+	VANDPS       Y3, Y5, Y2
+	VPSLLD       $0x17, Y4, Y3
+	VPADDD       lanes3f800000<>+0(SB), Y3, Y3
+	VMULPS       Y3, Y2, Y2
+	VMOVUPS      lanes3f800000<>+0(SB), Y3
+	VADDPS       lanes3f800000<>+0(SB), Y2, Y4
+	VDIVPS       Y4, Y3, Y3
+	VMULPS       Y3, Y2, Y2
+	VMULPS       Y2, Y3, Y2
+	VMULPS       Y2, Y1, Y1
+	VADDPS       Y1, Y3, Y1
+	VMULPS       Y1, Y0, Y0
+	VMOVUPS      Y0, (SI)(CX*4)
+	ADDQ         $0x00000008, CX
+	SUBQ         $0x00000008, AX
+	JMP          loop19_one
+
+loop19_rest:
+	TESTQ        AX, AX
+	JE           loop19_done
+	LEAQ         masks<>+32(SB), DI
+	NEGQ         AX
+	VMOVUPS      (DI)(AX*4), Y0
+	VMASKMOVPS   (DX)(CX*4), Y0, Y1
+	VMASKMOVPS   (BX)(CX*4), Y0, Y2
+	VMOVUPS      lanesc1200000<>+0(SB), Y3
+	VMAXPS       Y2, Y3, Y2
+	VMOVUPS      lanes41200000<>+0(SB), Y3
+	VMINPS       Y2, Y3, Y2
+	VMULPS       Y2, Y2, Y3
+	VMULPS       lanes3d922279<>+0(SB), Y3, Y4
+	VADDPS       lanes3fcc422a<>+0(SB), Y4, Y4
+	VMULPS       Y4, Y2, Y4
+	VMULPS       lanes3e5b33b6<>+0(SB), Y3, Y3
+	VADDPS       lanes3fcc422a<>+0(SB), Y3, Y3
+	VMULPS       Y3, Y2, Y2
+	VXORPS       lanes80000000<>+0(SB), Y4, Y3
+	VCMPPS       $0x15, lanesc2cff1b4<>+0(SB), Y3, Y4
+	VMOVUPS      lanesc2cff1b4<>+0(SB), Y5
+	VMAXPS       Y3, Y5, Y3
+	VMOVUPS      lanes42b20000<>+0(SB), Y5
+	VMINPS       Y3, Y5, Y3
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y5
+	VFMADD213PS  lanes4b400000<>+0(SB), Y3, Y5
+	VSUBPS       lanes4b400000<>+0(SB), Y5, Y6
+	VMOVUPS      lanes3f318000<>+0(SB), Y7
+	VFNMADD213PS Y3, Y6, Y7
+	VMOVUPS      lanesb95e8083<>+0(SB), Y3
+	VFNMADD213PS Y7, Y6, Y3
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y6
+	VFMADD213PS  lanes3c091def<>+0(SB), Y3, Y6
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y3, Y6
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y3, Y6
+	VFMADD213PS  lanes3f000000<>+0(SB), Y3, Y6
+	VMULPS       Y3, Y3, Y7
+	VFMADD213PS  Y3, Y7, Y6
+	VPSUBD       lanes4b400000<>+0(SB), Y5, Y5
+	VPSRAD       $0x01, Y5, Y3
+	VPSUBD       Y3, Y5, Y5
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       lanes3f800000<>+0(SB), Y3, Y3
+	VFMADD213PS  Y3, Y3, Y6
+	VANDPS       Y4, Y6, Y3
+	VPSLLD       $0x17, Y5, Y4
+	VPADDD       lanes3f800000<>+0(SB), Y4, Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      lanes3f800000<>+0(SB), Y4
+	VADDPS       lanes3f800000<>+0(SB), Y3, Y5
+	VDIVPS       Y5, Y4, Y4
+	VMULPS       Y4, Y3, Y3
+	VMULPS       Y3, Y4, Y3
+	VMULPS       Y3, Y2, Y2
+	VADDPS       Y2, Y4, Y2
+	VMULPS       Y2, Y1, Y1
+	VMASKMOVPS   Y1, Y0, (SI)(CX*4)
+
+loop19_done:
+	VZEROUPPER
+	RET
+
+DATA lanesc1200000<>+0(SB)/4, $0xc1200000
+DATA lanesc1200000<>+4(SB)/4, $0xc1200000
+DATA lanesc1200000<>+8(SB)/4, $0xc1200000
+DATA lanesc1200000<>+12(SB)/4, $0xc1200000
+DATA lanesc1200000<>+16(SB)/4, $0xc1200000
+DATA lanesc1200000<>+20(SB)/4, $0xc1200000
+DATA lanesc1200000<>+24(SB)/4, $0xc1200000
+DATA lanesc1200000<>+28(SB)/4, $0xc1200000
+GLOBL lanesc1200000<>(SB), RODATA|NOPTR, $32
+
+DATA lanes41200000<>+0(SB)/4, $0x41200000
+DATA lanes41200000<>+4(SB)/4, $0x41200000
+DATA lanes41200000<>+8(SB)/4, $0x41200000
+DATA lanes41200000<>+12(SB)/4, $0x41200000
+DATA lanes41200000<>+16(SB)/4, $0x41200000
+DATA lanes41200000<>+20(SB)/4, $0x41200000
+DATA lanes41200000<>+24(SB)/4, $0x41200000
+DATA lanes41200000<>+28(SB)/4, $0x41200000
+GLOBL lanes41200000<>(SB), RODATA|NOPTR, $32
+
+DATA lanes3e5b33b6<>+0(SB)/4, $0x3e5b33b6
+DATA lanes3e5b33b6<>+4(SB)/4, $0x3e5b33b6
+DATA lanes3e5b33b6<>+8(SB)/4, $0x3e5b33b6
+DATA lanes3e5b33b6<>+12(SB)/4, $0x3e5b33b6
+DATA lanes3e5b33b6<>+16(SB)/4, $0x3e5b33b6
+DATA lanes3e5b33b6<>+20(SB)/4, $0x3e5b33b6
+DATA lanes3e5b33b6<>+24(SB)/4, $0x3e5b33b6
+DATA lanes3e5b33b6<>+28(SB)/4, $0x3e5b33b6
+GLOBL lanes3e5b33b6<>(SB), RODATA|NOPTR, $32
+
+// func float32SwishGradient(out []float32, gradient []float32, x []float32, alpha float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·float32SwishGradient(SB), NOSPLIT, $0-76
+	VBROADCASTSS alpha+72(FP), Y0
+	MOVQ         gradient_len+32(FP), AX
+	XORQ         CX, CX
+	MOVQ         gradient_base+24(FP), DX
+	MOVQ         x_base+48(FP), BX
+	MOVQ         out_base+0(FP), SI
+
+loop20_one:
+	CMPQ         AX, $0x00000008
+	JL           loop20_rest
+	VMOVUPS      (DX)(CX*4), Y1
+	VMOVUPS      (BX)(CX*4), Y2
+	VMULPS       Y0, Y2, Y2
+	VMOVUPS      lanesc2b00000<>+0(SB), Y3
+	VMAXPS       Y2, Y3, Y2
+	VMOVUPS      lanes42b00000<>+0(SB), Y3
+	VMINPS       Y2, Y3, Y2
+	VXORPS       lanes80000000<>+0(SB), Y2, Y3
+	VCMPPS       $0x15, lanesc2cff1b4<>+0(SB), Y3, Y4
+	VMOVUPS      lanesc2cff1b4<>+0(SB), Y5
+	VMAXPS       Y3, Y5, Y3
+	VMOVUPS      lanes42b20000<>+0(SB), Y5
+	VMINPS       Y3, Y5, Y3
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y5
+	VFMADD213PS  lanes4b400000<>+0(SB), Y3, Y5
+	VSUBPS       lanes4b400000<>+0(SB), Y5, Y6
+	VMOVUPS      lanes3f318000<>+0(SB), Y7
+	VFNMADD213PS Y3, Y6, Y7
+	VMOVUPS      lanesb95e8083<>+0(SB), Y3
+	VFNMADD213PS Y7, Y6, Y3
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y6
+	VFMADD213PS  lanes3c091def<>+0(SB), Y3, Y6
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y3, Y6
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y3, Y6
+	VFMADD213PS  lanes3f000000<>+0(SB), Y3, Y6
+	VMULPS       Y3, Y3, Y7
+	VFMADD213PS  Y3, Y7, Y6
+	VPSUBD       lanes4b400000<>+0(SB), Y5, Y5
+	VPSRAD       $0x01, Y5, Y3
+	VPSUBD       Y3, Y5, Y5
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       lanes3f800000<>+0(SB), Y3, Y3
+	VFMADD213PS  Y3, Y3, Y6
+	VANDPS       Y4, Y6, Y3
+	VPSLLD       $0x17, Y5, Y4
+	VPADDD       lanes3f800000<>+0(SB), Y4, Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      lanes3f800000<>+0(SB), Y4
+	VADDPS       lanes3f800000<>+0(SB), Y3, Y5
+	VDIVPS       Y5, Y4, Y4
+	VMULPS       Y4, Y3, Y3
+	VMULPS       Y3, Y4, Y3
+	VMULPS       Y3, Y2, Y2
+	VADDPS       Y2, Y4, Y2
+	VMULPS       Y2, Y1, Y1
+	VMOVUPS      Y1, (SI)(CX*4)
+	ADDQ         $0x00000008, CX
+	SUBQ         $0x00000008, AX
+	JMP          loop20_one
+
+loop20_rest:
+	TESTQ        AX, AX
+	JE           loop20_done
+	LEAQ         masks<>+32(SB), DI
+	NEGQ         AX
+	VMOVUPS      (DI)(AX*4), Y1
+	VMASKMOVPS   (DX)(CX*4), Y1, Y2
+	VMASKMOVPS   (BX)(CX*4), Y1, Y3
+	VMULPS       Y0, Y3, Y0
+	VMOVUPS      lanesc2b00000<>+0(SB), Y3
+	VMAXPS       Y0, Y3, Y0
+	VMOVUPS      lanes42b00000<>+0(SB), Y3
+	VMINPS       Y0, Y3, Y0
+	VXORPS       lanes80000000<>+0(SB), Y0, Y3
+	VCMPPS       $0x15, lanesc2cff1b4<>+0(SB), Y3, Y4
+	VMOVUPS      lanesc2cff1b4<>+0(SB), Y5
+	VMAXPS       Y3, Y5, Y3
+	VMOVUPS      lanes42b20000<>+0(SB), Y5
+	VMINPS       Y3, Y5, Y3
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y5
+	VFMADD213PS  lanes4b400000<>+0(SB), Y3, Y5
+	VSUBPS       lanes4b400000<>+0(SB), Y5, Y6
+	VMOVUPS      lanes3f318000<>+0(SB), Y7
+	VFNMADD213PS Y3, Y6, Y7
+	VMOVUPS      lanesb95e8083<>+0(SB), Y3
+	VFNMADD213PS Y7, Y6, Y3
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y6
+	VFMADD213PS  lanes3c091def<>+0(SB), Y3, Y6
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y3, Y6
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y3, Y6
+	VFMADD213PS  lanes3f000000<>+0(SB), Y3, Y6
+	VMULPS       Y3, Y3, Y7
+	VFMADD213PS  Y3, Y7, Y6
+	VPSUBD       lanes4b400000<>+0(SB), Y5, Y5
+	VPSRAD       $0x01, Y5, Y3
+	VPSUBD       Y3, Y5, Y5
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       lanes3f800000<>+0(SB), Y3, Y3
+	VFMADD213PS  Y3, Y3, Y6
+	VANDPS       Y4, Y6, Y3
+	VPSLLD       $0x17, Y5, Y4
+	VPADDD       lanes3f800000<>+0(SB), Y4, Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      lanes3f800000<>+0(SB), Y4
+	VADDPS       lanes3f800000<>+0(SB), Y3, Y5
+	VDIVPS       Y5, Y4, Y4
+	VMULPS       Y4, Y3, Y3
+	VMULPS       Y3, Y4, Y3
+	VMULPS       Y3, Y0, Y0
+	VADDPS       Y0, Y4, Y0
+	VMULPS       Y0, Y2, Y0
+	VMASKMOVPS   Y0, Y1, (SI)(CX*4)
+
+loop20_done:
+	VZEROUPPER
+	RET
+
+DATA lanesc2b00000<>+0(SB)/4, $0xc2b00000
+DATA lanesc2b00000<>+4(SB)/4, $0xc2b00000
+DATA lanesc2b00000<>+8(SB)/4, $0xc2b00000
+DATA lanesc2b00000<>+12(SB)/4, $0xc2b00000
+DATA lanesc2b00000<>+16(SB)/4, $0xc2b00000
+DATA lanesc2b00000<>+20(SB)/4, $0xc2b00000
+DATA lanesc2b00000<>+24(SB)/4, $0xc2b00000
+DATA lanesc2b00000<>+28(SB)/4, $0xc2b00000
+GLOBL lanesc2b00000<>(SB), RODATA|NOPTR, $32
+
+DATA lanes42b00000<>+0(SB)/4, $0x42b00000
+DATA lanes42b00000<>+4(SB)/4, $0x42b00000
+DATA lanes42b00000<>+8(SB)/4, $0x42b00000
+DATA lanes42b00000<>+12(SB)/4, $0x42b00000
+DATA lanes42b00000<>+16(SB)/4, $0x42b00000
+DATA lanes42b00000<>+20(SB)/4, $0x42b00000
+DATA lanes42b00000<>+24(SB)/4, $0x42b00000
+DATA lanes42b00000<>+28(SB)/4, $0x42b00000
+GLOBL lanes42b00000<>(SB), RODATA|NOPTR, $32
+
 // func float32Dot(x []float32, y []float32) float32
 // Requires: AVX, FMA3, SSE
 TEXT ·float32Dot(SB), NOSPLIT, $0-52
@@ -4932,9 +5478,9 @@ TEXT ·float32Dot(SB), NOSPLIT, $0-52
 	MOVQ   x_base+0(FP), DX
 	MOVQ   y_base+24(FP), BX
 
-loop18_many:
+loop21_many:
 	CMPQ        AX, $0x00000020
-	JL          loop18_one
+	JL          loop21_one
 	VMOVUPS     (DX)(CX*4), Y4
 	VMOVUPS     (BX)(CX*4), Y5
 	VFMADD231PS Y4, Y5, Y1
@@ -4949,21 +5495,21 @@ loop18_many:
 	VFMADD231PS Y4, Y5, Y0
 	ADDQ        $0x00000020, CX
 	SUBQ        $0x00000020, AX
-	JMP         loop18_many
+	JMP         loop21_many
 
-loop18_one:
+loop21_one:
 	CMPQ        AX, $0x00000008
-	JL          loop18_rest
+	JL          loop21_rest
 	VMOVUPS     (DX)(CX*4), Y4
 	VMOVUPS     (BX)(CX*4), Y5
 	VFMADD231PS Y4, Y5, Y1
 	ADDQ        $0x00000008, CX
 	SUBQ        $0x00000008, AX
-	JMP         loop18_one
+	JMP         loop21_one
 
-loop18_rest:
+loop21_rest:
 	TESTQ       AX, AX
-	JE          loop18_done
+	JE          loop21_done
 	LEAQ        masks<>+32(SB), SI
 	NEGQ        AX
 	VMOVUPS     (SI)(AX*4), Y4
@@ -4971,7 +5517,7 @@ loop18_rest:
 	VMASKMOVPS  (BX)(CX*4), Y4, Y4
 	VFMADD231PS Y5, Y4, Y2
 
-loop18_done:
+loop21_done:
 	VADDPS       Y2, Y0, Y0
 	VADDPS       Y3, Y1, Y1
 	VADDPS       Y1, Y0, Y0
@@ -4994,9 +5540,9 @@ TEXT ·float32Sum(SB), NOSPLIT, $0-28
 	XORQ   CX, CX
 	MOVQ   x_base+0(FP), DX
 
-loop19_many:
+loop22_many:
 	CMPQ    AX, $0x00000020
-	JL      loop19_one
+	JL      loop22_one
 	VMOVUPS (DX)(CX*4), Y4
 	VADDPS  Y4, Y1, Y1
 	VMOVUPS 32(DX)(CX*4), Y4
@@ -5007,27 +5553,27 @@ loop19_many:
 	VADDPS  Y4, Y0, Y0
 	ADDQ    $0x00000020, CX
 	SUBQ    $0x00000020, AX
-	JMP     loop19_many
+	JMP     loop22_many
 
-loop19_one:
+loop22_one:
 	CMPQ    AX, $0x00000008
-	JL      loop19_rest
+	JL      loop22_rest
 	VMOVUPS (DX)(CX*4), Y4
 	VADDPS  Y4, Y1, Y1
 	ADDQ    $0x00000008, CX
 	SUBQ    $0x00000008, AX
-	JMP     loop19_one
+	JMP     loop22_one
 
-loop19_rest:
+loop22_rest:
 	TESTQ      AX, AX
-	JE         loop19_done
+	JE         loop22_done
 	LEAQ       masks<>+32(SB), BX
 	NEGQ       AX
 	VMOVUPS    (BX)(AX*4), Y4
 	VMASKMOVPS (DX)(CX*4), Y4, Y4
 	VADDPS     Y4, Y2, Y2
 
-loop19_done:
+loop22_done:
 	VADDPS       Y2, Y0, Y0
 	VADDPS       Y3, Y1, Y1
 	VADDPS       Y1, Y0, Y0
@@ -5055,9 +5601,9 @@ TEXT ·float32Max(SB), NOSPLIT, $0-28
 	XORQ    CX, CX
 	MOVQ    x_base+0(FP), DX
 
-loop20_many:
+loop23_many:
 	CMPQ    AX, $0x00000020
-	JL      loop20_one
+	JL      loop23_one
 	VMOVUPS (DX)(CX*4), Y5
 	VMAXPS  Y2, Y5, Y2
 	VMOVUPS 32(DX)(CX*4), Y5
@@ -5068,20 +5614,20 @@ loop20_many:
 	VMAXPS  Y1, Y5, Y1
 	ADDQ    $0x00000020, CX
 	SUBQ    $0x00000020, AX
-	JMP     loop20_many
+	JMP     loop23_many
 
-loop20_one:
+loop23_one:
 	CMPQ    AX, $0x00000008
-	JL      loop20_rest
+	JL      loop23_rest
 	VMOVUPS (DX)(CX*4), Y5
 	VMAXPS  Y2, Y5, Y2
 	ADDQ    $0x00000008, CX
 	SUBQ    $0x00000008, AX
-	JMP     loop20_one
+	JMP     loop23_one
 
-loop20_rest:
+loop23_rest:
 	TESTQ      AX, AX
-	JE         loop20_done
+	JE         loop23_done
 	LEAQ       masks<>+32(SB), BX
 	NEGQ       AX
 	VMOVUPS    (BX)(AX*4), Y5
@@ -5089,7 +5635,7 @@ loop20_rest:
 	VBLENDVPS  Y5, Y6, Y0, Y6
 	VMAXPS     Y3, Y6, Y3
 
-loop20_done:
+loop23_done:
 	VMAXPS       Y3, Y1, Y1
 	VMAXPS       Y4, Y2, Y2
 	VMAXPS       Y2, Y1, Y1
@@ -5124,9 +5670,9 @@ TEXT ·float32WideSum(SB), NOSPLIT, $0-32
 	XORQ   CX, CX
 	MOVQ   x_base+0(FP), DX
 
-loop21_many:
+loop24_many:
 	CMPQ         AX, $0x00000020
-	JL           loop21_one
+	JL           loop24_one
 	VMOVUPS      (DX)(CX*4), Y4
 	VCVTPS2PD    X4, Y5
 	VEXTRACTF128 $0x01, Y4, X4
@@ -5153,11 +5699,11 @@ loop21_many:
 	VADDPD       Y4, Y0, Y0
 	ADDQ         $0x00000020, CX
 	SUBQ         $0x00000020, AX
-	JMP          loop21_many
+	JMP          loop24_many
 
-loop21_one:
+loop24_one:
 	CMPQ         AX, $0x00000008
-	JL           loop21_rest
+	JL           loop24_rest
 	VMOVUPS      (DX)(CX*4), Y4
 	VCVTPS2PD    X4, Y5
 	VEXTRACTF128 $0x01, Y4, X4
@@ -5166,11 +5712,11 @@ loop21_one:
 	VADDPD       Y4, Y2, Y2
 	ADDQ         $0x00000008, CX
 	SUBQ         $0x00000008, AX
-	JMP          loop21_one
+	JMP          loop24_one
 
-loop21_rest:
+loop24_rest:
 	TESTQ        AX, AX
-	JE           loop21_done
+	JE           loop24_done
 	LEAQ         masks<>+32(SB), BX
 	NEGQ         AX
 	VMOVUPS      (BX)(AX*4), Y4
@@ -5181,7 +5727,7 @@ loop21_rest:
 	VADDPD       Y5, Y3, Y3
 	VADDPD       Y4, Y0, Y0
 
-loop21_done:
+loop24_done:
 	VADDPD       Y2, Y0, Y0
 	VADDPD       Y3, Y1, Y1
 	VADDPD       Y1, Y0, Y0
@@ -5204,9 +5750,9 @@ TEXT ·float32Deviation(SB), NOSPLIT, $0-40
 	XORQ         CX, CX
 	MOVQ         x_base+0(FP), DX
 
-loop22_many:
+loop25_many:
 	CMPQ         AX, $0x00000020
-	JL           loop22_one
+	JL           loop25_one
 	VMOVUPS      (DX)(CX*4), Y5
 	VCVTPS2PD    X5, Y6
 	VEXTRACTF128 $0x01, Y5, X5
@@ -5241,11 +5787,11 @@ loop22_many:
 	VFMADD231PD  Y5, Y5, Y1
 	ADDQ         $0x00000020, CX
 	SUBQ         $0x00000020, AX
-	JMP          loop22_many
+	JMP          loop25_many
 
-loop22_one:
+loop25_one:
 	CMPQ         AX, $0x00000008
-	JL           loop22_rest
+	JL           loop25_rest
 	VMOVUPS      (DX)(CX*4), Y5
 	VCVTPS2PD    X5, Y6
 	VEXTRACTF128 $0x01, Y5, X5
@@ -5256,11 +5802,11 @@ loop22_one:
 	VFMADD231PD  Y5, Y5, Y3
 	ADDQ         $0x00000008, CX
 	SUBQ         $0x00000008, AX
-	JMP          loop22_one
+	JMP          loop25_one
 
-loop22_rest:
+loop25_rest:
 	TESTQ        AX, AX
-	JE           loop22_done
+	JE           loop25_done
 	LEAQ         masks<>+32(SB), BX
 	NEGQ         AX
 	VMOVUPS      (BX)(AX*4), Y5
@@ -5278,7 +5824,7 @@ loop22_rest:
 	VANDPD       Y5, Y6, Y6
 	VFMADD231PD  Y6, Y6, Y1
 
-loop22_done:
+loop25_done:
 	VADDPD       Y3, Y1, Y1
 	VADDPD       Y4, Y2, Y2
 	VADDPD       Y2, Y1, Y1
@@ -5302,9 +5848,9 @@ TEXT ·float32ExpSum(SB), NOSPLIT, $0-64
 	MOVQ         x_base+24(FP), DX
 	MOVQ         out_base+0(FP), BX
 
-loop23_one:
+loop26_one:
 	CMPQ         AX, $0x00000008
-	JL           loop23_rest
+	JL           loop26_rest
 	VMOVUPS      (DX)(CX*4), Y5
 	VSUBPS       Y0, Y5, Y5
 	VCMPPS       $0x15, lanesc2cff1b4<>+0(SB), Y5, Y6
@@ -5344,11 +5890,11 @@ loop23_one:
 	VMOVUPS      Y5, (BX)(CX*4)
 	ADDQ         $0x00000008, CX
 	SUBQ         $0x00000008, AX
-	JMP          loop23_one
+	JMP          loop26_one
 
-loop23_rest:
+loop26_rest:
 	TESTQ        AX, AX
-	JE           loop23_done
+	JE           loop26_done
 	LEAQ         masks<>+32(SB), SI
 	NEGQ         AX
 	VMOVUPS      (SI)(AX*4), Y5
@@ -5391,7 +5937,7 @@ loop23_rest:
 	VADDPD       Y6, Y1, Y1
 	VMASKMOVPS   Y0, Y5, (BX)(CX*4)
 
-loop23_done:
+loop26_done:
 	VADDPD       Y3, Y1, Y1
 	VADDPD       Y4, Y2, Y2
 	VADDPD       Y2, Y1, Y1
@@ -5420,9 +5966,9 @@ TEXT ·float32Normalize(SB), NOSPLIT, $0-104
 	MOVQ         bias_base+72(FP), SI
 	MOVQ         out_base+0(FP), DI
 
-loop24_one:
+loop27_one:
 	CMPQ        AX, $0x00000008
-	JL          loop24_rest
+	JL          loop27_rest
 	VMOVUPS     (DX)(CX*4), Y2
 	VMOVUPS     (BX)(CX*4), Y3
 	VMOVUPS     (SI)(CX*4), Y4
@@ -5432,11 +5978,11 @@ loop24_one:
 	VMOVUPS     Y2, (DI)(CX*4)
 	ADDQ        $0x00000008, CX
 	SUBQ        $0x00000008, AX
-	JMP         loop24_one
+	JMP         loop27_one
 
-loop24_rest:
+loop27_rest:
 	TESTQ       AX, AX
-	JE          loop24_done
+	JE          loop27_done
 	LEAQ        masks<>+32(SB), R8
 	NEGQ        AX
 	VMOVUPS     (R8)(AX*4), Y2
@@ -5448,7 +5994,7 @@ loop24_rest:
 	VFMADD213PS Y5, Y4, Y0
 	VMASKMOVPS  Y0, Y2, (DI)(CX*4)
 
-loop24_done:
+loop27_done:
 	VZEROUPPER
 	RET
 
@@ -5459,9 +6005,9 @@ no_bias:
 	MOVQ scale_base+48(FP), BX
 	MOVQ out_base+0(FP), SI
 
-loop25_one:
+loop28_one:
 	CMPQ    AX, $0x00000008
-	JL      loop25_rest
+	JL      loop28_rest
 	VMOVUPS (DX)(CX*4), Y2
 	VMOVUPS (BX)(CX*4), Y3
 	VSUBPS  Y0, Y2, Y2
@@ -5470,11 +6016,11 @@ loop25_one:
 	VMOVUPS Y2, (SI)(CX*4)
 	ADDQ    $0x00000008, CX
 	SUBQ    $0x00000008, AX
-	JMP     loop25_one
+	JMP     loop28_one
 
-loop25_rest:
+loop28_rest:
 	TESTQ      AX, AX
-	JE         loop25_done
+	JE         loop28_done
 	LEAQ       masks<>+32(SB), DI
 	NEGQ       AX
 	VMOVUPS    (DI)(AX*4), Y2
@@ -5485,7 +6031,7 @@ loop25_rest:
 	VMULPS     Y4, Y0, Y0
 	VMASKMOVPS Y0, Y2, (SI)(CX*4)
 
-loop25_done:
+loop28_done:
 	VZEROUPPER
 	RET
 
@@ -5495,20 +6041,20 @@ no_scale:
 	MOVQ x_base+24(FP), DX
 	MOVQ out_base+0(FP), BX
 
-loop26_one:
+loop29_one:
 	CMPQ    AX, $0x00000008
-	JL      loop26_rest
+	JL      loop29_rest
 	VMOVUPS (DX)(CX*4), Y2
 	VSUBPS  Y0, Y2, Y2
 	VMULPS  Y1, Y2, Y2
 	VMOVUPS Y2, (BX)(CX*4)
 	ADDQ    $0x00000008, CX
 	SUBQ    $0x00000008, AX
-	JMP     loop26_one
+	JMP     loop29_one
 
-loop26_rest:
+loop29_rest:
 	TESTQ      AX, AX
-	JE         loop26_done
+	JE         loop29_done
 	LEAQ       masks<>+32(SB), SI
 	NEGQ       AX
 	VMOVUPS    (SI)(AX*4), Y2
@@ -5517,7 +6063,7 @@ loop26_rest:
 	VMULPS     Y1, Y0, Y0
 	VMASKMOVPS Y0, Y2, (BX)(CX*4)
 
-loop26_done:
+loop29_done:
 	VZEROUPPER
 	RET
 
@@ -5990,9 +6536,9 @@ TEXT ·float32AddMask(SB), NOSPLIT, $0-48
 	MOVQ    x_base+0(FP), DX
 	MOVQ    mask_base+24(FP), BX
 
-loop27_many:
+loop30_many:
 	CMPQ      AX, $0x00000010
-	JL        loop27_one
+	JL        loop30_one
 	VMOVUPS   (DX)(CX*4), Y1
 	VMOVUPS   (BX)(CX*4), Y2
 	VADDPS    Y2, Y1, Y1
@@ -6007,11 +6553,11 @@ loop27_many:
 	VMOVUPS   Y1, 32(DX)(CX*4)
 	ADDQ      $0x00000010, CX
 	SUBQ      $0x00000010, AX
-	JMP       loop27_many
+	JMP       loop30_many
 
-loop27_one:
+loop30_one:
 	CMPQ      AX, $0x00000008
-	JL        loop27_rest
+	JL        loop30_rest
 	VMOVUPS   (DX)(CX*4), Y1
 	VMOVUPS   (BX)(CX*4), Y2
 	VADDPS    Y2, Y1, Y1
@@ -6020,11 +6566,11 @@ loop27_one:
 	VMOVUPS   Y1, (DX)(CX*4)
 	ADDQ      $0x00000008, CX
 	SUBQ      $0x00000008, AX
-	JMP       loop27_one
+	JMP       loop30_one
 
-loop27_rest:
+loop30_rest:
 	TESTQ      AX, AX
-	JE         loop27_done
+	JE         loop30_done
 	LEAQ       masks<>+32(SB), SI
 	NEGQ       AX
 	VMOVUPS    (SI)(AX*4), Y1
@@ -6035,7 +6581,7 @@ loop27_rest:
 	VBLENDVPS  Y3, Y0, Y2, Y2
 	VMASKMOVPS Y2, Y1, (DX)(CX*4)
 
-loop27_done:
+loop30_done:
 	VZEROUPPER
 	RET
 

@@ -46,6 +46,9 @@ var elementwise = []struct {
 // code rounds twice, so that they differ where a sum cancels.
 var fused = map[string]func(out, a, b, c []float32){
 	"Axpy":                func(out, a, b, _ []float32) { copy(out, a); Axpy(-1.5, b, out) },
+	"GELUGradient":        func(out, a, b, _ []float32) { GELUGradient(out, a, b) },
+	"GELUTanhGradient":    func(out, a, b, _ []float32) { GELUTanhGradient(out, a, b) },
+	"SwishGradient":       func(out, a, b, _ []float32) { SwishGradient(out, a, b, 1.3) },
 	"Normalize with bias": func(out, a, b, c []float32) { Normalize(out, a, b, c, 1.1, 0.3) },
 }
 

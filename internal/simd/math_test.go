@@ -78,6 +78,43 @@ func TestMathSpecialValues(t *testing.T) {
 	}
 }
 
+// TestSlopesAgainstFloat64 compares the derivatives of activations with
+// central differences of their definitions in float64, and where they are flat.
+func TestSlopesAgainstFloat64(t *testing.T) {
+	sigmoid := func(x float64) float64 { return 1 / (1 + math.Exp(-x)) }
+	for _, f := range []struct {
+		name     string
+		gradient func(out, gradient, x []float32)
+		function func(float64) float64
+	}{
+		{"GELU", GELUGradient, func(x float64) float64 { return 0.5 * x * math.Erfc(-x/math.Sqrt2) }},
+		{"GELUTanh", GELUTanhGradient, func(x float64) float64 { return x * sigmoid(2*math.Sqrt(2/math.Pi)*(x+0.044715*x*x*x)) }},
+		{"SiLU", func(out, gradient, x []float32) { SwishGradient(out, gradient, x, 1) }, func(x float64) float64 { return x * sigmoid(x) }},
+		{"QuickGELU", func(out, gradient, x []float32) { SwishGradient(out, gradient, x, 1.702) }, func(x float64) float64 { return x * sigmoid(1.702*x) }},
+	} {
+		worst := 0.0
+		slope := func(x float32) float64 {
+			out := make([]float32, 1)
+			f.gradient(out, []float32{1}, []float32{x})
+			return float64(out[0])
+		}
+		for x := float32(-20); x < 20; x += 0x1p-9 {
+			const step = 1e-5
+			want := (f.function(float64(x)+step) - f.function(float64(x)-step)) / (2 * step)
+			worst = max(worst, math.Abs(slope(x)-want))
+		}
+		t.Logf("%s: largest error %.2g", f.name, worst)
+		if !(worst < 5e-7) {
+			t.Errorf("%s: the largest error of the derivative is %.3g", f.name, worst)
+		}
+		for _, x := range []float64{1e30, math.Inf(1), math.NaN()} {
+			if up, down := slope(float32(x)), slope(float32(-x)); x > 0 && (up != 1 || math.Abs(down) > 1e-30) || x != x && up == up {
+				t.Errorf("%s: the derivative is %g at %g and %g at %g", f.name, up, x, down, -x)
+			}
+		}
+	}
+}
+
 func BenchmarkMath(b *testing.B) {
 	for _, f := range []struct {
 		name   string
@@ -86,6 +123,7 @@ func BenchmarkMath(b *testing.B) {
 		{"Exp", Exp}, {"Sigmoid", Sigmoid}, {"Tanh", Tanh}, {"Erf", Erf}, {"ReLU", ReLU}, {"ReLUSquared", ReLUSquared},
 		{"GELU", GELU}, {"GELUTanh", GELUTanh}, {"SiLU", SiLU}, {"Mish", Mish},
 		{"SwiGLU", func(x []float32) { SwiGLU(x, x, x, 1) }},
+		{"GELUGradient", func(x []float32) { GELUGradient(x, x, x) }}, {"SwishGradient", func(x []float32) { SwishGradient(x, x, x, 1) }},
 	} {
 		b.Run(f.name, func(b *testing.B) {
 			source, x := make([]float32, 4096), make([]float32, 4096)

@@ -5,6 +5,7 @@ import (
 
 	"github.com/fmoe-go/fmoe/internal/simd"
 	"github.com/fmoe-go/fmoe/runtime/device"
+	"github.com/fmoe-go/fmoe/runtime/moe"
 	"github.com/fmoe-go/fmoe/runtime/op"
 )
 
@@ -61,6 +62,35 @@ func init() {
 	define[float64]("BiasGelu", biased(overSlice(geluExact)))
 	define[float32]("FastGelu", biased(simd.GELUTanh))
 	define[float64]("FastGelu", biased(overSlice(geluTanh)))
+
+	for _, name := range []string{"GeluGradient", "SwishGradient"} {
+		register(moe.Domain, name, newElementwise)
+	}
+	define[float32]("GeluGradient", func(d *Device, n *op.Node, c *device.Call) (func() error, error) {
+		loop := simd.GELUGradient
+		if n.String("approximate", "none") == "tanh" {
+			loop = simd.GELUTanhGradient
+		}
+		return overTwo(loop)(d, n, c)
+	})
+	define[float64]("GeluGradient", func(d *Device, n *op.Node, c *device.Call) (func() error, error) {
+		slope := geluSlope
+		if n.String("approximate", "none") == "tanh" {
+			slope = geluTanhSlope
+		}
+		return overTwo(eachPair(func(g, x float64) float64 { return g * slope(x) }))(d, n, c)
+	})
+	define[float32]("SwishGradient", func(d *Device, n *op.Node, c *device.Call) (func() error, error) {
+		alpha := n.Float("alpha", 1)
+		return overTwo(func(out, g, x []float32) { simd.SwishGradient(out, g, x, alpha) })(d, n, c)
+	})
+	define[float64]("SwishGradient", func(d *Device, n *op.Node, c *device.Call) (func() error, error) {
+		alpha := float64(n.Float("alpha", 1))
+		return overTwo(eachPair(func(g, x float64) float64 {
+			x = max(-700, min(700, alpha*x)) // where the slope is 0 or 1
+			return g * logisticSlope(x, x)
+		}))(d, n, c)
+	})
 
 	register("", "SwiGLU", newElementwise)
 	define[float32]("SwiGLU", func(d *Device, n *op.Node, c *device.Call) (func() error, error) {
@@ -204,6 +234,24 @@ func geluExact(x float64) float64 { return 0.5 * x * math.Erfc(-x/math.Sqrt2) }
 
 func geluTanh(x float64) float64 {
 	return 0.5 * x * (1 + math.Tanh(math.Sqrt2/math.SqrtPi*(x+0.044715*x*x*x)))
+}
+
+func geluSlope(x float64) float64 {
+	x = max(-40, min(40, x)) // where the density is 0
+	return 0.5*math.Erfc(-x/math.Sqrt2) + x*math.Exp(-x*x/2)/(math.Sqrt2*math.SqrtPi)
+}
+
+func geluTanhSlope(x float64) float64 {
+	const linear, cubic = 2 * math.Sqrt2 / math.SqrtPi, 0.044715 * 2 * math.Sqrt2 / math.SqrtPi
+	x = max(-20, min(20, x)) // where the slope is 0 or 1
+	return logisticSlope(x*(linear+cubic*x*x), x*(linear+3*cubic*x*x))
+}
+
+// logisticSlope is s + slope·s·(1 − s), s being sigmoid(x) and 1 − s = e^−x·s.
+func logisticSlope(x, slope float64) float64 {
+	e := math.Exp(-x)
+	s := 1 / (1 + e)
+	return s + slope*(s*(e*s))
 }
 
 // swish is x·sigmoid(alpha·x); fallback is the operator's default for alpha.

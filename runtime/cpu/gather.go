@@ -5,8 +5,10 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/fmoe-go/fmoe/internal/simd"
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/device"
+	"github.com/fmoe-go/fmoe/runtime/moe"
 	"github.com/fmoe-go/fmoe/runtime/op"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
@@ -19,6 +21,9 @@ func init() {
 	registerAnyType("", "GatherND", newGatherND)
 	registerAnyType("", "Compress", newCompress)
 	registerAnyType("", "ReverseSequence", newReverseSequence)
+	for _, name := range []string{"Gather", "GatherElements", "GatherND"} {
+		register(moe.Domain, name+"Gradient", newGatherGradient)
+	}
 }
 
 // gathering copies runs of length elements from each of several groups, which
@@ -127,23 +132,29 @@ func newGather(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error)
 		}
 		outer, length, inner := splitAt(c.In[0].Shape, axis)
 		g := &gathering{groups: outer, stride: length * inner, count: c.In[1].Len(), length: inner}
-		return d.bindGather(c, g, func(list []int64) error {
-			indices := indicesOf(c.In[1])
-			for i := range list {
-				v, err := indices.at(i, length)
-				if err != nil {
-					return err
-				}
-				list[i] = int64(v * inner)
-			}
-			return nil
-		})
+		return d.bindGather(c, g, axisPlaces(c.In[1], length, inner))
 	}), nil
+}
+
+// axisPlaces resolves the indices of Gather: positions of an axis of the given
+// length, inner elements apart.
+func axisPlaces(indices *tensor.Tensor, length, inner int) func(list []int64) error {
+	return func(list []int64) error {
+		given := indicesOf(indices)
+		for i := range list {
+			v, err := given.at(i, length)
+			if err != nil {
+				return err
+			}
+			list[i] = int64(v * inner)
+		}
+		return nil
+	}
 }
 
 func newGatherElements(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error) {
 	return device.KernelFunc(func(c *device.Call) (func() error, error) {
-		resolve, err := d.elementPlaces(n, c)
+		resolve, err := d.elementPlaces(n, c.In[0].Shape, c.In[1])
 		if err != nil {
 			return nil, err
 		}
@@ -151,10 +162,10 @@ func newGatherElements(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel
 	}), nil
 }
 
-// elementPlaces resolves the indices of GatherElements and ScatterElements:
-// each replaces one coordinate of its own position.
-func (d *Device) elementPlaces(n *op.Node, c *device.Call) (func(list []int64) error, error) {
-	data, indices := c.In[0].Shape, c.In[1].Shape
+// elementPlaces resolves the indices of GatherElements and ScatterElements in
+// data of the given shape: each replaces one coordinate of its own position.
+func (d *Device) elementPlaces(n *op.Node, data []int, positions *tensor.Tensor) (func(list []int64) error, error) {
+	indices := positions.Shape
 	axis, err := op.Axis(n.Int("axis", 0), len(data))
 	if err != nil {
 		return nil, err
@@ -174,11 +185,11 @@ func (d *Device) elementPlaces(n *op.Node, c *device.Call) (func(list []int64) e
 	if len(loops) > maxLoops {
 		return nil, fmt.Errorf("%d dimensions are not supported", len(indices))
 	}
-	count := c.In[1].Len()
+	count := positions.Len()
 	var list []int64
 	var fault check
 	body := func(lo, hi int) {
-		given := indicesOf(c.In[1])
+		given := indicesOf(positions)
 		o := odometer{loops: loops}
 		o.seek(lo)
 		for i := lo; i < hi; i++ {
@@ -200,23 +211,23 @@ func (d *Device) elementPlaces(n *op.Node, c *device.Call) (func(list []int64) e
 
 func newGatherND(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error) {
 	return device.KernelFunc(func(c *device.Call) (func() error, error) {
-		count, length, resolve := tuplePlaces(c, int(n.Int("batch_dims", 0)))
+		count, length, resolve := tuplePlaces(c.In[0].Shape, c.In[1], int(n.Int("batch_dims", 0)))
 		return d.bindGather(c, &gathering{groups: 1, count: count, length: length}, resolve)
 	}), nil
 }
 
-// tuplePlaces resolves the indices of GatherND and ScatterND: count tuples,
-// each the leading coordinates, behind those of the batch, of a run of length
-// elements.
-func tuplePlaces(c *device.Call, batchDims int) (count, length int, resolve func(list []int64) error) {
-	data, indices := c.In[0].Shape, c.In[1].Shape
+// tuplePlaces resolves the indices of GatherND and ScatterND in data of the
+// given shape: count tuples, each the leading coordinates, behind those of the
+// batch, of a run of length elements.
+func tuplePlaces(data []int, tuples *tensor.Tensor, batchDims int) (count, length int, resolve func(list []int64) error) {
+	indices := tuples.Shape
 	last := len(indices) - 1
 	width := indices[last]
 	axes, strides := data[batchDims:batchDims+width], stridesOf(data)[batchDims:]
 	count, length = tensor.Count(indices[:last]), tensor.Count(data[batchDims+width:])
 	perBatch, batchSize := tensor.Count(indices[batchDims:last]), tensor.Count(data[batchDims:])
 	return count, length, func(list []int64) error {
-		given := indicesOf(c.In[1])
+		given := indicesOf(tuples)
 		for i := range list {
 			place := i / perBatch * batchSize
 			for j, dim := range axes {
@@ -302,4 +313,91 @@ func newReverseSequence(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kerne
 			return nil
 		})
 	}), nil
+}
+
+func newGatherGradient(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error) {
+	return device.KernelFunc(func(c *device.Call) (func() error, error) {
+		switch c.In[0].Type {
+		case onnx.Float32:
+			return bindGatherGradient[float32](d, n, c)
+		case onnx.Float64:
+			return bindGatherGradient[float64](d, n, c)
+		}
+		return nil, device.UnsupportedType(c.In[0].Type)
+	}), nil
+}
+
+// bindGatherGradient adds runs of input 0 to where they were gathered from. A
+// stable counting sort lists, for each run of the output, those that it is the
+// sum of, so that each thread computes some of the output's runs, in an order
+// that does not depend on their number.
+func bindGatherGradient[T simd.Number](d *Device, n *op.Node, c *device.Call) (func() error, error) {
+	g := gathering{groups: 1, count: c.In[1].Len(), length: 1}
+	shape, indices := c.Out[0].Shape, c.In[1]
+	var resolve func(list []int64) error
+	var err error
+	switch n.OpType {
+	case "GatherGradient":
+		axis, err := op.Axis(n.Int("axis", 0), len(shape))
+		if err != nil {
+			return nil, err
+		}
+		var length int
+		g.groups, length, g.length = splitAt(shape, axis)
+		resolve = axisPlaces(indices, length, g.length)
+	case "GatherElementsGradient":
+		resolve, err = d.elementPlaces(n, shape, indices)
+	default:
+		g.count, g.length, resolve = tuplePlaces(shape, indices, int(n.Int("batch_dims", 0)))
+	}
+	if err != nil {
+		return nil, err
+	}
+	rows := 0 // of each group in the output
+	if c.Out[0].Len() > 0 {
+		rows = c.Out[0].Len() / g.groups / g.length
+	}
+	reservePlaces(c, 2*g.count+rows+1)
+	var order, ends []int64
+	body := func(lo, hi int) {
+		x, y := tensor.Of[T](c.In[0]), tensor.Of[T](c.Out[0])
+		for i := lo; i < hi; i++ {
+			group, row := i/rows, i%rows
+			sum := y[i*g.length:][:g.length]
+			clear(sum)
+			for _, run := range order[ends[row]:ends[row+1]] {
+				from := x[(group*g.count+int(run))*g.length:]
+				if g.length == 1 {
+					sum[0] += from[0]
+				} else {
+					simd.Axpy(1, from[:g.length], sum)
+				}
+			}
+		}
+	}
+	return func() error {
+		all := places(c, 2*g.count+rows+1)
+		var list []int64
+		list, order, ends = all[:g.count], all[g.count:2*g.count], all[2*g.count:]
+		if err := resolve(list); err != nil || rows == 0 {
+			return err
+		}
+		// ends[r+1] counts row r, then is where it begins, then where it ends.
+		clear(ends)
+		for i, at := range list {
+			list[i] = at / int64(g.length)
+			if int(list[i]) < rows-1 {
+				ends[list[i]+2]++
+			}
+		}
+		for r := range rows {
+			ends[r+1] += ends[r]
+		}
+		for i, row := range list {
+			order[ends[row+1]] = int64(i)
+			ends[row+1]++
+		}
+		d.pool.run(g.groups*rows, grain(g.length*max(1, g.count/rows)), body)
+		return nil
+	}, nil
 }

@@ -86,11 +86,11 @@ func newScatter(d *Device, n *op.Node, constants []*tensor.Tensor) (device.Kerne
 
 func (d *Device) planScatter(n *op.Node, c *device.Call) (s scattering, err error) {
 	if n.OpType == "ScatterND" {
-		s.count, s.length, s.resolve = tuplePlaces(c, 0)
+		s.count, s.length, s.resolve = tuplePlaces(c.In[0].Shape, c.In[1], 0)
 		return s, nil
 	}
 	s.count, s.length = c.In[1].Len(), 1
-	s.resolve, err = d.elementPlaces(n, c)
+	s.resolve, err = d.elementPlaces(n, c.In[0].Shape, c.In[1])
 	return s, err
 }
 

@@ -6,6 +6,7 @@ import (
 	"github.com/fmoe-go/fmoe/internal/simd"
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/device"
+	"github.com/fmoe-go/fmoe/runtime/moe"
 	"github.com/fmoe-go/fmoe/runtime/op"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
@@ -13,6 +14,8 @@ import (
 func init() {
 	register("", "Softmax", newSoftmax)
 	register("", "LogSoftmax", newSoftmax)
+	register(moe.Domain, "SoftmaxGradient", newSoftmaxGradient)
+	register(moe.Domain, "LogSoftmaxGradient", newSoftmaxGradient)
 }
 
 func newSoftmax(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error) {
@@ -142,6 +145,74 @@ func softmaxStrided[T simd.Float](x, y []T, length, stride int, logarithm bool) 
 	}
 	for i := range length {
 		y[i*stride] = T(math.Exp(float64(x[i*stride]-top)) / sum)
+	}
+}
+
+func newSoftmaxGradient(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error) {
+	return device.KernelFunc(func(c *device.Call) (func() error, error) {
+		switch c.In[0].Type {
+		case onnx.Float32:
+			return bindSoftmaxGradient[float32](d, n, c)
+		case onnx.Float64:
+			return bindSoftmaxGradient[float64](d, n, c)
+		}
+		return nil, device.UnsupportedType(c.In[0].Type)
+	}), nil
+}
+
+func bindSoftmaxGradient[T simd.Float](d *Device, n *op.Node, c *device.Call) (func() error, error) {
+	axis, err := op.Axis(n.Int("axis", -1), c.In[0].Rank())
+	if err != nil {
+		return nil, err
+	}
+	outer, length, inner := splitAt(c.In[0].Shape, axis)
+	line := softmaxGradientLine[T]
+	if n.OpType == "LogSoftmaxGradient" {
+		line = logSoftmaxGradientLine[T]
+	}
+	body := func(lo, hi int) {
+		g, y, out := tensor.Of[T](c.In[0]), tensor.Of[T](c.In[1]), tensor.Of[T](c.Out[0])
+		for i := lo; i < hi; i++ {
+			at := i/inner*length*inner + i%inner
+			line(out[at:], g[at:], y[at:], length, inner)
+		}
+	}
+	lines := outer * inner
+	if length == 0 {
+		lines = 0
+	}
+	return d.overLines(lines, length, body), nil
+}
+
+// softmaxGradientLine writes y·(g − Σ g·y) to out, for elements that lie
+// stride apart.
+func softmaxGradientLine[T simd.Float](out, g, y []T, length, stride int) {
+	if stride == 1 {
+		out, g, y = out[:length], g[:length], y[:length]
+		sum := simd.Dot(g, y)
+		for i := range out {
+			out[i] = y[i] * (g[i] - sum)
+		}
+		return
+	}
+	sum := T(0)
+	for i := 0; i < length*stride; i += stride {
+		sum += g[i] * y[i]
+	}
+	for i := 0; i < length*stride; i += stride {
+		out[i] = y[i] * (g[i] - sum)
+	}
+}
+
+// logSoftmaxGradientLine writes g − e^y·Σ g to out, for elements that lie
+// stride apart.
+func logSoftmaxGradientLine[T simd.Float](out, g, y []T, length, stride int) {
+	sum := 0.0
+	for i := 0; i < length*stride; i += stride {
+		sum += float64(g[i])
+	}
+	for i := 0; i < length*stride; i += stride {
+		out[i] = T(float64(g[i]) - math.Exp(float64(y[i]))*sum)
 	}
 }
 

@@ -40,6 +40,8 @@ type Input struct {
 	// both are 0 from -1 to 1; the gradient is wanted.
 	Shape     []int
 	Low, High float64
+	// Numbers, where they are there, are its elements in place of random ones.
+	Numbers []float64
 	// Value, where it is there, is the input, a constant of the model, in
 	// place of random numbers.
 	Value *tensor.Tensor
@@ -56,6 +58,9 @@ func Random(shape ...int) Input { return Input{Shape: shape} }
 func Within(low, high float64, shape ...int) Input {
 	return Input{Shape: shape, Low: low, High: high}
 }
+
+// With is an input whose gradient is wanted, of given numbers.
+func With(v []float64, shape ...int) Input { return Input{Shape: shape, Numbers: v} }
 
 // Fixed is a constant input without a gradient.
 func Fixed[T tensor.Element](v []T, shape ...int) Input {
@@ -182,6 +187,7 @@ func (c *GradientCase) model(random *rand.Rand) (m *onnx.Model, with []string, i
 			for i := range tensor.Of[float64](x) {
 				tensor.Of[float64](x)[i] = low + (high-low)*random.Float64()
 			}
+			copy(tensor.Of[float64](x), in.Numbers)
 			inputs[name] = x
 			g.Inputs = append(g.Inputs, declare(name, x))
 			if !in.Frozen {
@@ -211,7 +217,6 @@ func (c *GradientCase) loss(m *onnx.Model, out map[string]*tensor.Tensor, random
 		g.Nodes = append(g.Nodes, &onnx.Node{Name: name, OpType: opType, Inputs: inputs, Outputs: []string{name}})
 		return name
 	}
-	g.Initializers = append(g.Initializers, tensor.FromSlice([]int64{-1}, 1).ToONNX("flat"))
 	for i, v := range g.Outputs {
 		y := out[v.Name]
 		if slices.Contains(c.Ignore, i) || y == nil || !y.Type.IsFloat() {
@@ -229,10 +234,12 @@ func (c *GradientCase) loss(m *onnx.Model, out map[string]*tensor.Tensor, random
 			g.Nodes = append(g.Nodes, &onnx.Node{Name: wide, OpType: "Cast", Inputs: []string{v.Name}, Outputs: []string{wide},
 				Attributes: []*onnx.Attribute{onnx.IntAttribute("to", int64(onnx.Float64))}})
 		}
-		row := add("Unsqueeze", fmt.Sprintf("row%d", i), add("Reshape", fmt.Sprintf("flat%d", i), wide, "flat"), "zero")
+		row := fmt.Sprintf("row%d", i)
+		g.Nodes = append(g.Nodes, &onnx.Node{Name: row, OpType: "Flatten", Inputs: []string{wide}, Outputs: []string{row},
+			Attributes: []*onnx.Attribute{onnx.IntAttribute("axis", 0)}})
 		sums = append(sums, add("MatMul", fmt.Sprintf("sum%d", i), row, weights))
 	}
-	g.Initializers = append(g.Initializers, tensor.FromSlice([]int64{0}, 1).ToONNX("zero"), tensor.FromSlice([]int64{}, 0).ToONNX("scalar"))
+	g.Initializers = append(g.Initializers, tensor.FromSlice([]int64{}, 0).ToONNX("scalar"))
 	total := sums[0]
 	for i, s := range sums[1:] {
 		total = add("Add", fmt.Sprintf("total%d", i), total, s)

@@ -31,8 +31,12 @@ type Chain struct {
 // Chains reports whether nodes of the operator may be part of a Chain: they
 // compute each element of their only output from one of each input.
 func (o *Operator) Chains() bool {
-	return o.Elementwise && o.Domain != moe.Domain && o.Outputs == Exactly(1) && len(o.Parameters) == 0 &&
-		!o.Nondeterministic && o.Name != "CastLike" // the shape of whose second input may be any
+	switch o.Name {
+	case "Chain", "Dropout", // which numbers elements
+		"CastLike": // the shape of whose second input may be any
+		return false
+	}
+	return o.Elementwise && o.Outputs == Exactly(1) && len(o.Parameters) == 0 && !o.Nondeterministic
 }
 
 // ChainType reports whether a Chain may have values of the type: the kernels

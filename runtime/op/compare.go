@@ -24,7 +24,7 @@ func init() {
 			Attributes: []string{"detect_negative", "detect_positive"}},
 		// Where takes an element of input 1 where input 0 is true, else of
 		// input 2. It moves elements of any type.
-		{Name: "Where", Since: []int{9, 16}, Inputs: Exactly(3), Infer: inferWhere},
+		{Name: "Where", Since: []int{9, 16}, Inputs: Exactly(3), Infer: inferWhere, Gradient: whereGradient},
 	} {
 		if o.Inputs == (Arity{}) {
 			o.Inputs = Exactly(2)
@@ -74,6 +74,16 @@ func inferWhere(c *Inference) error {
 	}
 	c.Set(0, t, shape)
 	return nil
+}
+
+func whereGradient(b *Backward) {
+	condition, g := b.Input(0), b.Gradient(0)
+	if b.Wants(1) {
+		b.Set(1, b.SumTo(b.where(condition, g, 0), b.Input(1)))
+	}
+	if b.Wants(2) {
+		b.Set(2, b.SumTo(b.Op("Where", condition, b.Scalar(0, g), g), b.Input(2)))
+	}
 }
 
 func (c *Inference) wantBoolean(i int) error {

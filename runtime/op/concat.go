@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math"
 	"slices"
+
+	"github.com/fmoe-go/fmoe/onnx"
 )
 
 func init() {
@@ -12,11 +14,11 @@ func init() {
 		// Concat, ONNX 4 to 13; later versions added negative axes and
 		// element types.
 		Operator{Name: "Concat", Since: []int{4, 11, 13}, Inputs: AtLeast(1), Outputs: Exactly(1),
-			Attributes: []string{"axis"}, Caches: []int{0}, Appends: map[int]int{0: 0}, Infer: inferConcat},
+			Attributes: []string{"axis"}, Caches: []int{0}, Appends: map[int]int{0: 0}, Infer: inferConcat, Gradient: concatGradient},
 		// Split, ONNX 2 to 18. Version 13 made split an input, 18 added
 		// num_outputs, with which the last part may be shorter.
 		Operator{Name: "Split", Since: []int{2, 11, 13, 18}, Inputs: Between(1, 2), Outputs: AtLeast(1),
-			Attributes: []string{"axis", "split", "num_outputs"}, Parameters: []int{1}, Infer: inferSplit},
+			Attributes: []string{"axis", "split", "num_outputs"}, Parameters: []int{1}, Infer: inferSplit, Gradient: splitGradient},
 	)
 }
 
@@ -64,6 +66,46 @@ func inferConcat(c *Inference) error {
 	}
 	c.Set(0, t, out)
 	return nil
+}
+
+// concatGradient splits the gradient.
+func concatGradient(b *Backward) {
+	axis := b.Node.Int("axis", 0)
+	lengths := make([]Value, len(b.Inputs))
+	for i, v := range b.Inputs {
+		lengths[i] = b.Length(v, axis)
+	}
+	n := &onnx.Node{OpType: "Split", Attributes: []*onnx.Attribute{onnx.IntAttribute("axis", axis)}}
+	parts := b.AddMany(n, len(b.Inputs), b.Gradient(0), b.joined(lengths...))
+	for i, g := range parts {
+		b.Set(i, g)
+	}
+}
+
+// splitGradient joins the gradients of the parts.
+func splitGradient(b *Backward) {
+	parts := make([]Value, len(b.Outputs))
+	for i, g := range b.Outputs {
+		if parts[i] = g; g == NoValue {
+			parts[i] = b.Zeros(b.Output(i))
+		}
+	}
+	axis := onnx.IntAttribute("axis", b.Node.Int("axis", 0))
+	b.Set(0, b.Add(&onnx.Node{OpType: "Concat", Attributes: []*onnx.Attribute{axis}}, parts...))
+}
+
+// Length adds the length of an axis, as a vector.
+func (b *Backward) Length(v Value, axis int64) Value {
+	n := &onnx.Node{OpType: "Shape", Attributes: []*onnx.Attribute{onnx.IntAttribute("start", axis)}}
+	if axis != -1 {
+		n.Attributes = append(n.Attributes, onnx.IntAttribute("end", axis+1))
+	}
+	return b.Add(n, v)
+}
+
+// joined makes one vector of several.
+func (b *Backward) joined(vectors ...Value) Value {
+	return b.Add(&onnx.Node{OpType: "Concat", Attributes: []*onnx.Attribute{onnx.IntAttribute("axis", 0)}}, vectors...)
 }
 
 // SplitLengths returns the lengths of the parts into which a Split node with

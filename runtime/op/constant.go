@@ -104,6 +104,22 @@ func inferConstantOfShape(c *Inference) error {
 	return err
 }
 
+// Zeros adds a tensor of zeros of the type and shape of a value.
+func (b *Backward) Zeros(like Value) Value { return b.filled(0, like, b.Shape(like)) }
+
+// filled adds a tensor of a given shape whose elements are all x, of the type
+// of a value.
+func (b *Backward) filled(x float64, like, shape Value) Value {
+	value := tensor.New(b.Fact(like).Type, 1)
+	if !value.Type.IsFloat() {
+		b.Fail(fmt.Errorf("numbers of type %s", value.Type))
+		return NoValue
+	}
+	tensor.ConvertFloat(value, tensor.FromSlice([]float64{x}))
+	a := &onnx.Attribute{Name: "value", Type: onnx.AttributeTensor, Tensor: value.ToONNX("")}
+	return b.Add(&onnx.Node{OpType: "ConstantOfShape", Attributes: []*onnx.Attribute{a}}, shape)
+}
+
 // EyeLikeType returns the element type of an EyeLike node's output.
 func EyeLikeType(n *Node, input onnx.DataType) onnx.DataType {
 	return onnx.DataType(n.Int("dtype", int64(input)))

@@ -15,8 +15,23 @@ func init() {
 		// Output 1 tells which elements were kept; before version 10 it has
 		// the input's type.
 		Operator{Name: "Dropout", Since: []int{7, 10, 12, 13, 22}, Inputs: Between(1, 3), Outputs: Between(1, 2),
-			Attributes: []string{"ratio", "seed"}, Elementwise: true, Nondeterministic: true, Infer: inferDropout},
+			Attributes: []string{"ratio", "seed"}, Elementwise: true, Nondeterministic: true, Infer: inferDropout, Gradient: dropoutGradient},
 	)
+}
+
+// dropoutGradient gives the gradient to the elements that were kept.
+func dropoutGradient(b *Backward) {
+	g, training := b.Gradient(0), b.Input(2)
+	if training == NoValue {
+		b.Set(0, g)
+		return
+	}
+	scale := b.Scalar(2, g)
+	if ratio := b.Input(1); ratio != NoValue {
+		scale = b.Op("Reciprocal", b.minus(1, b.Cast(ratio, g)))
+	}
+	scale = b.where(training, scale, 1)
+	b.Set(0, b.where(b.Output(1), b.Op("Mul", g, scale), 0))
 }
 
 func inferDropout(c *Inference) error {

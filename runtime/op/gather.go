@@ -5,28 +5,100 @@ import (
 	"fmt"
 
 	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime/moe"
 )
 
 func init() {
 	Register(
 		// Gather, ONNX 1 to 13: slices along an axis, chosen by indices.
 		Operator{Name: "Gather", Since: []int{1, 11, 13}, Inputs: Exactly(2), Outputs: Exactly(1),
-			Attributes: []string{"axis"}, Infer: inferGather},
+			Attributes: []string{"axis"}, Infer: inferGather, Gradient: gatherGradient},
 		// GatherElements, ONNX 11 and 13: an index for each element.
 		Operator{Name: "GatherElements", Since: []int{11, 13}, Inputs: Exactly(2), Outputs: Exactly(1),
-			Attributes: []string{"axis"}, Infer: inferGatherElements},
+			Attributes: []string{"axis"}, Infer: inferGatherElements, Gradient: gatherGradient},
 		// GatherND, ONNX 11 to 13: tuples of indices; version 12 added
 		// batch_dims.
 		Operator{Name: "GatherND", Since: []int{11, 12, 13}, Inputs: Exactly(2), Outputs: Exactly(1),
-			Attributes: []string{"batch_dims"}, Infer: inferGatherND},
+			Attributes: []string{"batch_dims"}, Infer: inferGatherND, Gradient: gatherGradient},
 		// Compress, ONNX 9 to 28: the slices for which a condition holds.
 		Operator{Name: "Compress", Since: []int{9, 11, 28}, Inputs: Exactly(2), Outputs: Exactly(1),
-			Attributes: []string{"axis"}, Infer: inferCompress},
+			Attributes: []string{"axis"}, Infer: inferCompress, Gradient: compressGradient},
 		// ReverseSequence, ONNX 10 and 28: turns the first elements of each
 		// sequence of a batch around.
 		Operator{Name: "ReverseSequence", Since: []int{10, 28}, Inputs: Exactly(2), Outputs: Exactly(1),
-			Attributes: []string{"batch_axis", "time_axis"}, Infer: inferReverseSequence},
+			Attributes: []string{"batch_axis", "time_axis"}, Infer: inferReverseSequence, Gradient: reverseSequenceGradient},
+
+		// What gradients are made of: a tensor of the shape in input 2, each
+		// element of which is the sum of those of input 0 that the operator of
+		// the name before Gradient, with the same indices in input 1 and
+		// attributes, takes from it. Sums are in the order of input 0.
+		Operator{Domain: moe.Domain, Name: "GatherGradient", Since: []int{1}, Inputs: Exactly(3), Outputs: Exactly(1),
+			Attributes: []string{"axis"}, Parameters: []int{2}, Infer: inferGatherGradient(inferGather)},
+		Operator{Domain: moe.Domain, Name: "GatherElementsGradient", Since: []int{1}, Inputs: Exactly(3), Outputs: Exactly(1),
+			Attributes: []string{"axis"}, Parameters: []int{2}, Infer: inferGatherGradient(inferGatherElements)},
+		Operator{Domain: moe.Domain, Name: "GatherNDGradient", Since: []int{1}, Inputs: Exactly(3), Outputs: Exactly(1),
+			Attributes: []string{"batch_dims"}, Parameters: []int{2}, Infer: inferGatherGradient(inferGatherND)},
 	)
+}
+
+func gatherGradient(b *Backward) {
+	b.Set(0, b.Add(&onnx.Node{Domain: moe.Domain, OpType: b.Node.OpType + "Gradient", Attributes: b.Node.Attributes},
+		b.Gradient(0), b.Input(1), b.Shape(b.Input(0))))
+}
+
+// ungathered adds the gradient of what has the given shape where Gather takes
+// slices along an axis from it.
+func (b *Backward) ungathered(g, indices, shape Value, axis int64) Value {
+	return b.Add(&onnx.Node{Domain: moe.Domain, OpType: "GatherGradient", Attributes: []*onnx.Attribute{onnx.IntAttribute("axis", axis)}}, g, indices, shape)
+}
+
+func compressGradient(b *Backward) {
+	b.setChosen(b.Op("Reshape", b.Op("NonZero", b.Input(1)), b.Ints(-1)))
+}
+
+// setChosen states the gradient of input 0, of which output 0 has the slices
+// with the given indices along the attribute axis or, where the node has none,
+// the elements.
+func (b *Backward) setChosen(indices Value) {
+	x, g := b.Input(0), b.Gradient(0)
+	if b.Node.Attribute("axis") != nil {
+		b.Set(0, b.ungathered(g, indices, b.Shape(x), b.Node.Int("axis", 0)))
+		return
+	}
+	count := b.Op("Reshape", b.Op("Size", x), b.Ints(1))
+	b.Set(0, b.Reshape(b.ungathered(g, indices, count, 0), x))
+}
+
+func reverseSequenceGradient(b *Backward) {
+	b.Set(0, b.Add(&onnx.Node{OpType: "ReverseSequence", Attributes: b.Node.Attributes}, b.Gradient(0), b.Input(1)))
+}
+
+// inferGatherGradient is the inference of the gradient of an operator with the
+// given one: input 0 has the shape of its output.
+func inferGatherGradient(infer func(*Inference) error) func(*Inference) error {
+	return func(c *Inference) error {
+		t, err := c.typeAmong(floatTypes, 0)
+		if err != nil {
+			return err
+		}
+		if err := c.wantParameters(2); err != nil {
+			return err
+		}
+		shape, err := c.dimensions(2)
+		if err != nil {
+			return err
+		}
+		node := &Node{Node: c.Node.Node, Operator: c.Node.Operator, Since: 13}
+		gather := &Inference{Node: node, Symbols: c.Symbols, Inputs: []Fact{{Type: t, Shape: shape}, c.Inputs[1]}, Outputs: make([]Fact, 1)}
+		if err := infer(gather); err != nil {
+			return err
+		}
+		if err := sameShape(gather.Outputs[0].Shape, c.Shape(0)); err != nil {
+			return fmt.Errorf("gradient and what was gathered differ: %w", err)
+		}
+		c.Set(0, t, shape)
+		return nil
+	}
 }
 
 func inferGather(c *Inference) error {

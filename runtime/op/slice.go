@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
+
+	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime/moe"
 )
 
 func init() {
@@ -11,7 +14,12 @@ func init() {
 		// Slice, ONNX 1 to 13. Version 10 made starts, ends and axes inputs
 		// and added steps.
 		Operator{Name: "Slice", Since: []int{1, 10, 11, 13}, Inputs: Between(1, 5), Outputs: Exactly(1),
-			Attributes: []string{"starts", "ends", "axes"}, Parameters: []int{1, 2, 3, 4}, Infer: inferSlice},
+			Attributes: []string{"starts", "ends", "axes"}, Parameters: []int{1, 2, 3, 4}, Infer: inferSlice, Gradient: sliceGradient},
+		// SliceGradient, which gradients are made of: a tensor of the shape in
+		// input 1, zero but for input 0 where Slice with inputs 2 to 5 as its
+		// inputs 1 to 4 takes elements.
+		Operator{Domain: moe.Domain, Name: "SliceGradient", Since: []int{1}, Inputs: Between(4, 6), Outputs: Exactly(1),
+			Parameters: []int{1, 2, 3, 4, 5}, Infer: inferSliceGradient},
 	)
 }
 
@@ -133,6 +141,54 @@ func clampedStride(start, end, step, dim int64) Stride {
 		s.Step = int(step) // shorter than the axis, so products with it do not overflow
 	}
 	return s
+}
+
+func sliceGradient(b *Backward) {
+	inputs := []Value{b.Gradient(0), b.Shape(b.Input(0))}
+	if b.Node.Since >= 10 {
+		inputs = append(inputs, b.Inputs[1:]...)
+	} else {
+		inputs = append(inputs, b.Ints(b.Node.Ints("starts")...), b.Ints(b.Node.Ints("ends")...))
+		if axes := b.Node.Ints("axes"); axes != nil {
+			inputs = append(inputs, b.Ints(axes...))
+		}
+	}
+	b.Set(0, b.Add(&onnx.Node{Domain: moe.Domain, OpType: "SliceGradient"}, inputs...))
+}
+
+// SliceGradientStrides returns which positions of a tensor of the given shape
+// the gradient in input 0 of a SliceGradient node belongs to. It returns nil
+// where the node's parameters are not known.
+func SliceGradientStrides(n *Node, shape []Dim, content Content) ([]Stride, error) {
+	inputs := append([]string{n.Inputs[0]}, n.Inputs[2:]...)
+	slice := &Node{Node: &onnx.Node{OpType: "Slice", Inputs: inputs}, Since: 13}
+	return SliceStrides(slice, shape, func(i int) ([]int64, bool) { return content(i + 1) })
+}
+
+func inferSliceGradient(c *Inference) error {
+	t, err := c.typeAmong(floatTypes, 0)
+	if err != nil {
+		return err
+	}
+	if err := c.wantParameters(1, 2, 3, 4, 5); err != nil {
+		return err
+	}
+	shape, err := c.dimensions(1)
+	c.Set(0, t, shape)
+	if shape == nil || err != nil {
+		return err
+	}
+	strides, err := SliceGradientStrides(c.Node, shape, c.Ints)
+	if strides == nil || err != nil {
+		return err
+	}
+	lengths := make([]Dim, len(strides))
+	for i, s := range strides {
+		if lengths[i] = s.Length; !s.Length.Known() {
+			lengths[i] = c.Fresh()
+		}
+	}
+	return c.wantShape(0, lengths...)
 }
 
 func inferSlice(c *Inference) error {

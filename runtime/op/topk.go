@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime/moe"
 )
 
 // The operators that order the elements along an axis.
@@ -17,14 +18,14 @@ func init() {
 		// indices. Version 10 made k an input, 11 added largest and sorted.
 		// Of equal elements the one with the lower index comes first.
 		Operator{Name: "TopK", Since: []int{1, 10, 11, 24}, Inputs: Between(1, 2), Outputs: Between(1, 2),
-			Attributes: []string{"axis", "k", "largest", "sorted"}, Parameters: []int{1}, Infer: inferTopK},
+			Attributes: []string{"axis", "k", "largest", "sorted"}, Parameters: []int{1}, Infer: inferTopK, Gradient: topKGradient},
 		// ArgMax and ArgMin, ONNX 1 to 13: the index of the largest and
 		// smallest element; version 12 added select_last_index.
 		argMax, argMin,
 		// Hardmax, ONNX 1 to 13: one at the first largest element, zero
 		// elsewhere. Its axis is Softmax's.
 		Operator{Name: "Hardmax", Since: []int{1, 11, 13}, Inputs: Exactly(1), Outputs: Exactly(1),
-			Attributes: []string{"axis"}, Infer: inferSoftmax},
+			Attributes: []string{"axis"}, Infer: inferSoftmax, Gradient: NoGradient},
 	)
 }
 
@@ -72,6 +73,12 @@ func inferTopK(c *Inference) error {
 	c.Set(0, c.Type(0), shape)
 	c.Set(1, onnx.Int64, shape)
 	return nil
+}
+
+func topKGradient(b *Backward) {
+	axis := onnx.IntAttribute("axis", b.Node.Int("axis", -1))
+	b.Set(0, b.Add(&onnx.Node{Domain: moe.Domain, OpType: "GatherElementsGradient", Attributes: []*onnx.Attribute{axis}},
+		b.Gradient(0), b.Output(1), b.Shape(b.Input(0))))
 }
 
 func inferArgument(c *Inference) error {

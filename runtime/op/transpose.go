@@ -3,20 +3,22 @@ package op
 import (
 	"fmt"
 	"slices"
+
+	"github.com/fmoe-go/fmoe/onnx"
 )
 
 func init() {
 	Register(
 		// Transpose, ONNX 1 to 25; later versions added element types.
 		Operator{Name: "Transpose", Since: []int{1, 13, 21, 23, 24, 25}, Inputs: Exactly(1), Outputs: Exactly(1),
-			Attributes: []string{"perm"}, Infer: inferTranspose},
+			Attributes: []string{"perm"}, Infer: inferTranspose, Gradient: transposeGradient},
 		// DepthToSpace, ONNX 1 to 28, moves channels into square blocks of
 		// height and width; version 11 added the order CRD of the channels.
 		// SpaceToDepth, ONNX 1 to 28, is its reverse, with CRD since 28.
 		Operator{Name: "DepthToSpace", Since: []int{1, 11, 13, 28}, Inputs: Exactly(1), Outputs: Exactly(1),
-			Attributes: []string{"blocksize", "mode"}, Infer: inferDepthToSpace},
+			Attributes: []string{"blocksize", "mode"}, Infer: inferDepthToSpace, Gradient: reverseGradient("SpaceToDepth")},
 		Operator{Name: "SpaceToDepth", Since: []int{1, 13, 28}, Inputs: Exactly(1), Outputs: Exactly(1),
-			Attributes: []string{"blocksize", "mode"}, Infer: inferSpaceToDepth},
+			Attributes: []string{"blocksize", "mode"}, Infer: inferSpaceToDepth, Gradient: reverseGradient("DepthToSpace")},
 	)
 }
 
@@ -60,6 +62,26 @@ func inferTranspose(c *Inference) error {
 	}
 	c.Set(0, c.Type(0), out)
 	return nil
+}
+
+func transposeGradient(b *Backward) {
+	if b.Node.Attribute("perm") == nil {
+		b.Set(0, b.Op("Transpose", b.Gradient(0)))
+		return
+	}
+	perm := b.Node.Ints("perm")
+	inverse := make([]int64, len(perm))
+	for i, p := range perm {
+		inverse[p] = int64(i)
+	}
+	b.Set(0, b.Transpose(b.Gradient(0), inverse...))
+}
+
+// reverseGradient is the gradient of an operator that another one undoes.
+func reverseGradient(opType string) func(*Backward) {
+	return func(b *Backward) {
+		b.Set(0, b.Add(&onnx.Node{OpType: opType, Attributes: b.Node.Attributes}, b.Gradient(0)))
+	}
 }
 
 // blockSize checks the node of a DepthToSpace or SpaceToDepth and returns its

@@ -1,13 +1,17 @@
 package op
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/fmoe-go/fmoe/onnx"
+)
 
 func init() {
 	Register(
 		// Trilu, ONNX 14: the upper or lower triangle of matrices; the rest
 		// becomes zero.
 		Operator{Name: "Trilu", Since: []int{14}, Inputs: Between(1, 2), Outputs: Exactly(1),
-			Attributes: []string{"upper"}, Parameters: []int{1}, Elementwise: true, Infer: inferTrilu},
+			Attributes: []string{"upper"}, Parameters: []int{1}, Elementwise: true, Infer: inferTrilu, Gradient: triluGradient},
 	)
 }
 
@@ -18,6 +22,10 @@ func TriluDiagonal(n *Node, content Content) (k int64, known bool, err error) {
 		return 0, true, nil
 	}
 	return integer(content, 1)
+}
+
+func triluGradient(b *Backward) {
+	b.Set(0, b.Add(&onnx.Node{OpType: "Trilu", Attributes: b.Node.Attributes}, append([]Value{b.Gradient(0)}, b.Inputs[1:]...)...))
 }
 
 func inferTrilu(c *Inference) error {

@@ -19,6 +19,7 @@ func main() {
 	axpy()
 	functions()
 	swish()
+	gradients()
 	dot()
 	sum()
 	largest()

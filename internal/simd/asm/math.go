@@ -158,3 +158,57 @@ func swish() {
 	}}.write()
 	end()
 }
+
+// within returns x between two bounds. NaN stays NaN.
+func within(x vector, bound float64) vector { return atMost(atLeast(x, -bound), bound) }
+
+func geluGradient(x vector) vector {
+	x = within(x, 14)
+	tail := multiply(erfc(multiply(magnitude(x), constant(math.Sqrt2/2))), constant(0.5))
+	normal := subtract(load(constant(1)), tail)
+	VBLENDVPS(x, tail, normal, normal) // by the sign of x
+	density := exp(multiply(negative(multiply(x, x)), constant(0.5)))
+	return add(normal, multiply(x, multiply(density, constant(0.5*math.Sqrt2/math.SqrtPi))))
+}
+
+func geluTanhGradient(x vector) vector {
+	const (
+		linear = 2 * math.Sqrt2 / math.SqrtPi
+		cubic  = 0.044715 * linear
+	)
+	x = within(x, 10)
+	square := multiply(x, x)
+	exponent := multiply(x, add(multiply(square, constant(cubic)), constant(linear)))
+	slope := multiply(x, add(multiply(square, constant(3*cubic)), constant(linear)))
+	return logisticGradient(exponent, slope)
+}
+
+// logisticGradient returns s + slope·s·(1 − s), s being sigmoid(x), whose
+// 1 − s is e^−x·s.
+func logisticGradient(x, slope vector) vector {
+	e := exp(negative(x))
+	s := divide(load(constant(1)), add(e, constant(1)))
+	return add(s, multiply(slope, multiply(s, multiply(e, s))))
+}
+
+// gradients writes the products of a gradient and a function's derivative.
+func gradients() {
+	for _, f := range []struct {
+		name string
+		of   func(vector) vector
+	}{{"GELUGradient", geluGradient}, {"GELUTanhGradient", geluTanhGradient}} {
+		text("float32"+f.name, "(out, gradient, x []float32)", "["+f.name+"].")
+		loop{inputs: []string{"gradient", "x"}, output: "out", elements: func(in []vector, _ vector) vector {
+			return multiply(in[0], f.of(in[1]))
+		}}.write()
+		end()
+	}
+
+	text("float32SwishGradient", "(out, gradient, x []float32, alpha float32)", "[SwishGradient].")
+	factor := broadcast("alpha")
+	loop{inputs: []string{"gradient", "x"}, output: "out", elements: func(in []vector, _ vector) vector {
+		exponent := within(multiply(in[1], factor), 88)
+		return multiply(in[0], logisticGradient(exponent, exponent))
+	}}.write()
+	end()
+}

@@ -1,0 +1,53 @@
+package devicetest
+
+import "github.com/fmoe-go/fmoe/onnx"
+
+func init() {
+	integer, integers, text := onnx.IntAttribute, onnx.IntsAttribute, onnx.StringAttribute
+	list := func(attributes ...*onnx.Attribute) []*onnx.Attribute { return attributes }
+	vector := func(v ...int64) Input { return Fixed(v, len(v)) }
+	GradientCases = append(GradientCases,
+		GradientCase{OpType: "Transpose", Inputs: []Input{Random(2, 3, 4)}},
+		GradientCase{Name: "Transpose/perm", OpType: "Transpose", Inputs: []Input{Random(2, 3, 4)}, Attributes: list(integers("perm", 1, 2, 0))},
+		GradientCase{OpType: "DepthToSpace", Inputs: []Input{Random(1, 8, 2, 3)}, Attributes: list(integer("blocksize", 2))},
+		GradientCase{Name: "DepthToSpace/CRD", OpType: "DepthToSpace", Inputs: []Input{Random(1, 8, 2, 3)}, Attributes: list(integer("blocksize", 2), text("mode", "CRD"))},
+		GradientCase{OpType: "SpaceToDepth", Inputs: []Input{Random(2, 1, 4, 6)}, Attributes: list(integer("blocksize", 2))},
+
+		GradientCase{OpType: "Concat", Inputs: []Input{Random(2, 3), Fixed([]float64{1, 2}, 2, 1), Random(2, 2)}, Attributes: list(integer("axis", 1))},
+		GradientCase{Name: "Concat/last", OpType: "Concat", Inputs: []Input{Random(2, 3), Random(2, 1)}, Attributes: list(integer("axis", -1))},
+		GradientCase{OpType: "Split", Outputs: 2, Inputs: []Input{Random(4, 3)}, Attributes: list(integer("num_outputs", 2))},
+		GradientCase{Name: "Split/lengths", OpType: "Split", Outputs: 3, Inputs: []Input{Random(2, 6), vector(1, 2, 3)}, Attributes: list(integer("axis", -1))},
+		GradientCase{Name: "Split/unused", OpType: "Split", Outputs: 3, Ignore: []int{1}, Inputs: []Input{Random(2, 6), vector(1, 2, 3)}, Attributes: list(integer("axis", 1))},
+		GradientCase{Name: "Split/attribute", OpType: "Split", Opset: 11, Outputs: 2, Inputs: []Input{Random(3, 2)}, Attributes: list(integers("split", 1, 2))},
+
+		GradientCase{OpType: "Slice", Inputs: []Input{Random(4, 5), vector(1, -3), vector(3, 100)}},
+		GradientCase{Name: "Slice/steps", OpType: "Slice", Inputs: []Input{Random(3, 7), vector(1), vector(7), vector(-1), vector(3)}},
+		GradientCase{Name: "Slice/negative", OpType: "Slice", Inputs: []Input{Random(6, 2), vector(-1), vector(-100), vector(0), vector(-2)}},
+		GradientCase{Name: "Slice/nothing", OpType: "Slice", Inputs: []Input{Random(2, 3), vector(2), vector(1)}},
+		GradientCase{Name: "Slice/attributes", OpType: "Slice", Opset: 9, Inputs: []Input{Random(4, 5)},
+			Attributes: list(integers("starts", 1), integers("ends", 4), integers("axes", 1))},
+		GradientCase{Name: "Slice/all axes", OpType: "Slice", Opset: 9, Inputs: []Input{Random(4, 5)}, Attributes: list(integers("starts", 1, 0), integers("ends", 4, 2))},
+
+		GradientCase{OpType: "Expand", Inputs: []Input{Random(3, 1), vector(2, 1, 4)}},
+		GradientCase{Name: "Expand/scalar", OpType: "Expand", Inputs: []Input{Random(), vector(2, 3)}},
+		GradientCase{OpType: "Tile", Inputs: []Input{Random(2, 3), vector(2, 3)}},
+		GradientCase{Name: "Tile/scalar", OpType: "Tile", Inputs: []Input{Random(), vector()}},
+
+		GradientCase{OpType: "Gather", Inputs: []Input{Random(5, 3), Fixed([]int64{4, 0, -1, 0, 2, 0}, 2, 3)}},
+		GradientCase{Name: "Gather/axis", OpType: "Gather", Inputs: []Input{Random(2, 4, 3), Fixed([]int32{1, 3, 1}, 3)}, Attributes: list(integer("axis", 1))},
+		GradientCase{Name: "Gather/last", OpType: "Gather", Inputs: []Input{Random(2, 4), element[int64](-2)}, Attributes: list(integer("axis", -1))},
+		GradientCase{OpType: "GatherElements", Inputs: []Input{Random(3, 4), Fixed([]int64{2, 0, 2, 1, 0, -1}, 2, 3)}},
+		GradientCase{Name: "GatherElements/axis", OpType: "GatherElements", Inputs: []Input{Random(2, 4), Fixed([]int64{3, 3, 0, 1, 1, 1}, 2, 3)}, Attributes: list(integer("axis", 1))},
+		GradientCase{OpType: "GatherND", Inputs: []Input{Random(2, 3, 4), Fixed([]int64{1, 2, 0, 0, 1, 2}, 3, 2)}},
+		GradientCase{Name: "GatherND/elements", OpType: "GatherND", Inputs: []Input{Random(2, 3), Fixed([]int64{1, 2, -2, 0, 1, 2}, 3, 2)}},
+		GradientCase{Name: "GatherND/batch", OpType: "GatherND", Inputs: []Input{Random(2, 3, 4), Fixed([]int64{2, 0, 1, 1}, 2, 2, 1)}, Attributes: list(integer("batch_dims", 1))},
+		GradientCase{OpType: "Compress", Inputs: []Input{Random(2, 3), Fixed([]bool{true, false, true, true}, 4)}},
+		GradientCase{Name: "Compress/axis", OpType: "Compress", Inputs: []Input{Random(2, 3), Fixed([]bool{true, false, true}, 3)}, Attributes: list(integer("axis", 1))},
+		GradientCase{OpType: "ReverseSequence", Inputs: []Input{Random(4, 3, 2), vector(1, 4, 3)}},
+		GradientCase{Name: "ReverseSequence/batch first", OpType: "ReverseSequence", Inputs: []Input{Random(2, 4), vector(3, 2)},
+			Attributes: list(integer("batch_axis", 0), integer("time_axis", 1))},
+
+		GradientCase{OpType: "Trilu", Inputs: []Input{Random(2, 3, 4)}},
+		GradientCase{Name: "Trilu/lower", OpType: "Trilu", Inputs: []Input{Random(3, 4), element[int64](-1)}, Attributes: list(integer("upper", 0))},
+	)
+}
