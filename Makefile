@@ -38,7 +38,7 @@ $(GOLANGCI_LINT):
 	@mv build/tools/golangci-lint $@
 
 FUZZTIME = 30s
-fuzz: ## fuzz the decoder, gates, the rewriter, the converter, the runtime and corpora for FUZZTIME each
+fuzz: ## fuzz the decoder, gates, the rewriter, the converter, the runtime, corpora and logs of training for FUZZTIME each
 	GO=$(GO) internal/tools/fuzz.sh ./onnx FuzzDecode $(FUZZTIME)
 	GO=$(GO) internal/tools/fuzz.sh ./runtime/moe FuzzGate $(FUZZTIME)
 	GO=$(GO) internal/tools/fuzz.sh ./fmoefy FuzzRewrite $(FUZZTIME)
@@ -48,6 +48,7 @@ fuzz: ## fuzz the decoder, gates, the rewriter, the converter, the runtime and c
 	GO=$(GO) internal/tools/fuzz.sh ./runtime/train/data FuzzMegatron $(FUZZTIME)
 	GO=$(GO) internal/tools/fuzz.sh ./runtime/train/data FuzzText $(FUZZTIME)
 	GO=$(GO) internal/tools/fuzz.sh ./runtime/train/safetensors FuzzParse $(FUZZTIME)
+	GO=$(GO) internal/tools/fuzz.sh ./runtime/train/report FuzzLog $(FUZZTIME)
 
 GPT = models/gpt-megatron
 demo: build ## rewrite a trained GPT into 8 experts, run both on text, let it write

@@ -168,14 +168,8 @@ func (p *Picture) legend(h *Heatmap, x, y float64, write func(x, y, size float64
 // shade returns the colour of x from 0 to 1, that of 0 for what is not a
 // number.
 func shade(x float64) color.RGBA {
-	at := 0.0
-	if x > 0 {
-		at = min(x, 1) * float64(len(scale)-1)
+	if !(x > 0) {
+		x = 0
 	}
-	i := min(int(at), len(scale)-2)
-	mix := func(a, b uint8) uint8 {
-		return uint8(math.Round(float64(a) + (at-float64(i))*(float64(b)-float64(a))))
-	}
-	a, b := scale[i], scale[i+1]
-	return color.RGBA{mix(a.R, b.R), mix(a.G, b.G), mix(a.B, b.B), 255}
+	return blend(scale, min(x, 1))
 }

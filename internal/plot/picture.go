@@ -1,4 +1,5 @@
-// Package plot draws heat maps as PNG and SVG.
+// Package plot draws heat maps as PNG and SVG, and plots of lines and heat maps
+// for pages of HTML.
 package plot
 
 import (
