@@ -55,7 +55,7 @@ type Compressed struct {
 func (b *Compressed) Size() int { return len(b.data) + 4*(len(b.scales)+len(b.zeros)) }
 
 // maxBlock is the largest block; columns of larger ones repeat their scales.
-// A [depthStep] is a multiple of it and of every smaller power of two, so that
+// A [DepthStep] is a multiple of it and of every smaller power of two, so that
 // pieces of the depth consist of blocks.
 const maxBlock = 128
 
@@ -160,7 +160,7 @@ func (b *Compressed) SetHalf(col int, elements []uint16, stride int) {
 // WorkLenCompressed returns the number of elements of working memory that
 // MultiplyCompressed needs for a left-hand operand of m × k.
 func WorkLenCompressed[T Number](m, k int) int {
-	expanded := workLenRows[T](m, k) + roundUp(min(depthStep(k), k), Int4.step())*TileCols[T]()
+	expanded := workLenRows[T](m, k) + roundUp(min(DepthStep(k), k), Int4.step())*TileCols[T]()
 	return max(expanded, 2*min(m, few)*roundUp(k, Int4.step()))
 }
 
@@ -186,7 +186,7 @@ func MultiplyCompressed[T Number](c []T, stride int, a Matrix[T], all int, b *Co
 func multiplyExpanded[T Number](c []T, stride int, a Matrix[T], b *Compressed, from, to int, work []T) {
 	width := TileCols[T]()
 	at := workLenRows[T](a.Rows, a.Cols)
-	rows, panel, step, height := work[:at], work[at:], depthStep(a.Cols), RowBlock(a.Rows)
+	rows, panel, step, height := work[:at], work[at:], DepthStep(a.Cols), RowBlock(a.Rows)
 	for i := 0; i < a.Rows; i += height {
 		ni := min(height, a.Rows-i)
 		for l := 0; l < a.Cols; l += step {

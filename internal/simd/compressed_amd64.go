@@ -15,7 +15,7 @@ type place struct {
 // place finds the rows of a panel from first on.
 func (b *Compressed) place(panel, first int) place {
 	const width = float32Cols
-	p := place{dataStep: b.panel(), block: depthStep(b.Rows)}
+	p := place{dataStep: b.panel(), block: DepthStep(b.Rows)}
 	p.data = &b.data[panel*p.dataStep+first*width*b.format.bits()/8]
 	if !b.format.integers() {
 		return p

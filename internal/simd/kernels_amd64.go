@@ -80,10 +80,10 @@ func multiplyRowAVX2[T Number](c, row []T, b *Packed[T], from, to int) bool {
 	row, c = row[:b.Rows], c[:to-from]
 	panels := b.data[from*b.Rows : roundUp(to, width)*b.Rows]
 	whole := len(c) / width
-	float32Row(b.Rows, depthStep(b.Rows), whole, pointer[float32](row), pointer[float32](panels), pointer[float32](c))
+	float32Row(b.Rows, DepthStep(b.Rows), whole, pointer[float32](row), pointer[float32](panels), pointer[float32](c))
 	if rest := len(c) % width; rest > 0 {
 		var last [width]float32
-		float32Row(b.Rows, depthStep(b.Rows), 1, pointer[float32](row), pointer[float32](panels[whole*width*b.Rows:]), &last[0])
+		float32Row(b.Rows, DepthStep(b.Rows), 1, pointer[float32](row), pointer[float32](panels[whole*width*b.Rows:]), &last[0])
 		copy(float32s(c)[whole*width:], last[:rest])
 	}
 	return true

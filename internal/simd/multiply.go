@@ -18,9 +18,9 @@ const (
 	few = 4
 )
 
-// depthStep returns how deep the blocks of a product of depth k are: about
+// DepthStep returns how deep the blocks of a product of depth k are: about
 // equal, and a number of whole blocks of a [Compressed] operand.
-func depthStep(k int) int {
+func DepthStep(k int) int {
 	blocks := max(1, (k+depthBlock-1)/depthBlock)
 	return roundUp((k+blocks-1)/blocks, maxBlock)
 }
@@ -36,7 +36,7 @@ func RowBlock(m int) int {
 // WorkLen returns the number of elements of working memory that Multiply
 // needs for a product of m × k by k × n.
 func WorkLen[T Number](m, k, n int) int {
-	return workLenRows[T](m, k) + min(depthStep(k), k)*min(colBlock, roundUp(n, TileCols[T]()))
+	return workLenRows[T](m, k) + min(DepthStep(k), k)*min(colBlock, roundUp(n, TileCols[T]()))
 }
 
 // WorkLenPacked returns the number of elements of working memory that
@@ -47,7 +47,7 @@ func WorkLenPacked[T Number](m, k int) int {
 
 // workLenRows is the number of elements of a packed block of rows.
 func workLenRows[T Number](m, k int) int {
-	return min(depthStep(k), k) * min(rowBlock, roundUp(m, TileRows[T]()))
+	return min(DepthStep(k), k) * min(rowBlock, roundUp(m, TileRows[T]()))
 }
 
 // Multiply computes c = a·b, where element (i, j) of c lies at i·stride + j.
@@ -55,18 +55,30 @@ func workLenRows[T Number](m, k int) int {
 func Multiply[T Number](c []T, stride int, a, b Matrix[T], work []T) {
 	switch {
 	case a.Rows == 0 || b.Cols == 0:
-		return
 	case a.Cols == 0:
 		zero(c, stride, a.Rows, b.Cols)
-		return
 	case min(a.Rows, b.Cols) <= few && b.RowStride == 1 && a.ColStride == 1:
 		multiplyDots(c, stride, a, b)
-		return
 	case a.Rows <= few && b.ColStride == 1:
 		multiplyRows(c, stride, a, b)
+	default:
+		multiplyTiles(c, stride, a, b, work)
+	}
+}
+
+// MultiplyPart is Multiply for a part of a product of m rows and n columns,
+// whose bits do not depend on what the other parts are.
+func MultiplyPart[T Number](c []T, stride int, a, b Matrix[T], m, n int, work []T) {
+	if min(m, n) > few && a.Rows > 0 && b.Cols > 0 && a.Cols > 0 {
+		multiplyTiles(c, stride, a, b, work)
 		return
 	}
-	step, height := depthStep(a.Cols), RowBlock(a.Rows)
+	Multiply(c, stride, a, b, work)
+}
+
+// multiplyTiles is Multiply for operands that are worth packing.
+func multiplyTiles[T Number](c []T, stride int, a, b Matrix[T], work []T) {
+	step, height := DepthStep(a.Cols), RowBlock(a.Rows)
 	at := workLenRows[T](a.Rows, a.Cols)
 	rows, cols := work[:at], work[at:]
 	for j := 0; j < b.Cols; j += colBlock {
@@ -101,7 +113,7 @@ func MultiplyPacked[T Number](c []T, stride int, a Matrix[T], b *Packed[T], from
 		multiplyStreaming(c, stride, a, b, from, to, work)
 		return
 	}
-	step, height := depthStep(a.Cols), RowBlock(a.Rows)
+	step, height := DepthStep(a.Cols), RowBlock(a.Rows)
 	for i := 0; i < a.Rows; i += height {
 		ni := min(height, a.Rows-i)
 		for l := 0; l < a.Cols; l += step {
@@ -117,8 +129,8 @@ func MultiplyPacked[T Number](c []T, stride int, a Matrix[T], b *Packed[T], from
 // whole depth. It reads b from its beginning to its end, as few rows, which
 // wait for b, want it.
 func multiplyStreaming[T Number](c []T, stride int, a Matrix[T], b *Packed[T], from, to int, work []T) {
-	PackLeft(work, a, 0, a.Rows)
-	width, step, rows := TileCols[T](), depthStep(a.Cols), roundUp(a.Rows, TileRows[T]())
+	PackLeft(work, a, 0, a.Rows, DepthStep(a.Cols))
+	width, step, rows := TileCols[T](), DepthStep(a.Cols), roundUp(a.Rows, TileRows[T]())
 	for j := from; j < to; j += 2 * width { // as many as the widest tiles have
 		for l := 0; l < a.Cols; l += step {
 			block(c[j-from:], stride, work[l*rows:], b.data[j*b.Rows+l*width:], b.Rows, a.Rows, min(2*width, to-j),
@@ -129,9 +141,10 @@ func multiplyStreaming[T Number](c []T, stride int, a Matrix[T], b *Packed[T], f
 
 // PackLeft packs the rows first … last−1 of a for MultiplyLeft, to RowsLen
 // elements for all of a, which has not more than RowBlock rows. first must be a
-// multiple of TileRows. Calls for different rows may run at the same time.
-func PackLeft[T Number](packed []T, a Matrix[T], first, last int) {
-	rows, step := roundUp(a.Rows, TileRows[T]()), depthStep(a.Cols)
+// multiple of TileRows. Calls for different rows may run at the same time. The
+// product that a belongs to has blocks of the given depth, its DepthStep.
+func PackLeft[T Number](packed []T, a Matrix[T], first, last, step int) {
+	rows := roundUp(a.Rows, TileRows[T]())
 	for l := 0; l < a.Cols; l += step {
 		nl := min(step, a.Cols-l)
 		packRows(packed[l*rows+first*nl:], a.Block(first, l, last-first, nl))
@@ -139,11 +152,12 @@ func PackLeft[T Number](packed []T, a Matrix[T], first, last int) {
 }
 
 // MultiplyLeft is MultiplyPacked for m rows that PackLeft packed, and gives the
-// same bits where m is above 1.
-func MultiplyLeft[T Number](c []T, stride int, packed []T, m int, b *Packed[T], from, to int) {
-	width, step, rows := TileCols[T](), depthStep(b.Rows), roundUp(m, TileRows[T]())
+// same bits where m is above 1. With add, it adds to c the product of a later
+// part of a deeper product's operands, which begins at a multiple of step.
+func MultiplyLeft[T Number](c []T, stride int, packed []T, m int, b *Packed[T], from, to, step int, add bool) {
+	width, rows := TileCols[T](), roundUp(m, TileRows[T]())
 	for l := 0; l < b.Rows; l += step {
-		block(c, stride, packed[l*rows:], b.data[from*b.Rows+l*width:], b.Rows, m, to-from, min(step, b.Rows-l), l > 0)
+		block(c, stride, packed[l*rows:], b.data[from*b.Rows+l*width:], b.Rows, m, to-from, min(step, b.Rows-l), add || l > 0)
 	}
 }
 

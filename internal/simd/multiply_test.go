@@ -94,9 +94,9 @@ func testMultiply[T Number](t *testing.T) {
 				}
 				packed, left := make([]T, RowsLen[T](s.m, s.k)), dirty[T](s.m*s.n)
 				middle := min(s.m, TileRows[T]())
-				PackLeft(packed, a, middle, s.m)
-				PackLeft(packed, a, 0, middle)
-				MultiplyLeft(left, s.n, packed, s.m, p, 0, s.n)
+				PackLeft(packed, a, middle, s.m, DepthStep(s.k))
+				PackLeft(packed, a, 0, middle, DepthStep(s.k))
+				MultiplyLeft(left, s.n, packed, s.m, p, 0, s.n, DepthStep(s.k), false)
 				if !slices.Equal(left, got) {
 					t.Errorf("%s: other bits where both sides were packed", name)
 				}

@@ -30,6 +30,11 @@ func NewPacked[T Number](rows, cols int) *Packed[T] {
 	return &Packed[T]{data: unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(bytes))), n), Rows: rows, Cols: cols}
 }
 
+// PackedIn is NewPacked in memory of ColsLen elements.
+func PackedIn[T Number](memory []T, rows, cols int) Packed[T] {
+	return Packed[T]{data: memory[:ColsLen[T](rows, cols)], Rows: rows, Cols: cols}
+}
+
 // Size returns the bytes that the operand takes.
 func (p *Packed[T]) Size() int {
 	var zero T
@@ -55,16 +60,13 @@ func (p *Packed[T]) FillRows(b Matrix[T], first, last, from, to int) {
 // packRows packs a left-hand operand as panels of TileRows rows.
 func packRows[T Number](dst []T, a Matrix[T]) {
 	width := TileRows[T]()
+	if a.RowStride == 1 && a.Index == nil {
+		packRuns(dst, a.Data, width, a.Rows, a.Cols, a.ColStride)
+		return
+	}
 	for i := 0; i < a.Rows; i += width {
 		live := min(width, a.Rows-i)
 		panel := dst[i*a.Cols : (i+width)*a.Cols]
-		if a.RowStride == 1 && a.Index == nil {
-			if live < width {
-				clear(panel)
-			}
-			interleave(panel, a.Data[i:], width, live, a.Cols, a.ColStride)
-			continue
-		}
 		var rows [maxRows][]T
 		for r := range rows { // what a tile does not use may have any value
 			rows[r] = a.row(i + min(r, live-1))
@@ -94,15 +96,15 @@ func interleaveRows[T Number](dst []T, rows *[maxRows][]T, width, depth, stride 
 // packCols packs a right-hand operand as panels of TileCols columns.
 func packCols[T Number](dst []T, b Matrix[T]) {
 	width := TileCols[T]()
+	if b.ColStride == 1 {
+		packRuns(dst, b.Data, width, b.Cols, b.Rows, b.RowStride)
+		return
+	}
 	for j := 0; j < b.Cols; j += width {
 		live := min(width, b.Cols-j)
 		panel := dst[j*b.Rows : (j+width)*b.Rows]
 		if live < width {
 			clear(panel)
-		}
-		if b.ColStride == 1 {
-			interleave(panel, b.Data[j:], width, live, b.Rows, b.RowStride)
-			continue
 		}
 		if live == width && b.RowStride == 1 && columnsAVX2(panel, b.Data[j*b.ColStride:], b.Rows, b.ColStride) {
 			continue
@@ -113,6 +115,22 @@ func packCols[T Number](dst []T, b Matrix[T]) {
 		}
 		for ; c < live; c++ {
 			scatter(panel[c:], b.Data[(j+c)*b.ColStride:], width, b.Rows, b.RowStride)
+		}
+	}
+}
+
+// packRuns packs depth runs of n elements, which lie stride apart, as panels of
+// width elements of each run. It takes few runs at a time, which stay in the
+// first cache until all panels have their part of them.
+func packRuns[T Number](dst, src []T, width, n, depth, stride int) {
+	const few = 8
+	if n%width != 0 {
+		clear(dst[n/width*width*depth:][:width*depth])
+	}
+	for l := 0; l < depth; l += few {
+		runs := min(few, depth-l)
+		for j := 0; j < n; j += width {
+			interleave(dst[j*depth+l*width:], src[l*stride+j:], width, min(width, n-j), runs, stride)
 		}
 	}
 }

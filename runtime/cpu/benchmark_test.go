@@ -15,6 +15,15 @@ import (
 // benchmark times a node whose first input changes and whose others are
 // constant, as weights are, on one thread and on two.
 func benchmark(b *testing.B, operations float64, n *onnx.Node, opset int64, in ...*tensor.Tensor) {
+	benchmarkWith(b, operations, n, opset, in, append([]*tensor.Tensor{nil}, in[1:]...))
+}
+
+// benchmarkVariable is benchmark where no input is constant.
+func benchmarkVariable(b *testing.B, operations float64, n *onnx.Node, opset int64, in ...*tensor.Tensor) {
+	benchmarkWith(b, operations, n, opset, in, make([]*tensor.Tensor, len(in)))
+}
+
+func benchmarkWith(b *testing.B, operations float64, n *onnx.Node, opset int64, in, constants []*tensor.Tensor) {
 	for i, x := range in {
 		name := ""
 		if x != nil {
@@ -40,17 +49,20 @@ func benchmark(b *testing.B, operations float64, n *onnx.Node, opset int64, in .
 		b.Run(fmt.Sprintf("%dthreads", threads), func(b *testing.B) {
 			d := New(device.Options{Threads: threads})
 			defer d.Close()
-			benchmarkOn(b, d, operations, node, in, outputs)
+			benchmarkOn(b, d, operations, node, in, constants, outputs)
 		})
 	}
 }
 
-func benchmarkOn(b *testing.B, d *Device, operations float64, node *op.Node, in []*tensor.Tensor, outputs []op.Fact) {
-	kernel, err := d.Compile(node, append([]*tensor.Tensor{nil}, in[1:]...))
+func benchmarkOn(b *testing.B, d *Device, operations float64, node *op.Node, in, constants []*tensor.Tensor, outputs []op.Fact) {
+	kernel, err := d.Compile(node, constants)
 	if err != nil {
 		b.Fatal(err)
 	}
-	call := &device.Call{In: in, Out: []*tensor.Tensor{tensor.New(outputs[0].Type, outputs[0].Ints()...)}, Scratch: &device.Scratch{}}
+	call := &device.Call{In: in, Scratch: &device.Scratch{}}
+	for _, f := range outputs {
+		call.Out = append(call.Out, tensor.New(f.Type, f.Ints()...))
+	}
 	run, err := kernel.Bind(call)
 	if err != nil {
 		b.Fatal(err)
@@ -68,6 +80,38 @@ func BenchmarkMatMul(b *testing.B) {
 		b.Run(fmt.Sprintf("%dx%dx%d", s.m, s.k, s.n), func(b *testing.B) {
 			benchmark(b, 2*float64(s.m)*float64(s.k)*float64(s.n), &onnx.Node{OpType: "MatMul", Outputs: []string{"y"}}, 13,
 				random[float32](1, s.m, s.k), random[float32](2, s.k, s.n))
+		})
+	}
+}
+
+// BenchmarkTraining times the three products of a layer with 1024 tokens, 512
+// inputs and 2048 outputs, in training: weights change from step to step.
+func BenchmarkTraining(b *testing.B) {
+	const tokens, in, out = 1024, 512, 2048
+	x, w, g := random[float32](1, tokens, in), random[float32](2, in, out), random[float32](3, tokens, out)
+	transposed := random[float32](2, out, in)
+	for _, c := range []struct {
+		name        string
+		attributes  []*onnx.Attribute
+		left, right *tensor.Tensor
+		constant    bool
+	}{
+		{"constant", nil, x, w, true},
+		{"forward", nil, x, w, false},
+		{"forward/transB", []*onnx.Attribute{onnx.IntAttribute("transB", 1)}, x, transposed, false},
+		{"inputs", []*onnx.Attribute{onnx.IntAttribute("transB", 1)}, g, w, false},
+		{"inputs/transB", nil, g, transposed, false},
+		{"weights", []*onnx.Attribute{onnx.IntAttribute("transA", 1)}, x, g, false},
+		{"weights/transB", []*onnx.Attribute{onnx.IntAttribute("transA", 1)}, g, x, false},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			n := &onnx.Node{Domain: "com.microsoft", OpType: "FusedMatMul", Outputs: []string{"y"}, Attributes: c.attributes}
+			in := []*tensor.Tensor{c.left, c.right}
+			if c.constant {
+				benchmark(b, 2*tokens*512*out, n, 1, in...)
+			} else {
+				benchmarkVariable(b, 2*tokens*512*out, n, 1, in...)
+			}
 		})
 	}
 }

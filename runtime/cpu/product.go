@@ -168,8 +168,11 @@ func (p *product[T]) bind(d *Device, scratch *device.Scratch, load func() (c, a,
 		return func() error { return nil }
 	}
 	rows, cols := p.cut(d.pool.threads)
-	if p.sharesRows(cols) {
+	switch {
+	case p.sharesRows(cols):
 		return p.bindShared(d, scratch, rows, cols, load)
+	case p.packsBoth():
+		return newWaves(d, p, scratch, rows, cols).bind(load)
 	}
 	length := simd.WorkLen[T](rows, k, cols)
 	switch {
@@ -196,7 +199,7 @@ func (p *product[T]) bind(d *Device, scratch *device.Scratch, load func() (c, a,
 			case p.compressed != nil:
 				simd.MultiplyCompressed(out, n, left, m, p.compressed[p.b.of[which]], j, j+width, work)
 			default:
-				simd.Multiply(out, n, left, matrix(&p.b, b, which).Block(0, j, k, width), work)
+				simd.MultiplyPart(out, n, left, matrix(&p.b, b, which).Block(0, j, k, width), m, n, work)
 			}
 			if p.finish != nil {
 				p.finish(out, n, i, j, height, width)
@@ -236,13 +239,7 @@ func (p *product[T]) bindShared(d *Device, scratch *device.Scratch, rows, cols i
 	right := p.packed[p.b.of[0]]
 	var c, packed []T
 	var left simd.Matrix[T]
-	pack := func(lo, hi int) {
-		for first, last := lo*tile, 0; first < min(hi*tile, m); first = last {
-			i := first / rows * rows
-			last = min(hi*tile, i+rows, m)
-			simd.PackLeft(packed[i*k:], left.Block(i, 0, min(rows, m-i), k), first-i, last-i)
-		}
-	}
+	pack := func(lo, hi int) { packLeft(packed, &left, lo*tile, hi*tile, rows, simd.DepthStep(k)) }
 	downs := (m + rows - 1) / rows
 	body := func(lo, hi int) {
 		for piece := lo; piece < hi; piece++ {
@@ -250,7 +247,7 @@ func (p *product[T]) bindShared(d *Device, scratch *device.Scratch, rows, cols i
 			i, j := piece%downs*rows, piece/downs*cols
 			height, width := min(rows, m-i), min(cols, n-j)
 			out := c[i*n+j:]
-			simd.MultiplyLeft(out, n, packed[i*k:], height, right, j, j+width)
+			simd.MultiplyLeft(out, n, packed[i*k:], height, right, j, j+width, simd.DepthStep(k), false)
 			if p.finish != nil {
 				p.finish(out, n, i, j, height, width)
 			}
@@ -264,6 +261,16 @@ func (p *product[T]) bindShared(d *Device, scratch *device.Scratch, rows, cols i
 		d.pool.run((m+tile-1)/tile, max(1, savedRows/(4*tile*k)), pack)
 		d.pool.run(pieces, grain, body)
 		return nil
+	}
+}
+
+// packLeft packs the rows from … to−1 of a left-hand operand for pieces of so
+// many rows each.
+func packLeft[T simd.Number](packed []T, left *simd.Matrix[T], from, to, rows, step int) {
+	for first, last := from, 0; first < min(to, left.Rows); first = last {
+		i := first / rows * rows
+		last = min(to, i+rows, left.Rows)
+		simd.PackLeft(packed[i*left.Cols:], left.Block(i, 0, min(rows, left.Rows-i), left.Cols), first-i, last-i, step)
 	}
 }
 
