@@ -31,6 +31,7 @@ var recognition = []pass{
 	{"attention layout", layOutAttentions},
 	{"caches", fuseCaches},
 	{"identity", removeIdentities},
+	{"transpose", foldTransposes},
 	{"common", shareCommon},
 }
 

@@ -18,39 +18,158 @@ func init() {
 		// two dimensions of A, and transBatchA before that moves the first
 		// dimension behind the batch dimensions.
 		Operator{Domain: "com.microsoft", Name: "FusedMatMul", Since: []int{1}, Inputs: Exactly(2), Outputs: Exactly(1),
-			Attributes: []string{"alpha", "transA", "transB", "transBatchA", "transBatchB"}, Infer: inferMatMul},
+			Attributes: []string{"alpha", "transA", "transB", "transBatchA", "transBatchB"}, Infer: inferMatMul, Gradient: matMulGradient},
 
 		// Gemm, ONNX 7, 9 (integers), 11 (C optional) and 13 (bfloat16):
 		// alpha·A'·B' + beta·C on matrices, C broadcast to the product.
 		Operator{Name: "Gemm", Since: []int{7, 9, 11, 13}, Inputs: Between(2, 3), Outputs: Exactly(1),
-			Attributes: gemm, Infer: inferGemm},
+			Attributes: gemm, Infer: inferGemm, Gradient: gemmGradient},
 
 		// FusedGemm of ONNX Runtime: an activation applied to Gemm's result.
 		Operator{Domain: "com.microsoft", Name: "FusedGemm", Since: []int{1}, Inputs: Between(2, 3), Outputs: Exactly(1),
-			Attributes: append(gemm, "activation", "activation_alpha", "activation_beta"), Infer: inferGemm},
+			Attributes: append(gemm, "activation", "activation_alpha", "activation_beta"), Infer: inferGemm, Gradient: gemmGradient},
 	)
 }
 
-// matMulGradient: of Y = A·B, dA = dY·Bᵀ and dB = Aᵀ·dY, summed over batch
-// dimensions along which an operand is repeated.
+// matMulGradient is the gradient of MatMul and FusedMatMul.
 func matMulGradient(b *Backward) {
-	x, y, g := b.Input(0), b.Input(1), b.Gradient(0)
-	if b.Rank(x) < 2 || b.Rank(y) < 2 {
-		b.Fail(errors.New("a product with a vector has no gradient yet; reshape it to a matrix"))
-		return
-	}
-	product := func(p, q Value, transposed string) Value {
-		return b.Add(&onnx.Node{Domain: "com.microsoft", OpType: "FusedMatMul", Attributes: []*onnx.Attribute{onnx.IntAttribute(transposed, 1)}}, p, q)
-	}
-	if b.Wants(0) {
-		b.Set(0, b.SumTo(product(g, y, "transB"), x))
-	}
-	if b.Wants(1) {
-		if rank := b.Rank(y); rank == 2 && b.Rank(x) > 2 {
-			x, g = b.rows(x), b.rows(g)
+	p := factors{values: [2]Value{b.Input(0), b.Input(1)}, alpha: b.Node.Float("alpha", 1)}
+	g := b.Gradient(0)
+	ranks := [2]int{b.Rank(p.values[0]), b.Rank(p.values[1])}
+	for i, rank := range ranks {
+		side := "AB"[i : i+1]
+		switch {
+		case rank < 2:
+		case b.Node.Int("transBatch"+side, 0) != 0:
+			p.values[i] = b.transposeTo(p.values[i], MatMulOrder(b.Node, i, rank))
+		default:
+			p.transposed[i] = b.Node.Int("trans"+side, 0) != 0
 		}
-		b.Set(1, b.SumTo(product(x, g, "transA"), y))
 	}
+	// A vector is a matrix of one row (or column) that the result lacks.
+	if ranks[1] == 1 {
+		p.values[1], g = b.Op("Unsqueeze", p.values[1], b.Ints(1)), b.Op("Unsqueeze", g, b.Ints(-1))
+	}
+	if ranks[0] == 1 {
+		p.values[0], g = b.Op("Unsqueeze", p.values[0], b.Ints(0)), b.Op("Unsqueeze", g, b.Ints(-2))
+	}
+	for i, rank := range ranks {
+		if !b.Wants(i) {
+			continue
+		}
+		d := b.SumTo(b.factorGradient(p, i, g), p.values[i])
+		switch {
+		case rank < 2:
+			d = b.Reshape(d, b.Input(i))
+		case p.values[i] != b.Input(i):
+			d = b.transposeTo(d, inverse(MatMulOrder(b.Node, i, rank)))
+		}
+		b.Set(i, d)
+	}
+}
+
+// factors are those of a product alpha·A·B of matrices, of which one may be
+// given transposed.
+type factors struct {
+	values     [2]Value
+	transposed [2]bool
+	alpha      float32
+}
+
+// factorGradient returns the gradient of a factor from that of the product,
+// before sums over batch dimensions along which it is repeated: alpha·dY·Bᵀ of
+// A, alpha·Aᵀ·dY of B, and the transposes of these.
+func (b *Backward) factorGradient(p factors, i int, g Value) Value {
+	other, turned := p.values[1-i], p.transposed[1-i]
+	if i == 1 && b.Rank(p.values[1]) == 2 && b.Rank(other) > 2 && !turned {
+		other, g = b.rows(other), b.rows(g) // a sum over all tokens, in one product
+	}
+	switch {
+	case i == 0 && !p.transposed[0]:
+		return b.product(g, other, false, !turned, p.alpha)
+	case i == 0:
+		return b.product(other, g, turned, true, p.alpha)
+	case !p.transposed[1]:
+		return b.product(other, g, !turned, false, p.alpha)
+	}
+	return b.product(g, other, true, turned, p.alpha)
+}
+
+// product multiplies matrices.
+func (b *Backward) product(x, y Value, transX, transY bool, alpha float32) Value {
+	n := &onnx.Node{OpType: "FusedMatMul", Domain: "com.microsoft"}
+	if transX {
+		n.Attributes = append(n.Attributes, onnx.IntAttribute("transA", 1))
+	}
+	if transY {
+		n.Attributes = append(n.Attributes, onnx.IntAttribute("transB", 1))
+	}
+	if alpha != 1 {
+		n.Attributes = append(n.Attributes, onnx.FloatAttribute("alpha", alpha))
+	}
+	return b.Add(n, x, y)
+}
+
+// transposeTo permutes axes as order says.
+func (b *Backward) transposeTo(v Value, order []int) Value {
+	perm := make([]int64, len(order))
+	for i, axis := range order {
+		perm[i] = int64(axis)
+	}
+	return b.Transpose(v, perm...)
+}
+
+// inverse returns the permutation that undoes another.
+func inverse(order []int) []int {
+	out := make([]int, len(order))
+	for i, axis := range order {
+		out[axis] = i
+	}
+	return out
+}
+
+// gemmGradient is the gradient of Gemm and FusedGemm.
+func gemmGradient(b *Backward) {
+	n, g := b.Node, b.Gradient(0)
+	if activation := n.String("activation", ""); activation != "" {
+		g = b.gemmActivation(activation, g)
+	}
+	p := factors{values: [2]Value{b.Input(0), b.Input(1)}, alpha: n.Float("alpha", 1),
+		transposed: [2]bool{n.Int("transA", 0) != 0, n.Int("transB", 0) != 0}}
+	for i := range 2 {
+		if b.Wants(i) {
+			b.Set(i, b.factorGradient(p, i, g))
+		}
+	}
+	if b.Wants(2) {
+		if beta := n.Float("beta", 1); beta != 1 {
+			g = b.Op("Mul", g, b.Scalar(float64(beta), g))
+		}
+		b.Set(2, b.SumTo(g, b.Input(2)))
+	}
+}
+
+// gemmActivation returns the gradient before FusedGemm's activation, all of
+// which tell their slope by their result.
+func (b *Backward) gemmActivation(name string, g Value) Value {
+	y := b.Output(0)
+	zero, one := b.Scalar(0, y), b.Scalar(1, y)
+	switch name {
+	case "Relu":
+		return b.Op("Where", b.Op("Greater", y, zero), g, zero)
+	case "LeakyRelu":
+		slope := b.Scalar(float64(b.Node.Float("activation_alpha", 0.01)), y)
+		return b.Op("Where", b.Op("Less", y, zero), b.Op("Mul", g, slope), g)
+	case "Sigmoid":
+		return b.Op("Mul", g, b.Op("Mul", y, b.Op("Sub", one, y)))
+	case "Tanh":
+		return b.Op("Mul", g, b.Op("Sub", one, b.Op("Mul", y, y)))
+	case "HardSigmoid":
+		slope := b.Scalar(float64(b.Node.Float("activation_alpha", 0.2)), y)
+		return b.Op("Where", b.Op("And", b.Op("Greater", y, zero), b.Op("Less", y, one)), b.Op("Mul", g, slope), zero)
+	}
+	b.Fail(fmt.Errorf("activation %q of FusedGemm has no gradient", name))
+	return NoValue
 }
 
 // rows reshapes a value to a matrix with its last dimension.
