@@ -49,6 +49,7 @@ fuzz: ## fuzz the decoder, gates, the rewriter, the converter, the runtime, corp
 	GO=$(GO) internal/tools/fuzz.sh ./runtime/train/data FuzzText $(FUZZTIME)
 	GO=$(GO) internal/tools/fuzz.sh ./runtime/train/safetensors FuzzParse $(FUZZTIME)
 	GO=$(GO) internal/tools/fuzz.sh ./runtime/train/report FuzzLog $(FUZZTIME)
+	GO=$(GO) internal/tools/fuzz.sh ./runtime/train/checkpoint FuzzManifest $(FUZZTIME)
 
 GPT = models/gpt-megatron
 demo: build ## rewrite a trained GPT into 8 experts, run both on text, let it write

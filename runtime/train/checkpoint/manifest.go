@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -129,7 +130,9 @@ func parseManifest(text []byte) (*manifest, error) {
 		return nil, fmt.Errorf("its format is %d, this program knows those up to %d: use a newer one", version.Format, formatVersion)
 	}
 	var m manifest
-	if err := json.Unmarshal(text, &m); err != nil {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields() // a name that is damaged must not hide what it names
+	if err := d.Decode(&m); err != nil {
 		return nil, err
 	}
 	if m.Format < 1 || m.Step < 0 {
