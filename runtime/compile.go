@@ -51,6 +51,7 @@ type compiler struct {
 	host        *evaluator
 	noFusion    bool
 	gradient    *Gradient
+	precision   onnx.DataType
 	weights     *weights
 	symbols     op.Symbols
 	unsupported []UnsupportedNode

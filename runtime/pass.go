@@ -58,6 +58,11 @@ func (c *compiler) optimize(p *program) error {
 	if err := all(recognition); err != nil {
 		return err
 	}
+	if c.precision != onnx.Undefined {
+		if err := c.apply(pass{"precision", lowerProducts}, p); err != nil {
+			return err
+		}
+	}
 	if c.gradient != nil {
 		if err := c.differentiate(p); err != nil {
 			return err

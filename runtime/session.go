@@ -30,6 +30,9 @@ type Options struct {
 	NoFusion bool
 	// Gradient asks for gradients beside the outputs.
 	Gradient *Gradient
+	// Precision is the type in which products of float32 read and write
+	// numbers: BFloat16 or Float16. Undefined leaves them as they are.
+	Precision onnx.DataType
 }
 
 // Session is a model ready to run. It may be used by several goroutines.
@@ -99,9 +102,12 @@ func (s *Session) compile(o Options) error {
 		return err
 	}
 	g := s.model.Graph
-	c := &compiler{model: s.model, device: s.device, host: s.host, noFusion: o.NoFusion, gradient: o.Gradient, weights: newWeights(s.model)}
+	c := &compiler{model: s.model, device: s.device, host: s.host, noFusion: o.NoFusion, gradient: o.Gradient, precision: o.Precision, weights: newWeights(s.model)}
 	if err := o.Gradient.check(g); err != nil {
 		return err
+	}
+	if o.Precision != onnx.Undefined && o.Precision != onnx.BFloat16 && o.Precision != onnx.Float16 {
+		return fmt.Errorf("precision %s is not supported; it can be bfloat16 or float16", o.Precision)
 	}
 	var err error
 	if s.main, err = c.compile(); err != nil {

@@ -16,7 +16,8 @@ var moerun = &cli.Program{
 	Name:    "moerun",
 	Summary: "run ONNX models, those with mixture-of-experts layers above all",
 	Commands: []*cli.Command{
-		runCommand, benchCommand, compareCommand, infoCommand, generateCommand, perplexityCommand, routingCommand, reportCommand, versionCommand,
+		runCommand, benchCommand, compareCommand, infoCommand, generateCommand, perplexityCommand, routingCommand,
+		trainCommand, reportCommand, exportCommand, versionCommand,
 	},
 }
 

@@ -84,7 +84,7 @@ func (t *Trainer) evaluator() (*evaluation, error) {
 		makeInput(o.model.Graph, b)
 	}
 	e := &evaluation{objective: o, at: map[string]int{}}
-	options := t.options.Runtime
+	options := t.options.sessions()
 	options.Gradient = nil
 	if e.session, err = runtime.New(o.model, options); err != nil {
 		return nil, err

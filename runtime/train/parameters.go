@@ -68,6 +68,15 @@ func Parameters(m *onnx.Model) []Parameter {
 	return list
 }
 
+// ModelParameters is Parameters of a model that may call functions.
+func ModelParameters(m *onnx.Model) ([]Parameter, error) {
+	m, err := inlined(m)
+	if err != nil {
+		return nil, err
+	}
+	return Parameters(m), nil
+}
+
 // finder follows a graph from its inputs on.
 type finder struct {
 	floats map[string]*onnx.Tensor
@@ -86,12 +95,12 @@ var weighted = []string{"Conv", "ConvTranspose", "LayerNormalization", "RMSNorma
 	"InstanceNormalization", "PRelu", "LSTM", "GRU", "RNN", "BiasGelu", "FastGelu", "MultiHeadAttention", "Attention"}
 
 func (f *finder) node(n *onnx.Node) {
-	active := slices.ContainsFunc(n.Inputs, func(name string) bool { return f.active[name] })
+	active := slices.ContainsFunc(n.Inputs, func(name string) bool { return f.active[name] }) || f.ofWeights(n)
 	switch {
 	case n.OpType == moe.OpType && n.Domain == moe.Domain:
 		f.layer(n)
 		active = true
-	case n.Is("Gather"):
+	case n.Is("Gather") || n.Is("GatherND"):
 		if name, t := f.weight(n.Input(0)); t != nil && len(t.Dims) > 1 && !sinusoidal(t) {
 			f.add(name, Embedding)
 			active = true
@@ -118,6 +127,14 @@ func (f *finder) node(n *onnx.Node) {
 			f.active[out] = true
 		}
 	}
+}
+
+// ofWeights reports whether a node multiplies two weights, or normalises one:
+// positions relative to a token, of which each layer makes its own keys.
+func (f *finder) ofWeights(n *onnx.Node) bool {
+	_, first := f.weight(n.Input(0))
+	_, second := f.weight(n.Input(1))
+	return first != nil && second != nil && !vector(first) && (n.Is("MatMul") || n.Is("Gemm") || n.Is("LayerNormalization"))
 }
 
 // operands finds the parameters among what is combined with activations.

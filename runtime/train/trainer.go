@@ -29,6 +29,9 @@ type Options struct {
 	// BiasRate is the step by which selection biases of FMoE layers are moved
 	// to balance experts (arXiv 2408.15664); 0 leaves them.
 	BiasRate float64
+	// Precision is "float32", or "bfloat16" for products of that type, with
+	// weights and everything else in float32.
+	Precision string
 	// Recompute computes activations a second time instead of keeping them.
 	Recompute bool
 	// Seed is the key of all random numbers.
@@ -40,8 +43,10 @@ type Options struct {
 // DefaultOptions are good for continuing the training of a language model.
 func DefaultOptions() Options {
 	return Options{Loss: DefaultLoss(), Optimizer: DefaultOptimizer(AdamW), Schedule: Schedule{Kind: Cosine, Minimum: 0.1},
-		Steps: 1000, Clip: 1, BiasRate: 0.001}
+		Steps: 1000, Clip: 1, BiasRate: 0.001, Precision: precisions[0]}
 }
+
+var precisions = []string{"float32", "bfloat16"}
 
 // Check fails where options contradict each other.
 func (o *Options) Check() error {
@@ -50,6 +55,8 @@ func (o *Options) Check() error {
 		checks = append(checks, o.Groups[i].check())
 	}
 	switch {
+	case !slices.Contains(precisions, o.Precision):
+		checks = append(checks, fmt.Errorf("precision %q is not known; there are %q", o.Precision, precisions))
 	case o.Steps < 1:
 		checks = append(checks, fmt.Errorf("steps %d must be 1 or more", o.Steps))
 	case !(o.Clip >= 0):
@@ -58,6 +65,15 @@ func (o *Options) Check() error {
 		checks = append(checks, fmt.Errorf("bias_rate %g must be 0 or more", o.BiasRate))
 	}
 	return errors.Join(checks...)
+}
+
+// sessions returns the options of sessions that run the model.
+func (o *Options) sessions() runtime.Options {
+	r := o.Runtime
+	if o.Precision == "bfloat16" {
+		r.Precision = onnx.BFloat16
+	}
+	return r
 }
 
 // Trainer trains a model step by step. One goroutine at a time may use it.
@@ -166,7 +182,7 @@ func (t *Trainer) open() error {
 	for i, p := range t.parameters {
 		with[i] = p.Name
 	}
-	options := t.options.Runtime
+	options := t.options.sessions()
 	options.Gradient = &runtime.Gradient{Of: t.objective.total, With: with, Recompute: t.options.Recompute}
 	var err error
 	if t.session, err = runtime.New(t.objective.model, options); err != nil {

@@ -28,6 +28,8 @@ type Config struct {
 	Clip float64 `json:"clip" yaml:"clip"`
 	// BiasRate moves selection biases of routers; see train.Options.
 	BiasRate float64 `json:"bias_rate" yaml:"bias_rate"`
+	// Precision is that of products: float32 or bfloat16.
+	Precision string `json:"precision" yaml:"precision"`
 	// Recompute saves memory for the time of another forward pass.
 	Recompute bool  `json:"recompute" yaml:"recompute"`
 	Seed      int64 `json:"seed" yaml:"seed"`
@@ -48,7 +50,7 @@ func DefaultConfig(optimizer string) Config {
 	o := train.DefaultOptions()
 	return Config{
 		Data: Data{HeldOut: 0.05, Batch: 8}, Loss: o.Loss, Optimizer: train.DefaultOptimizer(optimizer), Schedule: o.Schedule,
-		Steps: o.Steps, Accumulate: 1, Clip: o.Clip, BiasRate: o.BiasRate, Seed: 1,
+		Steps: o.Steps, Accumulate: 1, Clip: o.Clip, BiasRate: o.BiasRate, Precision: o.Precision, Seed: 1,
 		EvaluateEvery: 100, SaveEvery: 500, Keep: 3, SkipLimit: 10,
 	}
 }
@@ -149,7 +151,7 @@ func (c Config) YAML() string {
 // options are those of the trainer.
 func (c *Config) options() train.Options {
 	return train.Options{Loss: c.Loss, Optimizer: c.Optimizer, Schedule: c.Schedule, Groups: c.Groups, Steps: c.Steps,
-		Clip: c.Clip, BiasRate: c.BiasRate, Recompute: c.Recompute, Seed: c.Seed}
+		Clip: c.Clip, BiasRate: c.BiasRate, Precision: c.Precision, Recompute: c.Recompute, Seed: c.Seed}
 }
 
 // Check fails where the configuration contradicts itself, whatever the model.

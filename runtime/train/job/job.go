@@ -210,6 +210,15 @@ func (j *job) openSinks(resumed bool) (err error) {
 		j.progress = report.NewProgress(j.options.Progress, j.config.Steps, progressEvery)
 		j.sinks = append(j.sinks, j.progress)
 	}
+	if j.options.Report != "" {
+		page := report.NewPage(j.options.Report, r, reportEvery)
+		if resumed {
+			if err := readLog(page, path); err != nil {
+				return err
+			}
+		}
+		j.sinks = append(j.sinks, page)
+	}
 	if j.options.TensorBoard {
 		events, err := report.NewTensorBoard(filepath.Join(j.options.Dir, EventsDir), step)
 		if err != nil {
@@ -220,8 +229,22 @@ func (j *job) openSinks(resumed bool) (err error) {
 	return nil
 }
 
-// progressEvery is how often a line is written where there is no terminal.
-const progressEvery = 10 * time.Second
+// readLog lets a page know what happened before a run was resumed.
+func readLog(page *report.Page, log string) error {
+	f, err := os.Open(log)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return page.Read(f)
+}
+
+// progressEvery is how often a line is written where there is no terminal, and
+// reportEvery how often the page is.
+const (
+	progressEvery = 10 * time.Second
+	reportEvery   = 30 * time.Second
+)
 
 // loop makes the steps that are left.
 func (j *job) loop(ctx context.Context) error {
@@ -370,7 +393,7 @@ func (j *job) finish(ctx context.Context) error {
 		sum += v
 	}
 	j.result.Variation = report.Number(sum / float64(len(j.variation)))
-	return j.writeReport()
+	return nil
 }
 
 func (j *job) close() error {
