@@ -25,7 +25,7 @@ func fmoeModel(t testing.TB, config moe.Config, inputs map[int]string) *onnx.Mod
 		return w
 	}
 	n := &onnx.Node{Name: "layers.0.moe", Domain: moe.Domain, OpType: moe.OpType, Attributes: config.Encode(),
-		Inputs: make([]string, moe.InputCount), Outputs: moe.OutputNames[:]}
+		Inputs: make([]string, moe.InputCount), Outputs: moe.OutputNames[:moe.OutputHidden]}
 	for slot, name := range map[int]string{moe.InputX: "a", moe.InputGateWeight: "gate", moe.InputFC1Weight: "fc1", moe.InputFC2Weight: "fc2"} {
 		n.Inputs[slot] = name
 	}

@@ -29,7 +29,8 @@ type Matrix[T Number] struct {
 	Rows, Cols           int
 	RowStride, ColStride int
 
-	// Index picks the rows of a left-hand operand; nil takes them in order.
+	// Index picks rows; nil takes them in order. The rows of a right-hand
+	// operand that has one are contiguous.
 	Index []int32
 }
 

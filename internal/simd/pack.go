@@ -61,7 +61,7 @@ func (p *Packed[T]) FillRows(b Matrix[T], first, last, from, to int) {
 func packRows[T Number](dst []T, a Matrix[T]) {
 	width := TileRows[T]()
 	if a.RowStride == 1 && a.Index == nil {
-		packRuns(dst, a.Data, width, a.Rows, a.Cols, a.ColStride)
+		packRuns(dst, Matrix[T]{Data: a.Data, Rows: a.Cols, Cols: a.Rows, RowStride: a.ColStride}, width)
 		return
 	}
 	for i := 0; i < a.Rows; i += width {
@@ -97,7 +97,7 @@ func interleaveRows[T Number](dst []T, rows *[maxRows][]T, width, depth, stride 
 func packCols[T Number](dst []T, b Matrix[T]) {
 	width := TileCols[T]()
 	if b.ColStride == 1 {
-		packRuns(dst, b.Data, width, b.Cols, b.Rows, b.RowStride)
+		packRuns(dst, b, width)
 		return
 	}
 	for j := 0; j < b.Cols; j += width {
@@ -119,18 +119,22 @@ func packCols[T Number](dst []T, b Matrix[T]) {
 	}
 }
 
-// packRuns packs depth runs of n elements, which lie stride apart, as panels of
-// width elements of each run. It takes few runs at a time, which stay in the
+// packRuns packs rows, whose elements lie one behind the other, as panels of
+// width elements of each row. It takes few rows at a time, which stay in the
 // first cache until all panels have their part of them.
-func packRuns[T Number](dst, src []T, width, n, depth, stride int) {
-	const few = 8
+func packRuns[T Number](dst []T, src Matrix[T], width int) {
+	few := 8
+	if src.Index != nil {
+		few = 1
+	}
+	n, depth := src.Cols, src.Rows
 	if n%width != 0 {
 		clear(dst[n/width*width*depth:][:width*depth])
 	}
 	for l := 0; l < depth; l += few {
-		runs := min(few, depth-l)
+		rows, runs := src.row(l), min(few, depth-l)
 		for j := 0; j < n; j += width {
-			interleave(dst[j*depth+l*width:], src[l*stride+j:], width, min(width, n-j), runs, stride)
+			interleave(dst[j*depth+l*width:], rows[j:], width, min(width, n-j), runs, src.RowStride)
 		}
 	}
 }

@@ -14,6 +14,13 @@ func PackRows[T Number](dst []T, a Matrix[T]) {
 	}
 }
 
+// PackColumns is PackRows for the transpose of a, whose rows are contiguous.
+func PackColumns[T Number](dst []T, a Matrix[T]) {
+	if a.Rows > 0 && a.Cols > 0 {
+		packRuns(dst, a, TileRows[T]())
+	}
+}
+
 // ColsLen returns the number of elements of a right-hand operand of k × n that
 // PackCols has packed: panels of TileCols columns, of TileCols·k elements each.
 func ColsLen[T Number](k, n int) int { return roundUp(n, TileCols[T]()) * k }

@@ -66,7 +66,7 @@ func (p *projection[T]) apply(out []T, stride int, rows simd.Matrix[T], expert, 
 		simd.MultiplyPacked(out, stride, rows, p.packed[expert], col, col+width, work)
 	default:
 		weight := matrix(&p.stack, tensor.Of[T](p.weight), expert)
-		simd.Multiply(out, stride, rows, weight.Block(0, col, p.stack.rows, width), work)
+		simd.MultiplyPart(out, stride, rows, weight.Block(0, col, p.stack.rows, width), rows.Rows, p.stack.cols, work)
 	}
 	if p.bias == nil {
 		return

@@ -101,6 +101,7 @@ type fmoeRun[T simd.Float] struct {
 	// The rest is looked up and computed by each run.
 	y              []T // [N, d]
 	hidden, result []T // [rows, h], [rows, d], sorted by expert
+	kept, factors  []T // what fc1 and fc3 gave [rows, h], where the gradient wants it
 	first          int // token with which the round in progress begins
 }
 
@@ -129,6 +130,10 @@ func bindFMoE[T simd.Float](k *fmoe, c *device.Call, f expertFunctions[T], logit
 	// Where experts choose tokens, few of the slots become rows.
 	r.rows = min(2*r.tokens*k.config.TopK+r.experts, fmoeLimit/max(1, r.h+r.d))
 	r.rows = min(max(r.rows, r.slots), r.tokens*r.slots)
+	keeps := at(c.Out, moe.OutputHidden) != nil || at(c.Out, moe.OutputFactor) != nil
+	if keeps { // in the order of all rows
+		r.rows = k.config.Rows(r.tokens, r.experts)
+	}
 	r.dispatch = moe.NewDispatch(r.experts, 0)
 	r.pieces.first = make([]int, 0, r.experts+1)
 
@@ -153,6 +158,11 @@ func bindFMoE[T simd.Float](k *fmoe, c *device.Call, f expertFunctions[T], logit
 			n := r.round()
 			r.dispatch.Sort(r.batch.Indices[r.first*r.slots:][:n*r.slots], r.slots)
 			r.countRows()
+			if keeps {
+				if err := r.keep(n); err != nil {
+					return err
+				}
+			}
 			r.eachPiece(r.fc1, project)
 			r.eachPiece(r.fc2, projectBack)
 			r.device.pool.run(n, max(1, 1<<14/max(1, r.d*r.slots)), combine)
@@ -160,6 +170,23 @@ func bindFMoE[T simd.Float](k *fmoe, c *device.Call, f expertFunctions[T], logit
 		}
 		return nil
 	}, nil
+}
+
+// keep looks up where to keep what fc1 and fc3 give for the rows of n tokens,
+// which are to be all. Rows beyond those become 0.
+func (r *fmoeRun[T]) keep(n int) error {
+	if n < r.tokens {
+		return fmt.Errorf("the gate chose experts for more than the %d rows that it announced", r.rows)
+	}
+	rows := r.dispatch.Offset[r.experts]
+	r.kept, r.factors = nil, nil
+	for slot, list := range map[int]*[]T{moe.OutputHidden: &r.kept, moe.OutputFactor: &r.factors} {
+		if t := at(r.call.Out, slot); t != nil {
+			*list = tensor.Of[T](t)
+			clear((*list)[rows*r.h:])
+		}
+	}
+	return nil
 }
 
 // lay places what the run computes in scratch memory.
@@ -206,7 +233,14 @@ func (r *fmoeRun[T]) project(lo, hi int) {
 		in := simd.RowMajor(r.x[r.first*r.d:], rows, r.d)
 		in.Index = r.dispatch.Token[row:]
 		out := r.hidden[row*r.h+col:]
-		r.fc1.apply(out, r.h, in, expert, col, cols, work)
+		first := out
+		if r.kept != nil {
+			first = r.kept[row*r.h+col:]
+		}
+		r.fc1.apply(first, r.h, in, expert, col, cols, work)
+		if r.kept != nil {
+			copyRows(out, r.h, first, r.h, rows, cols)
+		}
 		if cols == r.h {
 			r.activate(out[:rows*cols])
 		} else {
@@ -220,6 +254,9 @@ func (r *fmoeRun[T]) project(lo, hi int) {
 		at := rows * cols
 		factor, work := work[:at], work[at:]
 		r.fc3.apply(factor, cols, in, expert, col, cols, work)
+		if r.factors != nil {
+			copyRows(r.factors[row*r.h+col:], r.h, factor, cols, rows, cols)
+		}
 		if r.factor != nil {
 			r.factor(factor)
 		}
@@ -229,6 +266,13 @@ func (r *fmoeRun[T]) project(lo, hi int) {
 				line[j] *= x
 			}
 		}
+	}
+}
+
+// copyRows copies rows that lie a stride apart.
+func copyRows[T any](dst []T, dstStride int, src []T, srcStride, rows, cols int) {
+	for i := range rows {
+		copy(dst[i*dstStride:][:cols], src[i*srcStride:])
 	}
 }
 

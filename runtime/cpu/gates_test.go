@@ -131,7 +131,7 @@ func wantInts(t *testing.T, what string, got *tensor.Tensor, want []int64) {
 
 // gateNode returns a node with the case's attributes and all outputs.
 func gateNode(t *testing.T, c *gateCase) *onnx.Node {
-	n := &onnx.Node{Domain: moe.Domain, OpType: moe.OpType, Outputs: moe.OutputNames[:]}
+	n := &onnx.Node{Domain: moe.Domain, OpType: moe.OpType, Outputs: moe.OutputNames[:moe.OutputHidden]}
 	fractional := []string{moe.AttributeCapacityTrain, moe.AttributeCapacityEval, moe.AttributeJitter,
 		moe.AttributeFraction, moe.AttributeRoutedScaling}
 	for name, value := range c.Attributes {

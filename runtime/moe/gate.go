@@ -116,6 +116,10 @@ type Kind struct {
 
 	// ExpertChoice: a token has a slot for each expert.
 	ExpertChoice bool
+
+	// Rows returns the most rows that the experts compute for a number of
+	// tokens; nil stands for a row for each slot.
+	Rows func(c Config, tokens, experts int) int
 }
 
 // Slots returns the number of slots of a token.
@@ -124,6 +128,20 @@ func (k Kind) Slots(c Config, experts int) int {
 		return experts
 	}
 	return c.TopK
+}
+
+// Rows returns the most rows that the experts compute for a number of tokens.
+// They are in the order of [Dispatch] in what a node keeps for its gradient.
+func (c Config) Rows(tokens, experts int) int {
+	k, err := KindOf(c.Gate)
+	if err != nil {
+		return 0
+	}
+	slots := tokens * k.Slots(c, experts)
+	if k.Rows == nil {
+		return slots
+	}
+	return min(k.Rows(c, tokens, experts), slots)
 }
 
 var (

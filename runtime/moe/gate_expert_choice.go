@@ -13,6 +13,10 @@ func init() {
 		},
 		New:          func(c Config, experts int) Gate { return &expertChoice{config: c, experts: experts} },
 		ExpertChoice: true,
+		Rows: func(c Config, tokens, experts int) int {
+			g := expertChoice{config: c, experts: experts}
+			return experts * max(g.capacity(c.CapacityTrain, tokens), g.capacity(c.CapacityEval, tokens))
+		},
 	})
 }
 

@@ -26,6 +26,7 @@ func init() {
 		},
 		ExpertChoice:  true,
 		SelectionBias: true,
+		Rows:          func(c Config, tokens, experts int) int { return tokens*c.TopK + experts*(c.Tile/2) },
 	})
 }
 

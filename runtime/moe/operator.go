@@ -62,6 +62,8 @@ const (
 	OutputExpertIndices        // […, slots] int64, optional: the chosen experts, −1 for a dropped slot
 	OutputExpertScores         // […, slots], optional: their weights in Y
 	OutputRouterLogits         // […, T], optional: the router's results
+	OutputHidden               // [rows, h], optional: of fc1 before the activation, for the gradient; see Rows
+	OutputFactor               // [rows, h], optional: of fc3, likewise, of gated experts
 	OutputCount
 )
 
@@ -74,4 +76,30 @@ var InputNames = [InputCount]string{"X", "gate_weight", "gate_bias", "fc1_weight
 func Scales(weight int) int { return InputFC1Scales + (weight-InputFC1Weight)/2 }
 
 // OutputNames are the names of the output slots.
-var OutputNames = [OutputCount]string{"Y", "aux_loss", "expert_count", "z_loss", "expert_indices", "expert_scores", "router_logits"}
+var OutputNames = [OutputCount]string{"Y", "aux_loss", "expert_count", "z_loss", "expert_indices", "expert_scores", "router_logits", "hidden", "factor"}
+
+// The operator FMoEGradient, version 1, has the gradients of a loss by the
+// inputs of an FMoE node as outputs. Its attributes and first inputs are those
+// of the node; then come the gradients by the node's outputs, of their shapes
+// and types, each of them optional and zero where it is absent, and three
+// outputs themselves. Output i is the gradient by input i, of its shape and
+// type, and optional; quantised weights, and those of fewer bits than X, have
+// none.
+const (
+	GradientOpType = "FMoEGradient"
+
+	GradientCount = InputNoiseWeight + 1 // outputs
+)
+
+// The input slots of an FMoEGradient node behind those of FMoE.
+const (
+	GradientY = InputCount + iota
+	GradientAuxLoss
+	GradientZLoss
+	GradientExpertScores
+	GradientRouterLogits
+	SavedRouterLogits // the node's router_logits
+	SavedHidden       // the node's hidden
+	SavedFactor       // the node's factor, where it has fc3_weight
+	GradientInputCount
+)

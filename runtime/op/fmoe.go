@@ -3,6 +3,7 @@ package op
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/fmoe-go/fmoe/onnx"
@@ -14,24 +15,34 @@ func init() {
 		// FMoE, ai.fmoe 1: a mixture of experts; see package moe.
 		Operator{Domain: moe.Domain, Name: moe.OpType, Since: []int{moe.Version},
 			Inputs: Between(1, moe.InputCount), Outputs: Between(1, moe.OutputCount),
-			Attributes: moe.Attributes, Infer: inferFMoE},
+			Attributes: moe.Attributes, Infer: inferFMoE, Gradient: differentiateFMoE},
 	)
 }
 
-func inferFMoE(c *Inference) error {
+// fmoeLayer is what the inputs of a node tell of its layer.
+type fmoeLayer struct {
+	config                 moe.Config
+	tokens, router         onnx.DataType
+	x                      []Dim // […, d], nil where it is not known
+	leading                []Dim // … of it
+	experts, model, hidden Dim
+}
+
+// inferFMoELayer checks the inputs of FMoE.
+func inferFMoELayer(c *Inference) (*fmoeLayer, error) {
 	config, err := moe.ParseConfig(c.Node.Node)
 	if errors.Is(err, moe.ErrUnknownGate) {
-		return fmt.Errorf("%w; the program that runs the model must call moe.Register with the gate first, or \"fmoefy regate\" gives the model another one", err)
+		return nil, fmt.Errorf("%w; the program that runs the model must call moe.Register with the gate first, or \"fmoefy regate\" gives the model another one", err)
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := fmoeInputs(c, config); err != nil {
-		return err
+		return nil, err
 	}
 	t, err := fmoeType(c, config.Quantization)
 	if err != nil {
-		return err
+		return nil, err
 	}
 
 	// The letters of the operator's definition, as far as they are known.
@@ -39,7 +50,7 @@ func inferFMoE(c *Inference) error {
 	x := slices.Clone(c.Shape(moe.InputX))
 	if x != nil {
 		if len(x) == 0 {
-			return fmt.Errorf("input X is a scalar, needs a last dimension of d_model")
+			return nil, fmt.Errorf("input X is a scalar, needs a last dimension of d_model")
 		}
 		model = x[len(x)-1]
 	}
@@ -61,19 +72,19 @@ func inferFMoE(c *Inference) error {
 	}
 	for _, in := range inputs {
 		if err := c.unifyInput(in.slot, in.shape); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if err := c.unifyQuantized(config.Quantization, &experts, &hidden, &model); err != nil {
-		return err
+		return nil, err
 	}
 	if experts.Known() {
 		if err := config.Check(int(experts)); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if model == 0 {
-		return fmt.Errorf("d_model is 0, the tokens have no elements")
+		return nil, fmt.Errorf("d_model is 0, the tokens have no elements")
 	}
 	var leading []Dim // of tokens
 	if x != nil {
@@ -81,30 +92,59 @@ func inferFMoE(c *Inference) error {
 		leading = x[:len(x)-1]
 	}
 	if err := c.fmoeMask(leading); err != nil {
-		return err
+		return nil, err
 	}
-	c.Set(moe.OutputY, t, x)
-	c.Set(moe.OutputExpertCount, onnx.Int64, []Dim{experts})
 	router := t
 	if t.Bits() == 16 {
 		router = onnx.Float32
 	}
-	c.Set(moe.OutputAuxLoss, router, Dims[int]())
-	c.Set(moe.OutputZLoss, router, Dims[int]())
-	slots := Dim(config.TopK)
-	if gate, _ := moe.KindOf(config.Gate); gate.ExpertChoice {
-		slots = experts
+	return &fmoeLayer{config: config, tokens: t, router: router, x: x, leading: leading, experts: experts, model: model, hidden: hidden}, nil
+}
+
+func inferFMoE(c *Inference) error {
+	l, err := inferFMoELayer(c)
+	if err != nil {
+		return err
+	}
+	if c.Node.Output(moe.OutputFactor) != "" && !c.Has(moe.InputFC3Weight) {
+		return fmt.Errorf("has the output factor, but no fc3_weight that gives it")
+	}
+	c.Set(moe.OutputY, l.tokens, l.x)
+	c.Set(moe.OutputExpertCount, onnx.Int64, []Dim{l.experts})
+	c.Set(moe.OutputAuxLoss, l.router, Dims[int]())
+	c.Set(moe.OutputZLoss, l.router, Dims[int]())
+	slots := Dim(l.config.TopK)
+	if gate, _ := moe.KindOf(l.config.Gate); gate.ExpertChoice {
+		slots = l.experts
 	}
 	of := func(n Dim) []Dim {
-		if x == nil {
+		if l.x == nil {
 			return nil
 		}
-		return JoinDims(leading, []Dim{n})
+		return JoinDims(l.leading, []Dim{n})
 	}
 	c.Set(moe.OutputExpertIndices, onnx.Int64, of(slots))
-	c.Set(moe.OutputExpertScores, router, of(slots))
-	c.Set(moe.OutputRouterLogits, router, of(experts))
+	c.Set(moe.OutputExpertScores, l.router, of(slots))
+	c.Set(moe.OutputRouterLogits, l.router, of(l.experts))
+	rows := []Dim{l.rows(c), l.hidden}
+	c.Set(moe.OutputHidden, l.tokens, rows)
+	c.Set(moe.OutputFactor, l.tokens, rows)
 	return nil
+}
+
+// rows returns the rows of experts that a node keeps for its gradient.
+func (l *fmoeLayer) rows(c *Inference) Dim {
+	tokens := Dim(1)
+	for _, d := range l.leading {
+		tokens = c.Mul(tokens, d)
+	}
+	if l.x == nil || !tokens.Known() || !l.experts.Known() {
+		return c.Fresh()
+	}
+	if c.Mul(tokens, c.Mul(l.experts, Dim(l.config.Tile+1))) == math.MaxInt {
+		return math.MaxInt // for which there is no memory
+	}
+	return Dim(l.config.Rows(int(tokens), int(l.experts)))
 }
 
 // fmoeMask checks that the mask has an element for each token.

@@ -230,7 +230,7 @@ func TestInferFMoEGates(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			config := moe.DefaultConfig(c.gate)
 			config.TopK = c.topK
-			n := &onnx.Node{Domain: moe.Domain, OpType: moe.OpType, Attributes: config.Encode(), Outputs: moe.OutputNames[:], Inputs: make([]string, moe.InputCount)}
+			n := &onnx.Node{Domain: moe.Domain, OpType: moe.OpType, Attributes: config.Encode(), Outputs: moe.OutputNames[:moe.OutputHidden], Inputs: make([]string, moe.InputCount)}
 			facts := make([]Fact, moe.InputCount)
 			facts[moe.InputX] = c.x
 			for _, slot := range []int{moe.InputGateWeight, moe.InputFC1Weight, moe.InputFC2Weight} {

@@ -1,0 +1,464 @@
+package cpu
+
+import (
+	"fmt"
+	"sort"
+
+	"github.com/fmoe-go/fmoe/internal/simd"
+	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime/device"
+	"github.com/fmoe-go/fmoe/runtime/moe"
+	"github.com/fmoe-go/fmoe/runtime/op"
+	"github.com/fmoe-go/fmoe/runtime/tensor"
+)
+
+func init() {
+	addKernel(moe.Domain, moe.GradientOpType, kernelEntry{make: newFMoEGradient})
+}
+
+// fmoeGradient is the kernel of FMoEGradient.
+type fmoeGradient struct{ fmoe }
+
+func newFMoEGradient(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error) {
+	config, err := moe.ParseConfig(n.Node)
+	if err != nil {
+		return nil, err
+	}
+	return &fmoeGradient{fmoe{device: d, config: config}}, nil
+}
+
+func (k *fmoeGradient) Bind(c *device.Call) (func() error, error) {
+	c, widen, err := k.widenExperts(c)
+	if err != nil {
+		return nil, err
+	}
+	run, err := k.bind(c)
+	if err != nil || widen == nil {
+		return run, err
+	}
+	return func() error {
+		widen()
+		return run()
+	}, nil
+}
+
+func (k *fmoeGradient) bind(c *device.Call) (func() error, error) {
+	activation := k.config.Activation
+	switch t := c.In[moe.InputX].Type; t {
+	case onnx.Float32:
+		return bindFMoEGradient(k, c, hiddenFunctions[float32]{activate: expertActivations[activation].float32,
+			derivative: expertDerivatives[activation].float32, multiply: simd.Mul, scale: simd.Scale})
+	case onnx.Float64:
+		return bindFMoEGradient(k, c, hiddenFunctions[float64]{activate: expertActivations[activation].float64,
+			derivative: expertDerivatives[activation].float64,
+			multiply:   eachPair(func(x, y float64) float64 { return x * y }),
+			scale: func(x []float64, factor float64) {
+				for i := range x {
+					x[i] *= factor
+				}
+			}})
+	default:
+		return nil, device.UnsupportedType(t)
+	}
+}
+
+// hiddenFunctions are what the gradients of hidden values are made of.
+type hiddenFunctions[T simd.Float] struct {
+	activate   func(x []T)
+	derivative func(dy, x []T) // see expertDerivatives
+	multiply   func(out, x, y []T)
+	scale      func(x []T, factor T)
+}
+
+// fmoeGradientRun is FMoEGradient bound to N tokens of width d and T experts of
+// hidden width h. The gate decides once more, about the same logits, so that
+// rows have the order in which the node kept them. A run goes through phases
+// one after the other, each parallel in itself. With G the gradient by Y of a
+// row's token, s the row's score, P and F what fc1 and fc3 gave, and f the
+// activation, they compute for each row
+//
+//	A = f(P)·F                  the activated hidden values
+//	B = G·fc2                   the gradient by them but for s
+//	the gradient by s           B·A + G·fc2_bias
+//	the gradients by P and F    s·B·F·f'(P) and s·B·f(P)
+//	the gradient by the token   those times fc1 and fc3
+//
+// and, for each expert, products of these that are summed over its rows.
+type fmoeGradientRun[T simd.Float] struct {
+	hiddenFunctions[T]
+	routing[T]
+	node                *device.Call // whose inputs routing knows the first ones of
+	trained             moe.Differentiable
+	gradients           moe.Gradients
+	h, most             int            // most rows
+	back1, back2, back3 *projection[T] // from outputs to inputs; back3 is nil where experts are not gated
+
+	dispatch *moe.Dispatch
+	pieces   pieces
+	space    *workspace[T]
+	sums     *rowProducts[T]
+
+	// The rest is looked up and computed by each run.
+	rows               int
+	dy                 []T       // [N, d]
+	hidden, factor     []T       // P and F [rows, h]
+	scores, byScore    []T       // s and the gradient by it [rows]
+	activated          []T       // s·A [rows, h]
+	byHidden, byFactor []T       // the gradients by P and F [rows, h]
+	byRow              []T       // by a row's token [rows, d]
+	byLogits, byNoise  []T       // [N, T]
+	throughNoise       []T       // the gradient by the tokens through the noise [N, d]
+	byBias             []float64 // by gate_bias [T]
+}
+
+func bindFMoEGradient[T simd.Float](k *fmoeGradient, c *device.Call, f hiddenFunctions[T]) (func() error, error) {
+	if f.activate == nil || f.derivative == nil {
+		return nil, fmt.Errorf("activation %q is %w on the CPU", k.config.Activation, device.ErrUnsupported)
+	}
+	r := &fmoeGradientRun[T]{hiddenFunctions: f, node: c}
+	if err := r.prepare(k); err != nil {
+		return nil, err
+	}
+	var parts scratchParts
+	r.lay(&parts)
+	used := sizeIn[T](parts.used)
+	r.space = newWorkspace[T](r.device, c.Scratch, used, r.workLen())
+	router := r.bindRouterGradients(used)
+	differentiate, throughHidden, backHidden, backRows, combine := r.differentiate, r.throughHidden, r.backHidden, r.backRows, r.combine
+	return func() error {
+		r.space.open()
+		r.lay(&scratchParts{memory: c.Scratch.Bytes()})
+		r.lookUp()
+		if err := r.route(); err != nil {
+			return err
+		}
+		if err := r.sort(); err != nil {
+			return err
+		}
+		if r.dy != nil {
+			r.eachPiece(r.back2, backHidden)
+			r.device.pool.run(r.rows, max(1, 1<<13/max(1, r.h)), throughHidden)
+		}
+		r.device.pool.run(r.tokens, max(1, 1<<14/(r.experts+16*r.slots)), differentiate)
+		r.sumOverRows()
+		for _, product := range router {
+			if err := product(); err != nil {
+				return err
+			}
+		}
+		if r.out(moe.InputX) != nil {
+			if r.dy != nil {
+				r.eachPiece(r.back1, backRows)
+			}
+			r.device.pool.run(r.tokens, max(1, 1<<14/max(1, r.d*r.slots)), combine)
+		}
+		return nil
+	}, nil
+}
+
+func (r *fmoeGradientRun[T]) in(slot int) *tensor.Tensor  { return at(r.node.In, slot) }
+func (r *fmoeGradientRun[T]) out(slot int) *tensor.Tensor { return at(r.node.Out, slot) }
+
+// prepare binds the routing, and finds out what there is to compute.
+func (r *fmoeGradientRun[T]) prepare(k *fmoeGradient) error {
+	call := &device.Call{In: r.node.In[:moe.InputCount], Scratch: r.node.Scratch}
+	if err := r.routing.prepare(&k.fmoe, call, r.in(moe.SavedRouterLogits)); err != nil {
+		return err
+	}
+	var ok bool
+	if r.trained, ok = r.gate.(moe.Differentiable); !ok {
+		return fmt.Errorf("the gate %s has no gradient", k.config.Gate)
+	}
+	r.batch.WantLoss = r.in(moe.GradientAuxLoss) != nil
+	backwards := func(slot int) *projection[T] {
+		weight := r.in(slot)
+		if weight == nil {
+			return nil
+		}
+		return &projection[T]{weight: weight, stack: newStack(weight.Shape, []int{0, 1, 2}, nil)}
+	}
+	r.back1, r.back2, r.back3 = backwards(moe.InputFC1Weight), backwards(moe.InputFC2Weight), backwards(moe.InputFC3Weight)
+	r.h = r.back1.stack.rows
+	r.most = k.config.Rows(r.tokens, r.experts)
+	if _, err := tensor.CheckedCount(onnx.Float64, []int{r.most, 4*r.h + 2*r.d}); err != nil {
+		return fmt.Errorf("gradients of rows: %w", err)
+	}
+	r.dispatch = moe.NewDispatch(r.experts, 0)
+	r.pieces.first = make([]int, 0, r.experts+1)
+	r.sums = newRowProducts[T](r.device, r.experts)
+	for slot, want := range map[int]int{moe.SavedHidden: r.most * r.h, moe.SavedFactor: r.most * r.h, moe.SavedRouterLogits: r.tokens * r.experts,
+		moe.GradientY: r.tokens * r.d, moe.GradientExpertScores: r.tokens * r.slots, moe.GradientRouterLogits: r.tokens * r.experts} {
+		if t := r.in(slot); t != nil && t.Len() != want {
+			return fmt.Errorf("input %d has shape %s, must have %d elements", slot, tensor.FormatShape(t.Shape), want)
+		}
+	}
+	return nil
+}
+
+// workLen returns the working memory that a thread needs.
+func (r *fmoeGradientRun[T]) workLen() int {
+	work := max(r.back1.workLen(r.most), r.back2.workLen(r.most), r.sums.workLen())
+	if r.back3 != nil {
+		_, width := pieceSize(r.most, false)
+		work = max(work, min(r.most, maxPieceRows)*width+r.back3.workLen(r.most))
+	}
+	return work
+}
+
+// lay places what a run computes in scratch memory.
+func (r *fmoeGradientRun[T]) lay(p *scratchParts) {
+	r.routing.lay(p)
+	r.dispatch.Token, r.dispatch.Row = part[int32](p, r.most), part[int32](p, r.tokens*r.slots)
+	g := &r.gradients
+	g.Scores, g.Logits = part[float64](p, r.tokens*r.slots), part[float64](p, r.tokens*r.experts)
+	r.byLogits, r.byBias = part[T](p, r.tokens*r.experts), part[float64](p, r.experts)
+	if r.noise != nil {
+		g.Noise = part[float64](p, r.tokens*r.experts)
+		r.byNoise, r.throughNoise = part[T](p, r.tokens*r.experts), part[T](p, r.tokens*r.d)
+	}
+	r.scores, r.byScore = part[T](p, r.most), part[T](p, r.most)
+	r.activated, r.byHidden = part[T](p, r.most*r.h), part[T](p, r.most*r.h)
+	if r.back3 != nil {
+		r.byFactor = part[T](p, r.most*r.h)
+	}
+	// Rows have their gradients when sums over them are done.
+	r.sums.packed = part[T](p, max(r.sums.packedLen(r.most, min(r.d, r.h)), r.most*r.d))
+	if r.sums.packed != nil {
+		r.byRow = r.sums.packed[:r.most*r.d]
+	}
+}
+
+// lookUp looks up the inputs beside those of the routing.
+func (r *fmoeGradientRun[T]) lookUp() {
+	of := func(slot int) []T {
+		if t := r.in(slot); t != nil {
+			return tensor.Of[T](t)
+		}
+		return nil
+	}
+	r.dy, r.hidden, r.factor = of(moe.GradientY), of(moe.SavedHidden), of(moe.SavedFactor)
+	r.gradients.BalanceLoss, r.gradients.ZLoss = 0, 0
+	if x := of(moe.GradientAuxLoss); x != nil {
+		r.gradients.BalanceLoss = float64(x[0])
+	}
+	if x := of(moe.GradientZLoss); x != nil {
+		r.gradients.ZLoss = float64(x[0])
+	}
+}
+
+// sort orders the rows as the node did.
+func (r *fmoeGradientRun[T]) sort() error {
+	r.rows = 0
+	for _, e := range r.batch.Indices {
+		if e >= 0 {
+			r.rows++
+		}
+	}
+	if r.rows > r.most {
+		return fmt.Errorf("the gate chose experts for %d rows, more than the %d that it announced", r.rows, r.most)
+	}
+	r.dispatch.Sort(r.batch.Indices, r.slots)
+	for s, row := range r.dispatch.Row {
+		if row >= 0 {
+			r.scores[row] = T(r.batch.Scores[s])
+		}
+	}
+	return nil
+}
+
+func (r *fmoeGradientRun[T]) eachPiece(layer *projection[T], body func(lo, hi int)) {
+	n := layer.cut(&r.pieces, r.dispatch.Offset, r.device.pool.threads)
+	r.device.pool.run(n, r.pieces.grain, body)
+}
+
+// backHidden computes pieces of B.
+func (r *fmoeGradientRun[T]) backHidden(lo, hi int) {
+	number, work := r.space.take()
+	defer r.space.give(number)
+	for piece := lo; piece < hi; piece++ {
+		expert, row, rows, col, cols := r.pieces.locate(piece)
+		dy := simd.RowMajor(r.dy, rows, r.d)
+		dy.Index = r.dispatch.Token[row:]
+		r.back2.apply(r.byHidden[row*r.h+col:], r.h, dy, expert, col, cols, work)
+	}
+}
+
+// throughHidden computes the gradients by scores and by hidden values of rows.
+func (r *fmoeGradientRun[T]) throughHidden(lo, hi int) {
+	var bias []T
+	if t := r.in(moe.InputFC2Bias); t != nil {
+		bias = tensor.Of[T](t)
+	}
+	expert := sort.SearchInts(r.dispatch.Offset, lo+1) - 1
+	for row := lo; row < hi; row++ {
+		for row >= r.dispatch.Offset[expert+1] {
+			expert++
+		}
+		from, to := row*r.h, (row+1)*r.h
+		p, a, b, s := r.hidden[from:to], r.activated[from:to], r.byHidden[from:to], r.scores[row]
+		copy(a, p)
+		r.activate(a)
+		if r.factor != nil {
+			factor, byFactor := r.factor[from:to], r.byFactor[from:to]
+			r.multiply(byFactor, b, a)
+			r.scale(byFactor, s)
+			r.multiply(a, a, factor)
+			r.byScore[row] = simd.Dot(b, a)
+			r.multiply(b, b, factor)
+		} else {
+			r.byScore[row] = simd.Dot(b, a)
+		}
+		if bias != nil {
+			token := int(r.dispatch.Token[row])
+			r.byScore[row] += simd.Dot(r.dy[token*r.d:][:r.d], bias[expert*r.d:])
+		}
+		r.derivative(b, p)
+		r.scale(b, s)
+		r.scale(a, s)
+	}
+}
+
+// differentiate takes the gradients of tokens through the gate.
+func (r *fmoeGradientRun[T]) differentiate(lo, hi int) {
+	g := &r.gradients
+	given := r.in(moe.GradientExpertScores)
+	for s := lo * r.slots; s < hi*r.slots; s++ {
+		g.Scores[s] = 0
+		if row := r.dispatch.Row[s]; row >= 0 && r.dy != nil {
+			g.Scores[s] = float64(r.byScore[row])
+		}
+		if given != nil {
+			g.Scores[s] += float64(tensor.Of[T](given)[s])
+		}
+	}
+	from, to := lo*r.experts, hi*r.experts
+	if r.noise != nil {
+		convert(g.Noise[from:to], r.noises[from:])
+	}
+	moe.Differentiate(r.trained, &r.batch, g, lo, hi)
+	if t := r.in(moe.GradientRouterLogits); t != nil {
+		for i, x := range tensor.Of[T](t)[from:to] {
+			g.Logits[from+i] += float64(x)
+		}
+	}
+	convert(r.byLogits[from:to], g.Logits[from:])
+	if r.noise != nil {
+		convert(r.byNoise[from:to], g.Noise[from:])
+	}
+}
+
+// sumOverRows computes the gradients by the experts' weights and biases, and by
+// the router's bias.
+func (r *fmoeGradientRun[T]) sumOverRows() {
+	tokens := func(x []T) simd.Matrix[T] {
+		m := simd.RowMajor(x, r.rows, r.d)
+		m.Index = r.dispatch.Token
+		return m
+	}
+	rows := func(x []T) simd.Matrix[T] { return simd.RowMajor(x, r.rows, r.h) }
+	for _, layer := range []struct {
+		weight      int
+		left, right []T // of d where they are those of tokens, of h where they are those of rows
+		scores      []T
+	}{
+		{moe.InputFC2Weight, r.dy, r.activated, r.scores},
+		{moe.InputFC1Weight, r.byHidden, r.x, nil},
+		{moe.InputFC3Weight, r.byFactor, r.x, nil},
+	} {
+		left, right := rows(layer.left), tokens(layer.right)
+		if layer.weight == moe.InputFC2Weight {
+			left, right = tokens(layer.left), rows(layer.right)
+		}
+		weight, bias := r.out(layer.weight), r.out(layer.weight+1)
+		switch {
+		case r.dy == nil:
+			clearTensor(weight)
+			clearTensor(bias)
+			continue
+		case weight != nil:
+			r.sums.multiply(tensor.Of[T](weight), r.dispatch.Offset, left, right, r.space)
+		}
+		if bias != nil {
+			r.sums.add(tensor.Of[T](bias), r.dispatch.Offset, left, layer.scores)
+		}
+	}
+	if t := r.out(moe.InputGateBias); t != nil {
+		clear(r.byBias)
+		for i, x := range r.gradients.Logits {
+			r.byBias[i%r.experts] += x
+		}
+		convert(tensor.Of[T](t), r.byBias)
+	}
+}
+
+func clearTensor(t *tensor.Tensor) {
+	if t != nil {
+		clear(t.Data)
+	}
+}
+
+// bindRouterGradients plans the products with the gradients by the logits and
+// the noise: with the tokens for those by the router's weights, and with these
+// for that by the tokens.
+func (r *fmoeGradientRun[T]) bindRouterGradients(used int) []func() error {
+	var list []func() error
+	add := func(slot int, gradient func() []T, byTokens func() []T) {
+		weight := r.in(slot)
+		logits := []int{r.tokens, r.experts}
+		if t := r.out(slot); t != nil {
+			p := &product[T]{a: newStack([]int{r.tokens, r.d}, []int{1, 0}, nil), b: newStack(logits, []int{0, 1}, nil), used: used}
+			list = append(list, p.bind(r.device, r.node.Scratch, func() (c, a, b []T) { return tensor.Of[T](t), r.x, gradient() }))
+		}
+		if r.out(moe.InputX) != nil {
+			p := &product[T]{a: newStack(logits, []int{0, 1}, nil), b: newStack(weight.Shape, []int{1, 0}, nil), used: used}
+			list = append(list, p.bind(r.device, r.node.Scratch, func() (c, a, b []T) { return byTokens(), gradient(), tensor.Of[T](weight) }))
+		}
+	}
+	add(moe.InputGateWeight, func() []T { return r.byLogits }, func() []T { return tensor.Of[T](r.out(moe.InputX)) })
+	switch t := r.out(moe.InputNoiseWeight); {
+	case r.noise != nil:
+		add(moe.InputNoiseWeight, func() []T { return r.byNoise }, func() []T { return r.throughNoise })
+	case t != nil:
+		list = append(list, func() error { clear(t.Data); return nil })
+	}
+	return list
+}
+
+// backRows computes pieces of the gradients by rows' tokens.
+func (r *fmoeGradientRun[T]) backRows(lo, hi int) {
+	number, work := r.space.take()
+	defer r.space.give(number)
+	for piece := lo; piece < hi; piece++ {
+		expert, row, rows, col, cols := r.pieces.locate(piece)
+		out := r.byRow[row*r.d+col:]
+		r.back1.apply(out, r.d, simd.RowMajor(r.byHidden[row*r.h:], rows, r.h), expert, col, cols, work)
+		if r.back3 == nil {
+			continue
+		}
+		at := rows * cols
+		other, work := work[:at], work[at:]
+		r.back3.apply(other, cols, simd.RowMajor(r.byFactor[row*r.h:], rows, r.h), expert, col, cols, work)
+		for i := range rows {
+			simd.Axpy(1, other[i*cols:][:cols], out[i*r.d:])
+		}
+	}
+}
+
+// combine adds the gradients of each token's rows, in the order of its slots,
+// to that through the router.
+func (r *fmoeGradientRun[T]) combine(lo, hi int) {
+	for n := lo; n < hi; n++ {
+		dx := tensor.Of[T](r.out(moe.InputX))[n*r.d:][:r.d]
+		if r.noise != nil {
+			simd.Axpy(1, r.throughNoise[n*r.d:][:r.d], dx)
+		}
+		if r.dy == nil {
+			continue
+		}
+		for _, row := range r.dispatch.Row[n*r.slots:][:r.slots] {
+			if row >= 0 {
+				simd.Axpy(1, r.byRow[int(row)*r.d:][:r.d], dx)
+			}
+		}
+	}
+}
