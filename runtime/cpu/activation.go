@@ -85,11 +85,8 @@ func init() {
 		return overTwo(func(out, g, x []float32) { simd.SwishGradient(out, g, x, alpha) })(d, n, c)
 	})
 	define[float64]("SwishGradient", func(d *Device, n *op.Node, c *device.Call) (func() error, error) {
-		alpha := float64(n.Float("alpha", 1))
-		return overTwo(eachPair(func(g, x float64) float64 {
-			x = max(-700, min(700, alpha*x)) // where the slope is 0 or 1
-			return g * logisticSlope(x, x)
-		}))(d, n, c)
+		slope := swishSlope(float64(n.Float("alpha", 1)))
+		return overTwo(eachPair(func(g, x float64) float64 { return g * slope(x) }))(d, n, c)
 	})
 
 	register("", "SwiGLU", newElementwise)
