@@ -28,7 +28,6 @@ type history struct {
 // Numbers of a step.
 const (
 	ofLoss = iota
-	ofTotal
 	ofGradient
 	ofSpeed
 	ofBalance
@@ -66,7 +65,7 @@ func newHistory() *history {
 // step adds the record of a step.
 func (h *history) step(s Step) {
 	var numbers [numbersOfStep]float64
-	for i, x := range map[int]Number{ofLoss: s.Loss, ofTotal: s.Total, ofGradient: s.GradientNorm, ofSpeed: s.TokensPerSecond, ofBalance: s.BalanceLoss, ofZ: s.ZLoss} {
+	for i, x := range map[int]Number{ofLoss: s.Loss, ofGradient: s.GradientNorm, ofSpeed: s.TokensPerSecond, ofBalance: s.BalanceLoss, ofZ: s.ZLoss} {
 		numbers[i] = float64(x)
 	}
 	h.steps.add(s.Step, numbers[:])

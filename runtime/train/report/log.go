@@ -14,9 +14,11 @@ import (
 
 // Log is a file of JSON lines, each the record of the run, of a step or of an
 // evaluation. A line is written at once, so that a run that is killed leaves
-// all of its records but perhaps a part of the last.
+// all of its records but perhaps a part of the last. A checkpoint of a step
+// should be saved when the records of the step are in the log, that of its
+// evaluation too.
 type Log struct {
-	file *os.File
+	appender
 	path string
 	line bytes.Buffer
 }
@@ -30,7 +32,7 @@ func CreateLog(path string, r Run) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Log{file: f, path: path}
+	l := &Log{appender: appender{file: f}, path: path}
 	if err := l.write("run", &r); err != nil {
 		f.Close()
 		return nil, err
@@ -47,18 +49,18 @@ func ResumeLog(path string, r Run, step int64) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Log{file: f, path: path}
-	if err := l.resume(r, step); err != nil {
+	l := &Log{appender: appender{file: f}, path: path}
+	if err := l.resume(f, r, step); err != nil {
 		f.Close()
 		return nil, err
 	}
 	return l, nil
 }
 
-func (l *Log) resume(r Run, step int64) error {
+func (l *Log) resume(f io.Reader, r Run, step int64) error {
 	var before Run
 	end := int64(0) // of what is kept
-	for line, err := range lines(l.file) {
+	for line, err := range lines(f) {
 		if err != nil {
 			return fmt.Errorf("%s: %w", l.path, err)
 		}
@@ -70,10 +72,7 @@ func (l *Log) resume(r Run, step int64) error {
 		}
 		end = line.end
 	}
-	if err := l.file.Truncate(end); err != nil {
-		return err
-	}
-	if _, err := l.file.Seek(end, io.SeekStart); err != nil {
+	if err := l.cut(end); err != nil {
 		return err
 	}
 	same := r
@@ -92,10 +91,10 @@ func (l *Log) Evaluation(e Evaluation) error { return l.write("evaluation", &e) 
 
 // Sync returns when all records are on the disk, as they should be before a
 // checkpoint is.
-func (l *Log) Sync() error { return l.file.Sync() }
+func (l *Log) Sync() error { return l.appender.Sync() }
 
 // Close implements [Sink].
-func (l *Log) Close() error { return errors.Join(l.file.Sync(), l.file.Close()) }
+func (l *Log) Close() error { return l.close() }
 
 // write writes a line in which the kind of the record comes before its fields.
 func (l *Log) write(kind string, record any) error {
@@ -109,8 +108,7 @@ func (l *Log) write(kind string, record any) error {
 	}
 	text := l.line.Bytes()
 	copy(text[start:], text[start+1:]) // without the record's own brace
-	_, err := l.file.Write(text[:len(text)-1])
-	return err
+	return l.append(text[:len(text)-1])
 }
 
 // Record is a line of a log. One of its pointers is not nil.

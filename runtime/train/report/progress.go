@@ -74,8 +74,9 @@ func (p *Progress) Evaluation(e Evaluation) error {
 	return p.Message(text)
 }
 
-// Message writes a line that stays.
+// Message writes lines that stay, such as those of WriteBalance.
 func (p *Progress) Message(text string) error {
+	text = strings.TrimSuffix(text, "\n")
 	if p.drawn {
 		text = clearLine + text
 		p.drawn = false

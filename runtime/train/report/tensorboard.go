@@ -21,7 +21,7 @@ import (
 // TensorBoard is a sink that writes event files, which TensorBoard shows: a
 // sequence of TFRecords, each an Event of tensorflow/core/util/event.proto.
 type TensorBoard struct {
-	file *os.File
+	file appender
 	now  func() time.Time
 	data []byte // that is written next
 }
@@ -37,7 +37,7 @@ func NewTensorBoard(dir string, step int64) (*TensorBoard, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &TensorBoard{file: f, now: time.Now}
+	t := &TensorBoard{file: appender{file: f}, now: time.Now}
 	if err := t.begin(step); err != nil {
 		f.Close()
 		return nil, err
@@ -140,7 +140,7 @@ func (t *TensorBoard) Evaluation(e Evaluation) error {
 }
 
 // Close implements [Sink].
-func (t *TensorBoard) Close() error { return errors.Join(t.file.Sync(), t.file.Close()) }
+func (t *TensorBoard) Close() error { return t.file.close() }
 
 // scalars is a Summary.
 type scalars []byte
@@ -178,7 +178,7 @@ func (t *TensorBoard) event(step int64, what func([]byte) []byte) {
 }
 
 func (t *TensorBoard) flush() error {
-	_, err := t.file.Write(t.data)
+	err := t.file.append(t.data)
 	t.data = t.data[:0]
 	return err
 }
