@@ -1,6 +1,9 @@
 package report
 
-import "math"
+import (
+	"math"
+	"slices"
+)
 
 // course keeps how numbers went over any number of records in bounded memory:
 // as points, each the mean of equally many records, but for the last one. When
@@ -122,19 +125,27 @@ func (c *course) extremes(i int) (low, high []float64) {
 	return low, high
 }
 
-// smooth returns the exponential moving average of numbers over about so many
-// of them. Those that are not finite are left out.
+// smooth returns numbers without their noise: the exponential moving average
+// over about so many of them, forwards, and that of the averages, backwards, so
+// that nothing lags behind. What is not finite is left out.
 func smooth(numbers []float64, over float64) []float64 {
+	smoothed := slices.Clone(numbers)
+	average(smoothed, over)
+	slices.Reverse(smoothed)
+	average(smoothed, over)
+	slices.Reverse(smoothed)
+	return smoothed
+}
+
+func average(numbers []float64, over float64) {
 	keep := 1 - 2/(over+1)
 	sum, weight := 0.0, 0.0
-	smoothed := make([]float64, len(numbers))
 	for i, x := range numbers {
 		if math.IsNaN(x) || math.IsInf(x, 0) {
-			smoothed[i] = math.NaN()
+			numbers[i] = math.NaN()
 			continue
 		}
 		sum, weight = keep*sum+(1-keep)*x, keep*weight+(1-keep)
-		smoothed[i] = sum / weight
+		numbers[i] = sum / weight
 	}
-	return smoothed
 }

@@ -150,7 +150,10 @@ func (h *history) beginLayers(layers []Layer) {
 func (h *history) evaluation(e Evaluation) {
 	h.evaluations.add(e.Step, []float64{float64(e.Loss), float64(e.Perplexity)})
 	h.held = e
-	if !(h.best <= e.Loss) {
+	if better(e.Loss, h.best) {
 		h.best = e.Loss
 	}
 }
+
+// better reports whether a loss is less than the best before, if there is one.
+func better(loss, best Number) bool { return !math.IsNaN(float64(loss)) && !(best <= loss) }

@@ -145,9 +145,15 @@ func (h *history) speed() float64 {
 	return sum / n
 }
 
-func smoothedLoss(steps *course) []float64 {
-	return smooth(steps.means(ofLoss), max(5, float64(len(steps.points))/40))
+func smoothedLoss(steps *course) []float64 { return withoutNoise(steps.means(ofLoss)) }
+
+// withoutNoise smooths as much as suits a plot.
+func withoutNoise(numbers []float64) []float64 {
+	return smooth(numbers, max(5, float64(len(numbers))/50))
 }
+
+// maxDots is how many evaluations are dots and not a line.
+const maxDots = 60
 
 // training writes the plots of the whole model.
 func (h *history) training(w *htmlWriter) {
@@ -166,7 +172,11 @@ func (h *history) training(w *htmlWriter) {
 		plot.Line{Name: "training, " + each, X: x, Y: h.steps.means(ofLoss), Kind: plot.Thin, Colour: plot.Series(0)},
 		plot.Line{Name: "training, smoothed", X: x, Y: smoothedLoss(h.steps), Kind: plot.Bold, Colour: plot.Series(0)})
 	if len(h.evaluations.points) > 0 {
-		loss.Lines = append(loss.Lines, plot.Line{Name: "held-out", X: h.evaluations.steps(), Y: h.evaluations.means(0), Kind: plot.Dots, Colour: plot.Series(1)})
+		kind := plot.Dots
+		if len(h.evaluations.points) > maxDots {
+			kind = plot.Plain
+		}
+		loss.Lines = append(loss.Lines, plot.Line{Name: "held-out", X: h.evaluations.steps(), Y: h.evaluations.means(0), Kind: kind, Colour: plot.Series(1)})
 	}
 	w.lines(loss)
 	if h.rates != nil {
@@ -200,7 +210,7 @@ func noisy(l plot.Lines, x, y []float64, each string) plot.Lines {
 	l.Log = !l.Zero && largest > 20*least
 	l.Lines = []plot.Line{
 		{Name: each, X: x, Y: y, Kind: plot.Thin, Colour: plot.Series(0)},
-		{Name: "smoothed", X: x, Y: smooth(y, max(5, float64(len(y))/40)), Kind: plot.Bold, Colour: plot.Series(0)},
+		{Name: "smoothed", X: x, Y: withoutNoise(y), Kind: plot.Bold, Colour: plot.Series(0)},
 	}
 	return l
 }

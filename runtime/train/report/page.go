@@ -121,7 +121,7 @@ func (s *Summary) add(r Record) {
 		s.Step = r.Step
 	case r.Evaluation != nil:
 		s.Evaluation = r.Evaluation
-		if s.Best == nil || !(s.Best.Loss <= r.Evaluation.Loss) {
+		if s.Best == nil || better(r.Evaluation.Loss, s.Best.Loss) {
 			s.Best = r.Evaluation
 		}
 	}
