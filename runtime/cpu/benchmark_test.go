@@ -207,6 +207,32 @@ func BenchmarkStoredExperts(b *testing.B) {
 	}
 }
 
+// BenchmarkNormalizationGradient counts bytes of one pass over the gradient, the
+// input and the result.
+func BenchmarkNormalizationGradient(b *testing.B) {
+	const tokens, width = 1024, 512
+	n := &onnx.Node{Domain: moe.Domain, OpType: "LayerNormalizationGradient", Outputs: []string{"dx", "dscale", "dbias"}}
+	benchmarkVariable(b, 3*4*tokens*width, n, 1, random[float32](1, tokens, width), random[float32](2, tokens, width), random[float32](3, width))
+}
+
+// BenchmarkCrossEntropy counts the logits.
+func BenchmarkCrossEntropy(b *testing.B) {
+	const tokens, classes = 1024, 8192
+	labels := make([]int64, tokens)
+	for i := range labels {
+		labels[i] = int64(i)
+	}
+	x := random[float32](1, tokens, classes)
+	b.Run("forward", func(b *testing.B) {
+		n := &onnx.Node{Domain: moe.Domain, OpType: "CrossEntropy", Outputs: []string{"loss"}}
+		benchmarkVariable(b, tokens*classes, n, 1, x, tensor.FromSlice(labels, tokens))
+	})
+	b.Run("gradient", func(b *testing.B) {
+		n := &onnx.Node{Domain: moe.Domain, OpType: "CrossEntropyGradient", Outputs: []string{"dx"}}
+		benchmarkVariable(b, tokens*classes, n, 1, tensor.Scalar[float32](1), x, tensor.FromSlice(labels, tokens))
+	})
+}
+
 // BenchmarkAttention: the work is counted as if every key were visible.
 func BenchmarkAttention(b *testing.B) {
 	const heads, size = 12, 64

@@ -6,6 +6,7 @@ import (
 
 	"github.com/fmoe-go/fmoe/internal/simd"
 	"github.com/fmoe-go/fmoe/runtime/device"
+	"github.com/fmoe-go/fmoe/runtime/moe"
 	"github.com/fmoe-go/fmoe/runtime/op"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
@@ -19,6 +20,9 @@ func init() {
 	skip := floatKernel(bindSkipLayerNormalization[float32], bindSkipLayerNormalization[float64], 0)
 	register("com.microsoft", "SkipLayerNormalization", skip)
 	register("com.microsoft", "SkipSimplifiedLayerNormalization", skip)
+	gradient := floatKernel(bindNormalizationGradient[float32], bindNormalizationGradient[float64], 0, 1, 2)
+	register(moe.Domain, "LayerNormalizationGradient", gradient)
+	register(moe.Domain, "RMSNormalizationGradient", gradient)
 	register("com.microsoft", "EmbedLayerNormalization", floatKernel(bindEmbedLayerNormalization[float32], bindEmbedLayerNormalization[float64], 2))
 }
 
@@ -326,6 +330,126 @@ func countOnes(counts []int32, mask *tensor.Tensor, length int) {
 	for i, v := range tensor.Of[int32](mask) {
 		if v == 1 {
 			counts[i/length]++
+		}
+	}
+}
+
+// normalizationGradient computes the gradients of lines that were normalised,
+// and those of their scale and bias, which are sums over the lines. These are
+// added up in blocks of lines, whose number depends on that of the lines alone.
+type normalizationGradient[T simd.Float] struct {
+	lines, length int
+	blocks, each  int // lines of a block
+	epsilon       float64
+	center        bool
+
+	g, x, scale       *tensor.Tensor // scale may be nil
+	dx, dscale, dbias *tensor.Tensor // those that nobody wants are nil
+	sums              []T            // of each block, for the scale and for the bias
+	space             *workspace[T]
+}
+
+const (
+	// gradientBlocks bounds the blocks over which sums over lines are divided,
+	// gradientLines their lines from below.
+	gradientBlocks = 64
+	gradientLines  = 16
+)
+
+func bindNormalizationGradient[T simd.Float](d *Device, c *device.Call, n *op.Node) (func() error, error) {
+	shape := c.In[1].Shape
+	axis, err := op.Axis(n.Int("axis", -1), len(shape))
+	if err != nil {
+		return nil, err
+	}
+	z := &normalizationGradient[T]{lines: tensor.Count(shape[:axis]), length: tensor.Count(shape[axis:]),
+		epsilon: float64(n.Float("epsilon", 1e-5)), center: n.OpType == "LayerNormalizationGradient",
+		g: c.In[0], x: c.In[1], scale: at(c.In, 2), dx: c.Out[0], dscale: at(c.Out, 1), dbias: at(c.Out, 2)}
+	z.each = max(gradientLines, ceilDiv(z.lines, gradientBlocks))
+	z.blocks = ceilDiv(z.lines, z.each)
+	z.space = newWorkspace[T](d, c.Scratch, 2*z.blocks*z.length, 2*z.length)
+	body, total := z.block, z.total
+	return func() error {
+		z.sums = z.space.open()
+		if z.length > 0 {
+			d.pool.run(z.blocks, max(1, 4096/(z.each*z.length)), body)
+			d.pool.run(z.length, max(1, 4096/max(z.blocks, 1)), total)
+		}
+		return nil
+	}, nil
+}
+
+// block computes blocks of lines.
+func (z *normalizationGradient[T]) block(lo, hi int) {
+	number, work := z.space.take()
+	defer z.space.give(number)
+	g, x := tensor.Of[T](z.g), tensor.Of[T](z.x)
+	normal, product := work[:z.length], work[z.length:][:z.length]
+	for b := lo; b < hi; b++ {
+		dscale := z.sums[2*b*z.length:][:z.length]
+		dbias := z.sums[(2*b+1)*z.length:][:z.length]
+		clear(dscale)
+		clear(dbias)
+		for i := b * z.each; i < min((b+1)*z.each, z.lines); i++ {
+			line := g[i*z.length:][:z.length]
+			inverse := z.normalize(normal, x[i*z.length:][:z.length])
+			if z.dbias != nil {
+				addTo(dbias, line)
+			}
+			if z.dscale != nil {
+				copy(product, line)
+				multiplyTo(product, normal)
+				addTo(dscale, product)
+			}
+			if z.dx != nil {
+				copy(product, line)
+				if z.scale != nil {
+					multiplyTo(product, tensor.Of[T](z.scale))
+				}
+				z.line(tensor.Of[T](z.dx)[i*z.length:][:z.length], product, normal, inverse)
+			}
+		}
+	}
+}
+
+// normalize writes the normalised line to normal and returns the factor.
+func (z *normalizationGradient[T]) normalize(normal, x []T) (inverse float64) {
+	mean, variance := 0.0, 0.0
+	if z.center {
+		mean, variance = moments(x)
+	} else {
+		variance = meanSquare(x)
+	}
+	inverse = 1 / math.Sqrt(variance+z.epsilon)
+	normalizeLine(normal, x, nil, nil, T(mean), T(inverse))
+	return inverse
+}
+
+// line writes the gradient of a line from that of the normalised one, which it
+// overwrites: what changes the mean or the deviation changes nothing.
+func (z *normalizationGradient[T]) line(dx, g, normal []T, inverse float64) {
+	n := T(len(g))
+	along, mean := simd.Dot(g, normal)/n, T(0)
+	if z.center {
+		mean = simd.Sum(g) / n
+	}
+	simd.Axpy(-along, normal, g)
+	normalizeLine(dx, g, nil, nil, mean, T(inverse))
+}
+
+// total adds up the sums of blocks, in their order.
+func (z *normalizationGradient[T]) total(lo, hi int) {
+	for i, out := range []*tensor.Tensor{z.dscale, z.dbias} {
+		if out == nil {
+			continue
+		}
+		y := tensor.Of[T](out)
+		for j := lo; j < hi; j++ {
+			sum := 0.0
+			for b := range z.blocks {
+				sum += float64(z.sums[(2*b+i)*z.length+j])
+			}
+			y[j] = T(sum)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime/moe"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
 
@@ -103,5 +104,30 @@ func TestRotary(t *testing.T) {
 		y := onEveryPool(t, node, 23, x, table(cos), table(sin), ids)[0]
 		wantNear(t, "first position", tensor.FromSlice(tensor.Of[float32](y)[:2*half+2]), floats(x)[:2*half+2], 0)
 		wantNear(t, "turned back", onEveryPool(t, node, 23, y, table(cos), table(back), ids)[0], floats(x), 1e-6)
+	}
+}
+
+// TestNormalizationGradient compares float32 with float64, which central
+// differences prove right, and asks for the same bits from any number of
+// threads.
+func TestNormalizationGradient(t *testing.T) {
+	for _, opType := range []string{"LayerNormalizationGradient", "RMSNormalizationGradient"} {
+		for _, shape := range [][]int{{1, 7}, {300, 64}, {2000, 33}} {
+			in := []*tensor.Tensor{random[float64](1, shape...), random[float64](2, shape...), random[float64](3, shape[1])}
+			outputs := []string{"dx", "dscale", "dbias"}
+			if opType == "RMSNormalizationGradient" {
+				outputs = outputs[:2]
+			}
+			n := func() *onnx.Node { return &onnx.Node{Domain: moe.Domain, OpType: opType, Outputs: outputs} }
+			want := compute(t, 1, false, n(), 1, in...)
+			narrow := as(onnx.Float32, in)
+			first := compute(t, 1, false, n(), 1, narrow...)
+			for i, x := range first {
+				wantNear(t, opType+" "+outputs[i], x, floats(want[i]), 2e-6)
+			}
+			for _, threads := range []int{2, 4} {
+				wantSameBits(t, threads, compute(t, threads, false, n(), 1, narrow...), first)
+			}
+		}
 	}
 }
