@@ -19,6 +19,11 @@ func float64Tiles(rows int, depth int, a *float64, b *float64, c *float64, strid
 //go:noescape
 func float32Tiles512(rows int, depth int, a *float32, b *float32, c *float32, panel int, stride int, add bool)
 
+// float32InPlace512 is [tiles] for 1 to 32 columns, the second panel of which lies panel elements behind the first, and a multiple of 12 rows that begin skip elements behind where a points. The bias is added last, unless it is nil.
+//
+//go:noescape
+func float32InPlace512(rows int, depth int, skip int, a **float32, b *float32, c *float32, panel int, stride int, columns int, bias *float32, add bool)
+
 // float32Row is the product of a row and panels that lie one behind the other, summed up block by block of the depth.
 //
 //go:noescape

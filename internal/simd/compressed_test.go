@@ -71,7 +71,7 @@ func TestMultiplyCompressed(t *testing.T) {
 					tolerance = 3e-7 * float64(int(1)<<f.bits()) * math.Sqrt(float64(c.k))
 				}
 				want, got := make([]float32, c.m*c.n), make([]float32, c.m*c.n)
-				MultiplyPacked(want, c.n, a, Pack(dense), 0, c.n, make([]float32, WorkLenPacked[float32](c.m, c.k)))
+				MultiplyPacked(want, c.n, a, Pack(dense), 0, c.n, nil, make([]float32, WorkLenPacked[float32](c.m, c.k)))
 				work := make([]float32, WorkLenCompressed[float32](c.m, c.k))
 				half := min(TileCols[float32](), c.n) // two pieces give what one would
 				MultiplyCompressed(got, c.n, a, c.m, b, 0, half, work)
@@ -134,7 +134,7 @@ func BenchmarkMultiplyCompressed(b *testing.B) {
 			}
 			work := make([]float32, WorkLenPacked[float32](m, k))
 			for b.Loop() {
-				MultiplyPacked(c, n, a, packed, 0, n, work)
+				MultiplyPacked(c, n, a, packed, 0, n, nil, work)
 			}
 			report(b)
 		})

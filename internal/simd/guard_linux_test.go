@@ -47,3 +47,25 @@ func TestNothingBehindSlices(t *testing.T) {
 		}
 	}
 }
+
+// TestProductsStayInside: products read and write nothing behind their
+// operands, which would end the test with a segmentation fault, and nothing
+// between the rows of their results.
+func TestProductsStayInside(t *testing.T) {
+	const m, k, stride, most = 25, 9, 41, 40
+	a := RowMajor(beforeGuard[float32](t, m*k), m, k)
+	work := make([]float32, WorkLenPacked[float32](m, k))
+	for n := 1; n <= most; n++ {
+		b := Pack(RowMajor(random[float32](k*n), k, n))
+		c, bias := beforeGuard[float32](t, (m-1)*stride+n), beforeGuard[float32](t, n)
+		for i := range c {
+			c[i] = 77
+		}
+		MultiplyPacked(c, stride, a, b, 0, n, bias, work)
+		for i, x := range c {
+			if outside := i%stride >= n; outside != (x == 77) {
+				t.Fatalf("%d columns: element %d of row %d is %v", n, i%stride, i/stride, x)
+			}
+		}
+	}
+}

@@ -15,7 +15,7 @@ var (
 
 	// Processors before Ice Lake and Zen 4, which lack the second extension,
 	// lower their clock for wide registers, or have half the units for them.
-	avx512 = avx2 && cpu.X86.HasAVX512F && cpu.X86.HasAVX512VBMI2
+	avx512 = avx2 && cpu.X86.HasAVX512F && cpu.X86.HasAVX512VL && cpu.X86.HasAVX512VBMI2
 
 	f16c = avx2 && cpu.X86.HasF16C // all known processors with AVX2 have it
 )
@@ -68,6 +68,44 @@ func blockAVX512[T Number](c []T, stride int, rows, cols []T, panelDepth, m, n, 
 	}
 	return j
 }
+
+// multiplyInPlaceAVX512 is MultiplyPacked for as many rows as it can, whose
+// number it returns, without packing them.
+func multiplyInPlaceAVX512[T Number](c []T, stride int, a Matrix[T], b *Packed[T], from, to int, bias []T) int {
+	const height, width = 2 * maxRows, float32Cols
+	done := a.Rows / height * height
+	if !avx512 || !is[float32, T]() || done == 0 || a.Cols == 0 || a.ColStride != 1 || !spread(a.RowStride) {
+		return 0
+	}
+	step := DepthStep(a.Cols)
+	var rows [rowBlock]*float32
+	for first := 0; first < done; first += rowBlock {
+		n := min(rowBlock, done-first)
+		for i := range n {
+			rows[i] = pointer[float32](a.row(first + i)[:a.Cols])
+		}
+		for j := from; j < to; j += 2 * width {
+			columns := min(2*width, to-j)
+			out := c[first*stride+j-from:]
+			_ = out[(n-1)*stride+columns-1]
+			for l := 0; l < a.Cols; l += step {
+				panels, depth := b.data[j*b.Rows+l*width:], min(step, a.Cols-l)
+				_ = panels[(roundUp(columns, width)/width-1)*b.Rows*width+depth*width-1]
+				var last *float32 // what is added when the depth is complete
+				if bias != nil && l+depth == a.Cols {
+					last = pointer[float32](bias[j-from:][:columns])
+				}
+				float32InPlace512(n, depth, l, &rows[0], pointer[float32](panels), pointer[float32](out), b.Rows*width, stride, columns, last, l > 0)
+			}
+		}
+	}
+	return done
+}
+
+// spread reports whether the rows of a tile that lie so many elements of
+// float32 apart stay in the first cache, which has few places for lines that
+// lie a multiple of 4 KiB apart.
+func spread(stride int) bool { return stride%1024 != 0 }
 
 // multiplyRowAVX2 computes the columns from … to−1 of the product of one row
 // and b where it can; it reports whether it could. The bits are those that

@@ -34,7 +34,7 @@ func testAVX2Multiply[T Number](t *testing.T) {
 				a, b := RowMajor(random[T](m*k), m, k), RowMajor(random[T](k*n), k, n)
 				product := func() []float64 {
 					c := make([]T, m*n)
-					MultiplyPacked(c, n, a, Pack(b), 0, n, make([]T, WorkLenPacked[T](m, k)))
+					MultiplyPacked(c, n, a, Pack(b), 0, n, nil, make([]T, WorkLenPacked[T](m, k)))
 					wide := make([]float64, len(c))
 					for i, x := range c {
 						wide[i] = float64(x)

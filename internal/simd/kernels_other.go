@@ -13,6 +13,10 @@ func blockAVX512[T Number](c []T, stride int, rows, cols []T, panelDepth, m, n, 
 	return 0
 }
 
+func multiplyInPlaceAVX512[T Number](c []T, stride int, a Matrix[T], b *Packed[T], from, to int, bias []T) int {
+	return 0
+}
+
 func multiplyRowAVX2[T Number](c, row []T, b *Packed[T], from, to int) bool { return false }
 
 func interleaveRowsAVX2[T Number](dst []T, rows *[maxRows][]T, depth int) int { return 0 }

@@ -16,6 +16,10 @@ const (
 
 	// few is up to how many rows or columns packing costs more than it saves.
 	few = 4
+
+	// narrow is up to how many columns packing the rows costs more than
+	// reading them where they lie.
+	narrow = 256
 )
 
 // DepthStep returns how deep the blocks of a product of depth k are: about
@@ -95,13 +99,29 @@ func multiplyTiles[T Number](c []T, stride int, a, b Matrix[T], work []T) {
 	}
 }
 
-// MultiplyPacked computes the columns from … to−1 of a·b; c begins with
-// element (0, from). from must be a multiple of TileCols. work has at least
+// MultiplyPacked computes the columns from … to−1 of a·b, plus bias, unless it
+// is nil, which has an element for each of these columns; c begins with element
+// (0, from). from must be a multiple of TileCols. work has at least
 // WorkLenPacked elements.
-func MultiplyPacked[T Number](c []T, stride int, a Matrix[T], b *Packed[T], from, to int, work []T) {
+func MultiplyPacked[T Number](c []T, stride int, a Matrix[T], b *Packed[T], from, to int, bias, work []T) {
 	if a.Rows == 0 || to <= from {
 		return
 	}
+	if to-from <= narrow {
+		done := multiplyInPlaceAVX512(c, stride, a, b, from, to, bias)
+		if done == a.Rows {
+			return
+		}
+		a, c = a.Block(done, 0, a.Rows-done, a.Cols), c[done*stride:]
+	}
+	multiplyPacked(c, stride, a, b, from, to, work)
+	if bias != nil {
+		AddBias(c, stride, a.Rows, bias[:to-from])
+	}
+}
+
+// multiplyPacked is MultiplyPacked without a bias, from rows that it packs.
+func multiplyPacked[T Number](c []T, stride int, a Matrix[T], b *Packed[T], from, to int, work []T) {
 	if a.Cols == 0 {
 		zero(c, stride, a.Rows, to-from)
 		return
@@ -125,7 +145,14 @@ func MultiplyPacked[T Number](c []T, stride int, a Matrix[T], b *Packed[T], from
 	}
 }
 
-// multiplyStreaming is MultiplyPacked for rows that fit into a cache over their
+// AddBias adds a bias to each of a number of rows of c, which lie stride apart.
+func AddBias[T Number](c []T, stride, rows int, bias []T) {
+	for i := range rows {
+		Axpy(1, bias, c[i*stride:]) // exact: a factor of 1 rounds nothing
+	}
+}
+
+// multiplyStreaming is multiplyPacked for rows that fit into a cache over their
 // whole depth. It reads b from its beginning to its end, as few rows, which
 // wait for b, want it.
 func multiplyStreaming[T Number](c []T, stride int, a Matrix[T], b *Packed[T], from, to int, work []T) {

@@ -51,7 +51,7 @@ func near[T Number](t *testing.T, what string, got []T, want []float64, depth in
 // sizes reach over the edges of tiles and blocks.
 var sizes = []struct{ m, n, k int }{
 	{0, 3, 2}, {3, 0, 2}, {3, 4, 0}, {1, 1, 1}, {2, 4, 4}, {3, 5, 7}, {1, 37, 19}, {4, 16, 3}, {5, 17, 9},
-	{6, 16, 33}, {7, 15, 130}, {13, 47, 385}, {97, 257, 20}, {99, 18, 769}, {2, 515, 769},
+	{6, 16, 33}, {7, 15, 130}, {13, 47, 385}, {12, 8, 40}, {150, 70, 21}, {97, 257, 20}, {99, 18, 769}, {2, 515, 769},
 }
 
 func TestMultiply(t *testing.T) {
@@ -84,11 +84,18 @@ func testMultiply[T Number](t *testing.T) {
 				p := Pack(b)
 				// Cut in two at a tile's edge.
 				cut := min(s.n, TileCols[T]()*2)
-				MultiplyPacked(got, s.n, a, p, 0, cut, work)
+				MultiplyPacked(got, s.n, a, p, 0, cut, nil, work)
 				if cut < s.n {
-					MultiplyPacked(got[cut:], s.n, a, p, cut, s.n, work)
+					MultiplyPacked(got[cut:], s.n, a, p, cut, s.n, nil, work)
 				}
 				near(t, name+" packed", got, want, s.k)
+				biased, bias := dirty[T](s.m*s.n), random[T](s.n)
+				MultiplyPacked(biased, s.n, a, p, 0, s.n, bias, work)
+				for i, x := range biased {
+					if x != got[i]+bias[i%s.n] {
+						t.Fatalf("%s: element %d is %v with a bias of %v and %v without", name, i, x, bias[i%s.n], got[i])
+					}
+				}
 				if s.m < 2 || s.n == 0 || s.k == 0 {
 					continue
 				}
@@ -121,9 +128,9 @@ func TestRowsAreIndependent(t *testing.T) {
 	a, b := RowMajor(random[float32](m*k), m, k), Pack(RowMajor(random[float32](k*n), k, n))
 	work := make([]float32, WorkLenPacked[float32](m, k))
 	all, one := make([]float32, m*n), make([]float32, n)
-	MultiplyPacked(all, n, a, b, 0, n, work)
+	MultiplyPacked(all, n, a, b, 0, n, nil, work)
 	for i := range m {
-		MultiplyPacked(one, n, a.Block(i, 0, 1, k), b, 0, n, work)
+		MultiplyPacked(one, n, a.Block(i, 0, 1, k), b, 0, n, nil, work)
 		for j, x := range one {
 			if x != all[i*n+j] {
 				t.Fatalf("row %d alone has %v at %d, with others %v", i, x, j, all[i*n+j])
@@ -137,7 +144,7 @@ func TestMultiplyDoesNotAllocate(t *testing.T) {
 	c, p, work := make([]float32, 9*21), Pack(b), make([]float32, WorkLen[float32](9, 30, 21))
 	if n := testing.AllocsPerRun(5, func() {
 		Multiply(c, 21, a, b, work)
-		MultiplyPacked(c, 21, a, p, 0, 21, work)
+		MultiplyPacked(c, 21, a, p, 0, 21, nil, work)
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
@@ -161,7 +168,7 @@ func TestVectors(t *testing.T) {
 }
 
 func BenchmarkMultiplyPacked(b *testing.B) {
-	for _, s := range []struct{ m, n, k int }{{1, 4096, 1024}, {4, 4096, 1024}, {32, 4096, 1024}, {512, 4096, 1024}, {1024, 1024, 1024}} {
+	for _, s := range []struct{ m, n, k int }{{144, 8, 768}, {144, 64, 128}, {1, 4096, 1024}, {4, 4096, 1024}, {32, 4096, 1024}, {512, 4096, 1024}, {1024, 1024, 1024}} {
 		b.Run(fmt.Sprintf("float32/%dx%dx%d", s.m, s.k, s.n), benchmarkMultiply[float32](s.m, s.n, s.k, true))
 	}
 	b.Run("float64/256x1024x1024", benchmarkMultiply[float64](256, 1024, 1024, true))
@@ -180,7 +187,7 @@ func benchmarkMultiply[T Number](m, n, k int, packed bool) func(*testing.B) {
 		p := Pack(y)
 		for b.Loop() {
 			if packed {
-				MultiplyPacked(c, n, x, p, 0, n, work)
+				MultiplyPacked(c, n, x, p, 0, n, nil, work)
 			} else {
 				Multiply(c, n, x, y, work)
 			}

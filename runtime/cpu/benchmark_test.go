@@ -119,7 +119,7 @@ func BenchmarkTraining(b *testing.B) {
 func BenchmarkFMoE(b *testing.B) {
 	for _, l := range []layer{
 		{tokens: 1, experts: 8}, {tokens: 2, experts: 8}, {tokens: 16, experts: 8}, {tokens: 64, experts: 8}, {tokens: 512, experts: 8},
-		{tokens: 4096, experts: 8, d: 512, h: 1024}, {tokens: 4096, experts: 128, d: 512, h: 1024},
+		{tokens: 2048, experts: 8, d: 128, h: 64}, {tokens: 4096, experts: 8, d: 512, h: 1024}, {tokens: 4096, experts: 128, d: 512, h: 1024},
 	} {
 		if l.d == 0 {
 			l.d, l.h = 768, 3072

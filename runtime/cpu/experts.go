@@ -59,21 +59,22 @@ func (p *projection[T]) workLen(rows int) int {
 // apply computes a piece of an expert's layer: width outputs from col on, for
 // rows of inputs. out begins at the piece.
 func (p *projection[T]) apply(out []T, stride int, rows simd.Matrix[T], expert, col, width int, work []T) {
+	var bias []T
+	if p.bias != nil {
+		bias = tensor.Of[T](p.bias)[expert*p.stack.cols+col:][:width]
+	}
 	switch {
+	case p.packed != nil:
+		simd.MultiplyPacked(out, stride, rows, p.packed[expert], col, col+width, bias, work)
+		return
 	case p.compressed != nil:
 		simd.MultiplyCompressed(out, stride, rows, rows.Rows, p.compressed[expert], col, col+width, work)
-	case p.packed != nil:
-		simd.MultiplyPacked(out, stride, rows, p.packed[expert], col, col+width, work)
 	default:
 		weight := matrix(&p.stack, tensor.Of[T](p.weight), expert)
 		simd.MultiplyPart(out, stride, rows, weight.Block(0, col, p.stack.rows, width), rows.Rows, p.stack.cols, work)
 	}
-	if p.bias == nil {
-		return
-	}
-	bias := tensor.Of[T](p.bias)[expert*p.stack.cols+col:][:width]
-	for i := range rows.Rows {
-		addBias(out[i*stride:][:width], bias, 1, 1)
+	if bias != nil {
+		simd.AddBias(out, stride, rows.Rows, bias)
 	}
 }
 

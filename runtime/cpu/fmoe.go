@@ -292,11 +292,17 @@ func (r *fmoeRun[T]) projectBack(lo, hi int) {
 func (r *fmoeRun[T]) combine(lo, hi int) {
 	for n := lo; n < hi; n++ {
 		token := r.first + n
-		y := r.y[token*r.d:][:r.d]
-		clear(y)
-		for j, row := range r.dispatch.Row[n*r.slots:][:r.slots] {
+		y, done := r.y[token*r.d:][:r.d], 0
+		rows, scores := r.dispatch.Row[n*r.slots:][:r.slots], r.batch.Scores[token*r.slots:][:r.slots]
+		if rows[0] >= 0 && scores[0] == 1 {
+			copy(y, r.result[int(rows[0])*r.d:])
+			done = 1
+		} else {
+			clear(y)
+		}
+		for j, row := range rows[done:] {
 			if row >= 0 {
-				simd.Axpy(T(r.batch.Scores[token*r.slots+j]), r.result[int(row)*r.d:][:r.d], y)
+				simd.Axpy(T(scores[done+j]), r.result[int(row)*r.d:][:r.d], y)
 			}
 		}
 	}

@@ -128,6 +128,9 @@ type product[T simd.Number] struct {
 	packed     []*simd.Packed[T]  // b's matrices, where they were packed beforehand
 	compressed []*simd.Compressed // or those that keep fewer bits
 
+	// bias, where set, returns what is added to each row of a result.
+	bias func() []T
+
 	// finish, where set, is called for each piece of a result when it is
 	// computed: element (i, j) of the piece, which begins at (row, col) of the
 	// result, lies at i·stride + j.
@@ -192,18 +195,20 @@ func (p *product[T]) bind(d *Device, scratch *device.Scratch, load func() (c, a,
 			i, j, which := piece%downs*rows, piece/downs%rights*cols, piece/downs/rights
 			height, width := min(rows, m-i), min(cols, n-j)
 			out := c[which*m*n+i*n+j:]
+			var bias []T
+			if p.bias != nil {
+				bias = p.bias()[j:][:width]
+			}
 			left := matrix(&p.a, a, which).Block(i, 0, height, k)
 			switch {
 			case p.packed != nil:
-				simd.MultiplyPacked(out, n, left, p.packed[p.b.of[which]], j, j+width, work)
+				simd.MultiplyPacked(out, n, left, p.packed[p.b.of[which]], j, j+width, bias, work)
 			case p.compressed != nil:
 				simd.MultiplyCompressed(out, n, left, m, p.compressed[p.b.of[which]], j, j+width, work)
 			default:
 				simd.MultiplyPart(out, n, left, matrix(&p.b, b, which).Block(0, j, k, width), m, n, work)
 			}
-			if p.finish != nil {
-				p.finish(out, n, i, j, height, width)
-			}
+			p.complete(out, n, i, j, height, width, p.packed != nil)
 		}
 	}
 	pieces := len(p.a.of) * downs * rights
@@ -213,6 +218,17 @@ func (p *product[T]) bind(d *Device, scratch *device.Scratch, load func() (c, a,
 		space.open()
 		d.pool.run(pieces, grain, body)
 		return nil
+	}
+}
+
+// complete does what follows a product to a piece of the result, which may have
+// got its bias already.
+func (p *product[T]) complete(piece []T, stride, row, col, rows, cols int, biased bool) {
+	if p.bias != nil && !biased {
+		simd.AddBias(piece, stride, rows, p.bias()[col:][:cols])
+	}
+	if p.finish != nil {
+		p.finish(piece, stride, row, col, rows, cols)
 	}
 }
 
@@ -248,9 +264,7 @@ func (p *product[T]) bindShared(d *Device, scratch *device.Scratch, rows, cols i
 			height, width := min(rows, m-i), min(cols, n-j)
 			out := c[i*n+j:]
 			simd.MultiplyLeft(out, n, packed[i*k:], height, right, j, j+width, simd.DepthStep(k), false)
-			if p.finish != nil {
-				p.finish(out, n, i, j, height, width)
-			}
+			p.complete(out, n, i, j, height, width, false)
 		}
 	}
 	pieces := downs * ((n + cols - 1) / cols)

@@ -93,11 +93,7 @@ func (r *routing[T]) bindRouter(k *fmoe, slot int, bias *tensor.Tensor, used int
 	}
 	p.packed, _ = k.packed[slot].([]*simd.Packed[T])
 	if bias != nil {
-		p.finish = func(piece []T, stride, _, col, rows, cols int) {
-			for i := range rows {
-				addBias(piece[i*stride:][:cols], tensor.Of[T](bias)[col:], 1, 1)
-			}
-		}
+		p.bias = func() []T { return tensor.Of[T](bias) }
 	}
 	return p.bind(r.device, r.call.Scratch, func() (logits, x, w []T) {
 		return result(), r.x, tensor.Of[T](weight)

@@ -126,8 +126,8 @@ func (w *waves[T]) multiply(lo, hi int) {
 		height, width := min(w.rows, w.left.Rows-i), min(w.cols, w.right.Cols-j)
 		out := w.c[(w.row+i)*n+w.col+j:]
 		simd.MultiplyLeft(out, n, w.packed[i*w.left.Cols:], height, &w.right, j, j+width, w.step, !w.first)
-		if w.last && w.finish != nil {
-			w.finish(out, n, w.row+i, w.col+j, height, width)
+		if w.last {
+			w.complete(out, n, w.row+i, w.col+j, height, width, false)
 		}
 	}
 }

@@ -12,6 +12,7 @@ func main() {
 	tile(float32s)
 	tile(float64s)
 	tile512()
+	inPlace512()
 	row()
 	interleave()
 	pause()
