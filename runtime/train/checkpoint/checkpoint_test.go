@@ -458,6 +458,14 @@ func TestExport(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	for _, name := range []string{modelName, "other.onnx"} {
+		if err := Export(dir, filepath.Join(dir, stepName(2), name), onnx.WriteOptions{}); err == nil || !strings.Contains(err.Error(), "choose a file elsewhere") {
+			t.Errorf("into the checkpoint: error %v", err)
+		}
+	}
+	if newest(t, dir) != 2 {
+		t.Error("an export damaged the checkpoint")
+	}
 	// The optimizer's state is not needed, the weights are.
 	if err := os.Remove(filepath.Join(dir, stepName(2), "optimizer-00001-of-00004.safetensors")); err != nil {
 		t.Fatal(err)
@@ -477,6 +485,45 @@ func TestExport(t *testing.T) {
 		}
 		if _, err := os.Stat(out); err == nil {
 			t.Errorf("%s: a file was written in spite of the error", path)
+		}
+	}
+}
+
+// A model that was saved and exported again, whoever made it, is the same model.
+func TestExportOfSampleModels(t *testing.T) {
+	paths := must(filepath.Glob("../../../models/*/model.onnx"))
+	if len(paths) < 4 {
+		t.Fatalf("models %q", paths)
+	}
+	encoded := func(path string) []byte {
+		m, err := onnx.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		if err := m.Embed(); err != nil {
+			t.Fatal(err)
+		}
+		for i, w := range m.Graph.Initializers { // in whatever field their elements are
+			m.Graph.Initializers[i] = must(tensor.FromONNX(w)).ToONNX(w.Name)
+		}
+		return must(onnx.Encode(m))
+	}
+	for _, path := range paths {
+		m, err := onnx.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		dir, out := t.TempDir(), filepath.Join(t.TempDir(), "out.onnx")
+		if _, err := Save(dir, Snapshot{Step: 1, Model: m}, Options{ShardBytes: 1 << 20, files: sound()}); err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		if err := Export(dir, out, onnx.WriteOptions{}); err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		if !bytes.Equal(encoded(path), encoded(out)) {
+			t.Errorf("%s is another model after it was saved and exported", path)
 		}
 	}
 }

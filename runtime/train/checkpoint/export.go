@@ -2,6 +2,8 @@ package checkpoint
 
 import (
 	"errors"
+	"fmt"
+	"os"
 	"path/filepath"
 
 	"github.com/fmoe-go/fmoe/onnx"
@@ -16,6 +18,9 @@ func Export(path, out string, o onnx.WriteOptions) (err error) {
 	if path, err = locate(path); err != nil {
 		return err
 	}
+	if inside(path, out) {
+		return fmt.Errorf("%s would be a part of the checkpoint %s, and damage it: choose a file elsewhere", out, path)
+	}
 	list, err := readManifest(path)
 	if err == nil {
 		err = verify(path, append([]fileEntry{list.Model}, list.Weights...))
@@ -29,4 +34,14 @@ func Export(path, out string, o onnx.WriteOptions) (err error) {
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
 	return onnx.WriteFile(out, m, o)
+}
+
+// inside reports whether a file lies, or would lie, in a directory.
+func inside(dir, file string) bool {
+	a, err := os.Stat(dir)
+	if err != nil {
+		return false
+	}
+	b, err := os.Stat(filepath.Dir(file))
+	return err == nil && os.SameFile(a, b)
 }

@@ -19,6 +19,8 @@ func lockFile(f *os.File) (bool, error) {
 			continue
 		case errors.Is(err, unix.EWOULDBLOCK):
 			return false, nil
+		case errors.Is(err, unix.ENOSYS), errors.Is(err, unix.ENOTSUP):
+			return true, nil // some network file systems have no locks: better to train without
 		case err != nil:
 			return false, &os.PathError{Op: "flock", Path: f.Name(), Err: err}
 		}

@@ -198,7 +198,7 @@ func readRegular(path string, limit int64) ([]byte, error) {
 	return os.ReadFile(path)
 }
 
-var stepPattern = regexp.MustCompile(`^step-([0-9]{8,18})$`)
+var stepPattern = regexp.MustCompile(`^step-([0-9]{8,19})$`)
 
 func stepName(step int64) string { return fmt.Sprintf("step-%08d", step) }
 

@@ -109,7 +109,7 @@ func (r *Run) acquire() error {
 // Hidden directories beside the checkpoints: "tmp" are those that are being
 // written or removed, "old" are checkpoints while another of the same step
 // takes their place.
-var hiddenPattern = regexp.MustCompile(`^\.(step-[0-9]{8,18})\.(tmp|old)-[0-9a-f]{16}$`)
+var hiddenPattern = regexp.MustCompile(`^\.(step-[0-9]{8,19})\.(tmp|old)-[0-9a-f]{16}$`)
 
 func (r *Run) hidden(step int64, kind string) string {
 	return filepath.Join(r.dir, fmt.Sprintf(".%s.%s-%016x", stepName(step), kind, rand.Uint64()))
