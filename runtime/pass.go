@@ -44,18 +44,15 @@ var fusion = []pass{
 // optimize applies all passes to a program and its bodies, and adds the
 // gradients that are asked for.
 func (c *compiler) optimize(p *program) error {
-	all := func(passes []pass) error {
-		if c.noFusion {
-			return nil
-		}
-		for _, pass := range passes {
-			if err := c.apply(pass, p); err != nil {
-				return err
-			}
-		}
-		return nil
+	if err := c.recognise(p); err != nil {
+		return err
 	}
-	if err := all(recognition); err != nil {
+	return c.applyAll(fusion, p)
+}
+
+// recognise is optimize without fusion.
+func (c *compiler) recognise(p *program) error {
+	if err := c.applyAll(recognition, p); err != nil {
 		return err
 	}
 	if c.precision != onnx.Undefined {
@@ -63,12 +60,22 @@ func (c *compiler) optimize(p *program) error {
 			return err
 		}
 	}
-	if c.gradient != nil {
-		if err := c.differentiate(p); err != nil {
+	if c.gradient == nil {
+		return nil
+	}
+	return c.differentiate(p)
+}
+
+func (c *compiler) applyAll(passes []pass, p *program) error {
+	if c.noFusion {
+		return nil
+	}
+	for _, pass := range passes {
+		if err := c.apply(pass, p); err != nil {
 			return err
 		}
 	}
-	return all(fusion)
+	return nil
 }
 
 // apply applies a pass. A panic becomes an ErrInternal.

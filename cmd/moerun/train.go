@@ -52,6 +52,7 @@ Examples:
 		flags.StringVar(&o.report, "report", "", "write a page of HTML with curves and heat maps to this `file`")
 		flags.BoolVar(&o.tensorBoard, "tensorboard", false, "write event files for TensorBoard into the run directory")
 		flags.BoolVar(&o.quiet, "quiet", false, "do not show how far the run is")
+		flags.StringVar(&o.writeGraph, "write-graph", "", "write the graph of a step, gradients included, to this ONNX `file` and stop")
 		flags.BoolVar(&o.printConfig, "print-config", false, "print the whole configuration and stop")
 		flags.BoolVar(&o.parameters, "parameters", false, "list the model's parameters, their kinds and shapes, and stop")
 		o.runtime.register(flags)
@@ -85,6 +86,7 @@ type trainFlags struct {
 	report      string
 	tensorBoard bool
 	quiet       bool
+	writeGraph  string
 	printConfig bool
 	parameters  bool
 	json        bool
@@ -108,11 +110,14 @@ func (o *trainFlags) run(ctx context.Context, out io.Writer, path string) error 
 	}
 	options := job.Options{Dir: o.output, Resume: o.resume, Report: o.report, TensorBoard: o.tensorBoard,
 		Machine: machine(), Version: cli.Version()}
-	if !o.quiet {
-		options.Progress = os.Stderr
-	}
 	if options.Runtime, err = o.runtime.options(); err != nil {
 		return err
+	}
+	if o.writeGraph != "" {
+		return job.WriteGraph(path, o.writeGraph, c, options.Runtime)
+	}
+	if !o.quiet {
+		options.Progress = os.Stderr
 	}
 	result, err := job.Run(ctx, path, c, options)
 	if err != nil {

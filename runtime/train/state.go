@@ -1,6 +1,10 @@
 package train
 
-import "github.com/fmoe-go/fmoe/runtime/train/safetensors"
+import (
+	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime"
+	"github.com/fmoe-go/fmoe/runtime/train/safetensors"
+)
 
 // Named is a tensor with its name.
 type Named = safetensors.Named
@@ -51,4 +55,10 @@ func (t *Trainer) Restore(p Progress, weights, state func(into []Named) error) e
 	}
 	t.step, t.skipped = p.Step, p.Skipped
 	return nil
+}
+
+// Graph returns the graph of a step, but for the update: the model with the
+// loss and the gradients, to look at.
+func (t *Trainer) Graph() (*onnx.Model, error) {
+	return runtime.Graph(t.objective.model, t.gradientOptions())
 }

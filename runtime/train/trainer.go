@@ -178,14 +178,8 @@ func (t *Trainer) open() error {
 	if err := t.takeBiases(); err != nil {
 		return err
 	}
-	with := make([]string, len(t.parameters))
-	for i, p := range t.parameters {
-		with[i] = p.Name
-	}
-	options := t.options.sessions()
-	options.Gradient = &runtime.Gradient{Of: t.objective.total, With: with, Recompute: t.options.Recompute}
 	var err error
-	if t.session, err = runtime.New(t.objective.model, options); err != nil {
+	if t.session, err = runtime.New(t.objective.model, t.gradientOptions()); err != nil {
 		return err
 	}
 	t.runner = t.session.NewRunner()
@@ -198,6 +192,17 @@ func (t *Trainer) open() error {
 		}
 	}
 	return t.connect()
+}
+
+// gradientOptions are those of the session that makes steps.
+func (t *Trainer) gradientOptions() runtime.Options {
+	with := make([]string, len(t.parameters))
+	for i, p := range t.parameters {
+		with[i] = p.Name
+	}
+	o := t.options.sessions()
+	o.Gradient = &runtime.Gradient{Of: t.objective.total, With: with, Recompute: t.options.Recompute}
+	return o
 }
 
 // load gives a parameter memory for its weight and, where it has a gradient,

@@ -110,6 +110,28 @@ func Run(ctx context.Context, path string, c Config, o Options) (_ *Result, err 
 	return &j.result, nil
 }
 
+// WriteGraph writes what a step computes, but for the update, as an ONNX file
+// to look at.
+func WriteGraph(path, out string, c Config, o runtime.Options) (err error) {
+	m, err := onnx.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, m.Close()) }()
+	options := c.options()
+	options.Runtime = o
+	t, err := train.New(m, options)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	defer func() { err = errors.Join(err, t.Close()) }()
+	g, err := t.Graph()
+	if err != nil {
+		return err
+	}
+	return onnx.WriteFile(out, g, onnx.WriteOptions{})
+}
+
 func (j *job) open() (err error) {
 	if j.run, err = checkpoint.OpenRun(j.options.Dir, checkpoint.Options{Keep: j.config.Keep}); err != nil {
 		return err
