@@ -2,15 +2,19 @@ package cpu
 
 import (
 	"fmt"
+	"math"
 
+	philox "github.com/fmoe-go/fmoe/internal/random"
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/device"
+	"github.com/fmoe-go/fmoe/runtime/moe"
 	"github.com/fmoe-go/fmoe/runtime/op"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
 
 func init() {
 	register("", "Dropout", newDropout)
+	register(moe.Domain, "Dropout", newStepDropout)
 }
 
 func newDropout(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error) {
@@ -81,8 +85,75 @@ func dropoutRatio(c *device.Call) float64 {
 		return 0
 	case c.In[1] == nil:
 		return 0.5
-	case c.In[1].Type == onnx.Float64:
-		return tensor.Of[float64](c.In[1])[0]
 	}
-	return float64(tensor.Of[float32](c.In[1])[0])
+	return scalarOf(c.In[1])
+}
+
+func newStepDropout(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error) {
+	return device.KernelFunc(func(c *device.Call) (func() error, error) {
+		for _, t := range c.In[1:] {
+			if t.Len() != 1 {
+				return nil, fmt.Errorf("ratio or step has shape %s, needs a scalar", tensor.FormatShape(t.Shape))
+			}
+		}
+		switch t := c.In[0].Type; t {
+		case onnx.Float32:
+			return bindStepDropout[float32](d, n, c), nil
+		case onnx.Float64:
+			return bindStepDropout[float64](d, n, c), nil
+		default:
+			return nil, device.UnsupportedType(t)
+		}
+	}), nil
+}
+
+// bindStepDropout draws with Philox4x32-10: elements 4·i … 4·i+3 have the four
+// words of the counter (i mod 2³², i div 2³², layer, step) and the key seed,
+// whose upper half is inverted so that no gate draws the same. An element is
+// dropped where (word + 1/2)/2³² is below the ratio.
+func bindStepDropout[T float](d *Device, n *op.Node, c *device.Call) func() error {
+	seed, layer := uint64(n.Int("seed", 0)), uint32(n.Int("layer", 0))
+	key := [2]uint32{uint32(seed), ^uint32(seed >> 32)}
+	var (
+		scale T
+		least uint64 // of the words of elements that are kept
+		step  uint32
+	)
+	body := func(lo, hi int) {
+		x, y := tensor.Of[T](c.In[0]), tensor.Of[T](c.Out[0])
+		for i := lo; i < hi; {
+			group := i / 4
+			words := philox.Philox([4]uint32{uint32(group), uint32(group >> 32), layer, step}, key)
+			for end := min(group*4+4, hi); i < end; i++ {
+				if uint64(words[i%4]) >= least {
+					y[i] = x[i] * scale
+				} else {
+					y[i] = 0
+				}
+			}
+		}
+	}
+	whole := func(lo, hi int) { copy(tensor.Of[T](c.Out[0])[lo:hi], tensor.Of[T](c.In[0])[lo:hi]) }
+	return func() error {
+		ratio := scalarOf(c.In[1])
+		if !(0 <= ratio && ratio < 1) {
+			return fmt.Errorf("ratio is %g, must be at least 0 and below 1", ratio)
+		}
+		if ratio == 0 {
+			d.pool.run(c.Out[0].Len(), moveGrain, whole)
+			return nil
+		}
+		scale, least = T(1/(1-ratio)), uint64(math.Ceil(ratio*(1<<32)-0.5))
+		step = uint32(tensor.Of[int64](c.In[2])[0])
+		d.pool.run(c.Out[0].Len(), elementwiseChunk, body)
+		return nil
+	}
+}
+
+// scalarOf returns the only element of a float32 or float64 tensor.
+func scalarOf(t *tensor.Tensor) float64 {
+	if t.Type == onnx.Float64 {
+		return tensor.Of[float64](t)[0]
+	}
+	return float64(tensor.Of[float32](t)[0])
 }

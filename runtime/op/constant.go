@@ -104,12 +104,23 @@ func inferConstantOfShape(c *Inference) error {
 	return err
 }
 
+// integer adds a number.
+func (b *Backward) integer(x int64) Value {
+	if b.err != nil {
+		return NoValue
+	}
+	return b.Graph.Constant(tensor.Scalar(x))
+}
+
 // Zeros adds a tensor of zeros of the type and shape of a value.
 func (b *Backward) Zeros(like Value) Value { return b.filled(0, like, b.Shape(like)) }
 
 // filled adds a tensor of a given shape whose elements are all x, of the type
 // of a value.
 func (b *Backward) filled(x float64, like, shape Value) Value {
+	if b.err != nil {
+		return NoValue
+	}
 	value := tensor.New(b.Fact(like).Type, 1)
 	if !value.Type.IsFloat() {
 		b.Fail(fmt.Errorf("numbers of type %s", value.Type))

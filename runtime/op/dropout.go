@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime/moe"
 )
 
 func init() {
@@ -16,6 +17,16 @@ func init() {
 		// the input's type.
 		Operator{Name: "Dropout", Since: []int{7, 10, 12, 13, 22}, Inputs: Between(1, 3), Outputs: Between(1, 2),
 			Attributes: []string{"ratio", "seed"}, Elementwise: true, Nondeterministic: true, Infer: inferDropout, Gradient: dropoutGradient},
+
+		// Dropout of ai.fmoe: elements of input 0 become 0 with the probability
+		// in input 1, a scalar, and the others are multiplied by 1/(1 − ratio).
+		// What it draws depends on the attributes seed and layer, on input 2,
+		// the step (int64, a scalar), and on the place of an element alone, so
+		// that its gradient is the same node of the output's gradient.
+		Operator{Domain: moe.Domain, Name: "Dropout", Since: []int{1}, Inputs: Exactly(3), Outputs: Exactly(1),
+			Attributes: []string{"seed", "layer"}, Elementwise: true, Infer: inferStepDropout, Gradient: func(b *Backward) {
+				b.Set(0, b.Add(&onnx.Node{Domain: moe.Domain, OpType: "Dropout", Attributes: b.Node.Attributes}, b.Gradient(0), b.Input(1), b.Input(2)))
+			}},
 	)
 }
 
@@ -62,6 +73,26 @@ func inferDropout(c *Inference) error {
 	}
 	c.Set(0, c.Type(0), c.Shape(0))
 	c.Set(1, mask, c.Shape(0))
+	return nil
+}
+
+func inferStepDropout(c *Inference) error {
+	t, err := c.typeAmong(floatTypes, 0)
+	if err != nil {
+		return err
+	}
+	if _, err := c.typeAmong(floatTypes, 1); err != nil {
+		return err
+	}
+	if _, err := c.typeAmong([]onnx.DataType{onnx.Int64}, 2); err != nil {
+		return err
+	}
+	for i := 1; i <= 2; i++ {
+		if err := c.wantScalar(i); err != nil {
+			return err
+		}
+	}
+	c.Set(0, t, c.Shape(0))
 	return nil
 }
 

@@ -4,13 +4,15 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/fmoe-go/fmoe/onnx"
 )
 
 func init() {
 	Register(
 		// Einsum, ONNX 12: sums of products in Einstein's notation.
 		Operator{Name: "Einsum", Since: []int{12}, Inputs: AtLeast(1), Outputs: Exactly(1),
-			Attributes: []string{"equation"}, Infer: inferEinsum},
+			Attributes: []string{"equation"}, Infer: inferEinsum, Gradient: einsumGradient},
 	)
 }
 
@@ -141,6 +143,82 @@ func (p *equationParser) implicitOutput() string {
 	}
 	slices.Sort(once)
 	return "..." + string(once)
+}
+
+// einsumGradient: of a sum of products, that of one factor is a sum of products
+// of the gradient and the other factors.
+func einsumGradient(b *Backward) {
+	ranks := make([]int, len(b.Inputs))
+	for i, v := range b.Inputs {
+		ranks[i] = b.Rank(v)
+	}
+	if b.err != nil {
+		return
+	}
+	e, err := ParseEquation(b.Node, ranks)
+	if err != nil {
+		b.Fail(err)
+		return
+	}
+	for i, v := range b.Inputs {
+		if b.Wants(i) {
+			b.Set(i, b.SumTo(b.einsumOf(e, i), v))
+		}
+	}
+}
+
+// einsumOf adds the gradient of operand i, as if no dimension were repeated.
+func (b *Backward) einsumOf(e *Equation, i int) Value {
+	operands, terms := []Value{b.Gradient(0)}, [][]int{e.Output}
+	for j, v := range b.Inputs {
+		if j != i {
+			operands, terms = append(operands, v), append(terms, e.Inputs[j])
+		}
+	}
+	x, target, indices := b.Input(i), []int{}, e.Indices
+	for axis, index := range e.Inputs[i] {
+		if slices.Contains(target, index) {
+			// The gradient of a diagonal has zeros beside it: an identity
+			// matrix makes two indices of one.
+			length := b.Length(x, int64(axis))
+			operands = append(operands, b.Op("EyeLike", b.filled(0, x, b.joined(length, length))))
+			terms = append(terms, []int{index, indices})
+			index, indices = indices, indices+1
+		}
+		target = append(target, index)
+	}
+	missing := func(index int) bool {
+		return !slices.ContainsFunc(terms, func(t []int) bool { return slices.Contains(t, index) })
+	}
+	if slices.ContainsFunc(target, missing) { // the operand alone is summed along it
+		operands, terms = append(operands, b.filled(1, x, b.Shape(x))), append(terms, target)
+	}
+	equation, err := writeEquation(terms, target)
+	if err != nil {
+		b.Fail(err)
+	}
+	return b.Add(&onnx.Node{OpType: "Einsum", Attributes: []*onnx.Attribute{onnx.StringAttribute("equation", equation)}}, operands...)
+}
+
+// writeEquation is the reverse of ParseEquation, with a letter for each index.
+func writeEquation(inputs [][]int, output []int) (string, error) {
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	var text strings.Builder
+	for i, term := range append(inputs[:len(inputs):len(inputs)], output) {
+		switch {
+		case i == len(inputs):
+			text.WriteString("->")
+		case i > 0:
+			text.WriteString(",")
+		}
+		for _, index := range term {
+			if index >= len(letters) {
+				return "", fmt.Errorf("the equation has more than %d indices", len(letters))
+			}
+			text.WriteByte(letters[index])
+		}
+	}
+	return text.String(), nil
 }
 
 func inferEinsum(c *Inference) error {

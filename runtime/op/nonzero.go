@@ -13,7 +13,7 @@ func init() {
 		// Unique, ONNX 11 and 28: the different elements, or the different
 		// slices along an axis.
 		Operator{Name: "Unique", Since: []int{11, 28}, Inputs: Exactly(1), Outputs: Between(1, 4),
-			Attributes: []string{"axis", "sorted"}, Infer: inferUnique},
+			Attributes: []string{"axis", "sorted"}, Infer: inferUnique, Gradient: uniqueGradient},
 	)
 }
 
@@ -33,6 +33,9 @@ func inferNonZero(c *Inference) error {
 	c.Set(0, onnx.Int64, []Dim{rank, count})
 	return nil
 }
+
+// uniqueGradient gives the gradient to the first of equal elements.
+func uniqueGradient(b *Backward) { b.setChosen(b.Output(1)) }
 
 func inferUnique(c *Inference) error {
 	shape, count := c.Shape(0), c.Fresh()

@@ -13,8 +13,21 @@ func init() {
 		// OneHot, ONNX 9 to 28: a new axis, on at the index and off elsewhere.
 		// Version 11 added negative indices.
 		Operator{Name: "OneHot", Since: []int{9, 11, 28}, Inputs: Exactly(3), Outputs: Exactly(1),
-			Attributes: []string{"axis"}, Parameters: []int{1}, Infer: inferOneHot},
+			Attributes: []string{"axis"}, Parameters: []int{1}, Infer: inferOneHot, Gradient: oneHotGradient},
 	)
+}
+
+// oneHotGradient sums the gradient where the output is on, and the rest of it.
+func oneHotGradient(b *Backward) {
+	if !b.Wants(2) {
+		return
+	}
+	g, values := b.Gradient(0), b.Input(2)
+	one := tensor.New(b.Fact(values).Type, 2)
+	tensor.ConvertFloat(one, tensor.FromSlice([]float64{0, 1}))
+	on := b.Add(&onnx.Node{OpType: "OneHot", Attributes: b.Node.Attributes}, b.Input(0), b.Input(1), b.Graph.Constant(one))
+	sum := func(mask Value) Value { return b.Op("Reshape", b.Op("ReduceSum", b.Op("Mul", g, mask)), b.Ints(1)) }
+	b.Set(2, b.joined(sum(b.minus(1, on)), sum(on)))
 }
 
 // OneHotAxis returns the axis that a OneHot node inserts, for indices of the

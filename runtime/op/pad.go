@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math"
 	"slices"
+
+	"github.com/fmoe-go/fmoe/onnx"
 )
 
 func init() {
@@ -12,10 +14,10 @@ func init() {
 		// Pad, ONNX 2 to 25. Version 11 made pads and value inputs, 18 added
 		// axes, 19 the mode wrap, the others element types.
 		Operator{Name: "Pad", Since: []int{2, 11, 13, 18, 19, 21, 23, 24, 25}, Inputs: Between(1, 4), Outputs: Exactly(1),
-			Attributes: []string{"mode", "pads", "value"}, Parameters: []int{1, 3}, Infer: inferPad},
+			Attributes: []string{"mode", "pads", "value"}, Parameters: []int{1, 3}, Infer: inferPad, Gradient: padGradient},
 		// CenterCropPad, ONNX 18: crops or pads to a size, around the centre.
 		Operator{Name: "CenterCropPad", Since: []int{18}, Inputs: Exactly(2), Outputs: Exactly(1),
-			Attributes: []string{"axes"}, Parameters: []int{1}, Infer: inferCenterCropPad},
+			Attributes: []string{"axes"}, Parameters: []int{1}, Infer: inferCenterCropPad, Gradient: cropPadGradient},
 	)
 }
 
@@ -117,6 +119,69 @@ func inferPad(c *Inference) error {
 	}
 	c.Set(0, t, out)
 	return nil
+}
+
+func padGradient(b *Backward) {
+	if mode := b.Node.String("mode", "constant"); mode != "constant" {
+		b.foldPadding(mode)
+		return
+	}
+	g, pads := b.Gradient(0), b.Input(1)
+	if b.Node.Since < 11 {
+		pads = b.Ints(b.Node.Ints("pads")...)
+	}
+	inside := b.Op("Pad", g, b.Op("Neg", pads), NoValue, b.Input(3))
+	b.Set(0, inside)
+	if b.Wants(2) {
+		sum := func(v Value) Value { return b.Reshape(b.Op("ReduceSum", v), b.Input(2)) }
+		b.Set(2, b.Op("Sub", sum(g), sum(inside)))
+	}
+}
+
+// foldPadding states the gradient of a Pad node that repeats elements of its
+// input, axis by axis. Which elements those are Pad itself says, for the
+// positions of an axis.
+func (b *Backward) foldPadding(mode string) {
+	x, g := b.Input(0), b.Gradient(0)
+	rank := b.Rank(x)
+	pads, err := Paddings(b.Node, rank, func(i int) ([]int64, bool) {
+		v := b.Fact(b.Input(i)).Value
+		if v == nil {
+			return nil, false
+		}
+		list, err := v.Ints()
+		return list, err == nil
+	})
+	if err != nil || pads == nil && rank > 0 {
+		b.Fail(fmt.Errorf("mode %q has a gradient only where the padding is constant", mode))
+		return
+	}
+	shape := make([]Value, rank)
+	for i := range shape {
+		shape[i] = b.Length(g, int64(i))
+	}
+	for i, p := range pads {
+		if p == (Padding{}) {
+			continue
+		}
+		shape[i] = b.Length(x, int64(i))
+		positions := b.Op("Range", b.integer(0), b.Op("Squeeze", shape[i]), b.integer(1))
+		repeated := b.Add(&onnx.Node{OpType: "Pad", Attributes: []*onnx.Attribute{onnx.StringAttribute("mode", mode)}},
+			positions, b.Ints(int64(p.Begin), int64(p.End)))
+		g = b.ungathered(g, repeated, b.joined(shape...), int64(i))
+	}
+	b.Set(0, g)
+}
+
+// cropPadGradient pads where the node cropped and crops where it padded.
+func cropPadGradient(b *Backward) {
+	lengths := b.Shape(b.Input(0))
+	n := &onnx.Node{OpType: "CenterCropPad"}
+	if a := b.Node.Attribute("axes"); a != nil {
+		n.Attributes = []*onnx.Attribute{a}
+		lengths = b.Op("Gather", lengths, b.Ints(a.Ints...))
+	}
+	b.Set(0, b.Add(n, b.Gradient(0), lengths))
 }
 
 // padded returns the length of a padded axis.

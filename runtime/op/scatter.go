@@ -3,6 +3,8 @@ package op
 import (
 	"errors"
 	"fmt"
+
+	"github.com/fmoe-go/fmoe/onnx"
 )
 
 // The operators that write updates into a copy of their first input.
@@ -12,12 +14,12 @@ func init() {
 		// for each element. Version 16 added reductions add and mul, 18 max
 		// and min.
 		Operator{Name: "Scatter", Since: []int{9}, Inputs: Exactly(3), Outputs: Exactly(1),
-			Attributes: []string{"axis"}, Infer: inferScatterElements},
+			Attributes: []string{"axis"}, Infer: inferScatterElements, Gradient: scatterGradient},
 		Operator{Name: "ScatterElements", Since: []int{11, 13, 16, 18}, Inputs: Exactly(3), Outputs: Exactly(1),
-			Attributes: []string{"axis", "reduction"}, Infer: inferScatterElements},
+			Attributes: []string{"axis", "reduction"}, Infer: inferScatterElements, Gradient: scatterGradient},
 		// ScatterND, ONNX 11 to 18: tuples of indices; reductions as above.
 		Operator{Name: "ScatterND", Since: []int{11, 13, 16, 18}, Inputs: Exactly(3), Outputs: Exactly(1),
-			Attributes: []string{"reduction"}, Infer: inferScatterND},
+			Attributes: []string{"reduction"}, Infer: inferScatterND, Gradient: scatterGradient},
 		// TensorScatter, ONNX 24: new entries of a key or value cache.
 		Operator{Name: "TensorScatter", Since: []int{24}, Inputs: Between(2, 3), Outputs: Exactly(1),
 			Attributes: []string{"axis", "mode"}, Infer: inferTensorScatter},
@@ -97,6 +99,55 @@ func inferScatterND(c *Inference) error {
 		}
 	}
 	return c.setUpdated(2)
+}
+
+// scatterGradient supposes that without a reduction no two updates have the
+// same place, as ONNX demands.
+func scatterGradient(b *Backward) {
+	data, updates, g := b.Input(0), b.Input(2), b.Gradient(0)
+	switch b.Node.String("reduction", "none") {
+	case "none":
+		b.Set(0, b.scattered("none", g, b.Zeros(updates)))
+		b.Set(2, b.gathered(g))
+	case "add":
+		b.Set(0, g)
+		b.Set(2, b.gathered(g))
+	case "mul":
+		// An update's derivative is the product of what is not zero, divided
+		// by the update, where no other factor is zero.
+		b.Set(0, b.scattered("mul", g, updates))
+		if b.Wants(2) {
+			zero := b.compare("Equal", updates, 0)
+			factors := b.Op("Where", zero, b.Scalar(1, updates), updates)
+			count := b.Cast(zero, updates)
+			others := b.Op("Sub", b.gathered(b.scattered("add", b.Zeros(data), count)), count)
+			product := b.Op("Div", b.gathered(b.Op("Mul", g, b.scattered("mul", data, factors))), factors)
+			b.Set(2, b.where(b.compare("Equal", others, 0), product, 0))
+		}
+	default: // max and min: those that are equal have equal shares
+		y := b.Output(0)
+		kept, taken := b.Cast(b.Op("Equal", data, y), g), b.Cast(b.Op("Equal", updates, b.gathered(y)), g)
+		share := b.Op("Div", g, b.scattered("add", kept, taken))
+		b.Set(0, b.Op("Mul", kept, share))
+		b.Set(2, b.Op("Mul", taken, b.gathered(share)))
+	}
+}
+
+// scattered adds a node like the one whose gradient is built.
+func (b *Backward) scattered(reduction string, data, updates Value) Value {
+	opType, attributes := "ScatterND", []*onnx.Attribute{onnx.StringAttribute("reduction", reduction)}
+	if b.Node.OpType != opType {
+		opType, attributes = "ScatterElements", append(attributes, onnx.IntAttribute("axis", b.Node.Int("axis", 0)))
+	}
+	return b.Add(&onnx.Node{OpType: opType, Attributes: attributes}, data, b.Input(1), updates)
+}
+
+// gathered takes what a value has at the places of the updates.
+func (b *Backward) gathered(v Value) Value {
+	if b.Node.OpType == "ScatterND" {
+		return b.Op("GatherND", v, b.Input(1))
+	}
+	return b.Add(&onnx.Node{OpType: "GatherElements", Attributes: []*onnx.Attribute{onnx.IntAttribute("axis", b.Node.Int("axis", 0))}}, v, b.Input(1))
 }
 
 func inferTensorScatter(c *Inference) error {
