@@ -1,12 +1,142 @@
 package runtime_test
 
 import (
+	"errors"
+	"math"
+	"strings"
 	"testing"
 
+	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime"
 	"github.com/fmoe-go/fmoe/runtime/devicetest"
+	"github.com/fmoe-go/fmoe/runtime/op"
+	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
 
 func TestGradients(t *testing.T) {
 	devicetest.Gradients(t, runtime.Options{Threads: 2}, devicetest.GradientCases)
+}
+
+// withoutGradient are the operators that have none, by the reason.
+var withoutGradient = map[string][]string{
+	"its output is not of real numbers": {
+		"And", "ArgMax", "ArgMin", "BitCast", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Equal", "Greater",
+		"GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual", "NonMaxSuppression", "NonZero", "Not", "Or", "Shape", "Size", "Xor",
+	},
+	"its inputs are integers or shapes": {
+		"BlackmanWindow", "Constant", "ConstantOfShape", "HammingWindow", "HannWindow", "MelWeightMatrix", "Range",
+	},
+	"it is random": {
+		"RandomNormal", "RandomUniform",
+	},
+	"it rounds to few integers": {
+		"ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul", "QuantizeLinear",
+		"com.microsoft::MatMulNBits", "com.microsoft::QMoE",
+	},
+	"it is control flow": {
+		"If", "Loop", "Scan",
+	},
+	"it fills caches of decoders": {
+		"TensorScatter",
+	},
+	"only the compiler makes it": {
+		"ai.fmoe::Chain", "ai.fmoe::Linear", "ai.fmoe::SumTo",
+	},
+	"not yet": {
+		"AffineGrid", "Attention", "AveragePool", "BatchNormalization", "CausalConvWithState", "Col2Im", "Conv", "ConvTranspose", "DFT", "Det",
+		"GRU", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "GridSample", "GroupNormalization", "InstanceNormalization", "LRN", "LSTM",
+		"LayerNormalization", "LinearAttention", "LpNormalization", "LpPool", "MaxPool", "MaxUnpool", "MeanVarianceNormalization",
+		"NegativeLogLikelihoodLoss", "RMSNormalization", "RNN", "Resize", "RotaryEmbedding", "STFT", "SimplifiedLayerNormalization",
+		"SoftmaxCrossEntropyLoss", "Upsample", "ai.fmoe::FMoE", "com.microsoft::Attention", "com.microsoft::EmbedLayerNormalization",
+		"com.microsoft::GroupQueryAttention", "com.microsoft::MoE", "com.microsoft::MultiHeadAttention", "com.microsoft::RotaryEmbedding",
+		"com.microsoft::SimplifiedLayerNormalization", "com.microsoft::SkipLayerNormalization",
+		"com.microsoft::SkipSimplifiedLayerNormalization",
+	},
+}
+
+// TestGradientsAreComplete: every operator has a gradient, and a case that
+// tests it, or a reason why it has none.
+func TestGradientsAreComplete(t *testing.T) {
+	tested := map[string]bool{}
+	for _, c := range devicetest.GradientCases {
+		tested[operatorName(c.Domain, c.OpType)] = true
+	}
+	reasons := map[string]string{}
+	for reason, list := range withoutGradient {
+		for _, name := range list {
+			reasons[name] = reason
+		}
+	}
+	for _, o := range op.Operators() {
+		name := operatorName(o.Domain, o.Name)
+		reason := reasons[name]
+		switch {
+		case reason == "not yet", strings.HasSuffix(name, "Gradient"):
+		case o.Gradient == nil && reason == "":
+			t.Errorf("%s has no gradient", name)
+		case o.Gradient != nil && reason != "":
+			t.Errorf("%s has a gradient, though %s", name, reason)
+		case o.Gradient != nil && !tested[name] && !o.Nondeterministic:
+			t.Errorf("no case tests the gradient of %s", name)
+		}
+	}
+}
+
+func operatorName(domain, name string) string {
+	if domain == "" {
+		return name
+	}
+	return domain + "::" + name
+}
+
+// TestGradientsOfONNXCases checks gradients of the nodes that ONNX tests
+// operators with.
+func TestGradientsOfONNXCases(t *testing.T) {
+	checked := 0
+	for _, c := range devicetest.ONNXCases(t) {
+		switch err := devicetest.RunGradients(c, runtime.Options{Threads: 1}); {
+		case errors.Is(err, devicetest.ErrNoGradient):
+		case err != nil:
+			t.Errorf("%s: %v", c.Name, err)
+		default:
+			checked++
+		}
+	}
+	t.Logf("%d cases", checked)
+}
+
+// TestGradientOfRandomDropout: the gradient goes where the output says that
+// elements were kept, scaled like them.
+func TestGradientOfRandomDropout(t *testing.T) {
+	const length = 1000
+	x := tensor.New(onnx.Float64, length)
+	for i := range tensor.Of[float64](x) {
+		tensor.Of[float64](x)[i] = float64(i%7 + 1)
+	}
+	m := &onnx.Model{IRVersion: 10, OpsetImports: []onnx.OpsetImport{{Version: 22}}, Graph: &onnx.Graph{Name: "dropout",
+		Inputs:       []*onnx.ValueInfo{{Name: "x", Type: &onnx.Type{Kind: onnx.KindTensor, ElemType: onnx.Float64, Shape: &onnx.Shape{Dims: []onnx.Dim{{Known: true, Value: length}}}}}},
+		Initializers: []*onnx.Tensor{tensor.Scalar(float32(0.4)).ToONNX("ratio"), tensor.Scalar(true).ToONNX("training")},
+		Nodes: []*onnx.Node{
+			{Name: "dropout", OpType: "Dropout", Inputs: []string{"x", "ratio", "training"}, Outputs: []string{"y"}},
+			{Name: "loss", OpType: "ReduceSum", Inputs: []string{"y"}, Outputs: []string{"loss"}, Attributes: []*onnx.Attribute{onnx.IntAttribute("keepdims", 0)}},
+		},
+		Outputs: []*onnx.ValueInfo{{Name: "y"}, {Name: "loss"}},
+	}}
+	s, err := runtime.New(m, runtime.Options{Threads: 2, Gradient: &runtime.Gradient{Of: "loss", With: []string{"x"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for range 3 {
+		out, err := s.Run(t.Context(), map[string]*tensor.Tensor{"x": x, runtime.GradientName("loss"): tensor.Scalar(1.0)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		y, g := tensor.Of[float64](out["y"]), tensor.Of[float64](out[runtime.GradientName("x")])
+		for i, v := range tensor.Of[float64](x) {
+			if math.Abs(g[i]-y[i]/v) > 1e-7 {
+				t.Fatalf("element %d: the gradient is %g, the output %g for %g", i, g[i], y[i], v)
+			}
+		}
+	}
 }

@@ -10,6 +10,15 @@ func init() {
 	list := func(attributes ...*onnx.Attribute) []*onnx.Attribute { return attributes }
 	vector := func(v ...int64) Input { return Fixed(v, len(v)) }
 	GradientCases = append(GradientCases,
+		GradientCase{OpType: "Identity", Inputs: []Input{Random(2, 3)}},
+		GradientCase{OpType: "Cast", Inputs: []Input{Random(2, 3)}, Attributes: list(integer("to", int64(onnx.Float32))), Tolerance: 0.05},
+		GradientCase{OpType: "CastLike", Inputs: []Input{Random(2, 3), element(0.0)}},
+		GradientCase{OpType: "Reshape", Inputs: []Input{Random(2, 6), vector(0, 2, -1)}},
+		GradientCase{OpType: "Flatten", Inputs: []Input{Random(2, 3, 2)}, Attributes: list(integer("axis", 2))},
+		GradientCase{OpType: "Squeeze", Inputs: []Input{Random(2, 1, 3, 1), vector(1)}},
+		GradientCase{OpType: "Unsqueeze", Inputs: []Input{Random(2, 3), vector(0, -1)}},
+		GradientCase{OpType: "EyeLike", Inputs: []Input{Random(2, 3)}},
+
 		GradientCase{OpType: "Transpose", Inputs: []Input{Random(2, 3, 4)}},
 		GradientCase{Name: "Transpose/perm", OpType: "Transpose", Inputs: []Input{Random(2, 3, 4)}, Attributes: list(integers("perm", 1, 2, 0))},
 		GradientCase{OpType: "DepthToSpace", Inputs: []Input{Random(1, 8, 2, 3)}, Attributes: list(integer("blocksize", 2))},

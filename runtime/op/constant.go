@@ -22,7 +22,7 @@ func init() {
 			Attributes: []string{"value"}, Parameters: []int{0}, Infer: inferConstantOfShape},
 		// EyeLike, ONNX 9 and 22: ones on a diagonal of a matrix.
 		Operator{Name: "EyeLike", Since: []int{9, 22}, Inputs: Exactly(1), Outputs: Exactly(1),
-			Attributes: []string{"dtype", "k"}, Infer: inferEyeLike},
+			Attributes: []string{"dtype", "k"}, Infer: inferEyeLike, Gradient: NoGradient},
 	)
 }
 

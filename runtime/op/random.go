@@ -15,10 +15,10 @@ func init() {
 	for _, o := range []Operator{
 		{Name: "RandomNormal", Since: []int{1, 22}, Attributes: append([]string{"shape"}, normal...), Infer: inferRandom},
 		{Name: "RandomUniform", Since: []int{1, 22}, Attributes: append([]string{"shape"}, uniform...), Infer: inferRandom},
-		{Name: "RandomNormalLike", Since: []int{1, 22}, Inputs: Exactly(1), Attributes: normal, Infer: inferRandomLike},
-		{Name: "RandomUniformLike", Since: []int{1, 22}, Inputs: Exactly(1), Attributes: uniform, Infer: inferRandomLike},
+		{Name: "RandomNormalLike", Since: []int{1, 22}, Inputs: Exactly(1), Attributes: normal, Infer: inferRandomLike, Gradient: NoGradient},
+		{Name: "RandomUniformLike", Since: []int{1, 22}, Inputs: Exactly(1), Attributes: uniform, Infer: inferRandomLike, Gradient: NoGradient},
 		// Bernoulli gives 1 with the probability in its input, else 0.
-		{Name: "Bernoulli", Since: []int{15, 22}, Inputs: Exactly(1), Attributes: []string{"dtype", "seed"}, Infer: inferRandomLike},
+		{Name: "Bernoulli", Since: []int{15, 22}, Inputs: Exactly(1), Attributes: []string{"dtype", "seed"}, Infer: inferRandomLike, Gradient: NoGradient},
 	} {
 		o.Outputs, o.Nondeterministic = Exactly(1), true
 		Register(o)
