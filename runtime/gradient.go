@@ -292,12 +292,18 @@ func (d *differentiator) nodes1(n *onnx.Node, like int, in []int) (int, error) {
 // Output implements [op.Graph].
 func (d *differentiator) Output(i int) (op.Value, error) {
 	n := d.node
+	if i < len(n.out) && n.out[i] != absent {
+		return op.Value(d.kept(n.out[i])), nil
+	}
+	if d.recompute != nil {
+		n = d.recompute.again(n)
+	}
 	if i >= len(n.out) || n.out[i] == absent {
 		if err := d.request(n, i); err != nil {
 			return op.NoValue, err
 		}
 	}
-	return op.Value(d.kept(n.out[i])), nil
+	return op.Value(n.out[i]), nil
 }
 
 // request lets a node have an output that nobody wanted before.

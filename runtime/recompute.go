@@ -16,6 +16,7 @@ type recomputation struct {
 	d      *differentiator
 	kept   []bool // values that gradients read as they are
 	copies map[int]int
+	nodes  map[*node]*node // copies
 }
 
 // widelyUsed is the number of uses from which an activation, such as the
@@ -25,7 +26,7 @@ const widelyUsed = 8
 
 func newRecomputation(d *differentiator) *recomputation {
 	p := d.program
-	r := &recomputation{d: d, kept: make([]bool, len(p.values)), copies: map[int]int{}}
+	r := &recomputation{d: d, kept: make([]bool, len(p.values)), copies: map[int]int{}, nodes: map[*node]*node{}}
 	data := d.data()
 	last := make([]int, len(p.values)) // the node that uses a value last
 	for i, n := range p.nodes {
@@ -37,7 +38,8 @@ func newRecomputation(d *differentiator) *recomputation {
 	}
 	for v := range p.values {
 		m := d.makers[v]
-		r.kept[v] = m == nil || !d.depends[v] || len(m.bodies) > 0 || m.op.Operator.Nondeterministic || len(d.users[v]) >= widelyUsed
+		scalar := d.fact(v).Shape != nil && len(d.fact(v).Shape) == 0 // a loss, of a router
+		r.kept[v] = m == nil || scalar || !d.depends[v] || len(m.bodies) > 0 || m.op.Operator.Nondeterministic || len(d.users[v]) >= widelyUsed
 	}
 	live := map[int]bool{}
 	for i, n := range p.nodes {
@@ -55,7 +57,6 @@ func newRecomputation(d *differentiator) *recomputation {
 			for v := range live {
 				r.kept[v] = true
 			}
-			clear(live)
 		}
 	}
 	return r
@@ -85,10 +86,20 @@ func (r *recomputation) value(v int) int {
 	if v >= len(r.kept) || r.kept[v] {
 		return v
 	}
-	if again, ok := r.copies[v]; ok {
+	r.again(r.d.makers[v])
+	return r.copies[v]
+}
+
+// again returns the copy of a node, or the node itself where all that it
+// computes is kept.
+func (r *recomputation) again(n *node) *node {
+	if again := r.nodes[n]; again != nil {
 		return again
 	}
-	d, n := r.d, r.d.makers[v]
+	if !slices.ContainsFunc(n.out, func(v int) bool { return v != absent && v < len(r.kept) && !r.kept[v] }) {
+		return n
+	}
+	d := r.d
 	clone := *n.op.Node
 	clone.Name += "/again"
 	clone.Inputs, clone.Outputs = slices.Clone(clone.Inputs), make([]string, len(n.out))
@@ -110,5 +121,6 @@ func (r *recomputation) value(v int) int {
 		}
 	}
 	d.add(again)
-	return r.copies[v]
+	r.nodes[n] = again
+	return again
 }

@@ -75,6 +75,8 @@ func inferReduce(c *Inference) error {
 	shape := c.Shape(0)
 	given, known := c.AxesInput(1)
 	switch {
+	case shape == nil && known && len(given) == 0 && !keep && n.Int("noop_with_empty_axes", 0) == 0:
+		c.Set(0, c.Type(0), []Dim{}) // of all axes, however many
 	case shape == nil:
 		c.Set(0, c.Type(0), nil)
 	case known:

@@ -189,7 +189,7 @@ func (o *objective) enterTraining(b *builder, seed int64) error {
 			setInt(n, moe.AttributeLayer, number)
 			number++
 		case n.Is("Dropout"):
-			if len(n.Outputs) > 1 && n.Outputs[1] != "" {
+			if mask := n.Output(1); mask != "" && len(b.names.Consumers(mask)) > 0 {
 				return fmt.Errorf("node %q (Dropout): its mask is used, which training does not support", n.Name)
 			}
 			o.dropOut(b, n)
@@ -270,7 +270,7 @@ func (o *objective) addTask(b *builder, l Loss, output *onnx.ValueInfo) {
 		b.output(o.correct)
 	case MSE:
 		t := wide(output)
-		o.labels = b.input("labels", t, nil)
+		o.labels = b.input("labels", t, rankOf(output))
 		same := &onnx.Node{OpType: "Cast", Attributes: []*onnx.Attribute{onnx.IntAttribute("to", int64(t))}}
 		difference := b.op("Sub", b.add(same, 1, value)[0], o.labels)
 		mean := &onnx.Node{OpType: "ReduceMean", Attributes: []*onnx.Attribute{onnx.IntAttribute("keepdims", 0)}}
@@ -278,6 +278,15 @@ func (o *objective) addTask(b *builder, l Loss, output *onnx.ValueInfo) {
 	default:
 		o.task = b.op("Identity", value)
 	}
+}
+
+// rankOf returns open dimensions, as many as an output has, nil where that is
+// not known.
+func rankOf(output *onnx.ValueInfo) []int64 {
+	if output.Type == nil || output.Type.Shape == nil {
+		return nil
+	}
+	return slices.Repeat([]int64{-1}, len(output.Type.Shape.Dims))
 }
 
 // addTotal adds the routers' losses.

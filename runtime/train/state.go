@@ -32,10 +32,14 @@ func (t *Trainer) Weights() []Named {
 }
 
 // OptimizerState returns what the optimizers keep of parameters, by names such
-// as "fc1.weight/first_moment". The tensors are the trainer's own.
+// as "fc1.weight/first_moment"; of a parameter in half precision, its "master"
+// in float32 too. The tensors are the trainer's own.
 func (t *Trainer) OptimizerState() []Named {
 	var list []Named
 	for _, p := range t.parameters {
+		if p.master != nil {
+			list = append(list, Named{Name: p.Name + "/master", Tensor: p.master})
+		}
 		for i, s := range p.states {
 			list = append(list, Named{Name: p.Name + "/" + p.names[i], Tensor: s})
 		}

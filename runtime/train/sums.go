@@ -9,8 +9,18 @@ import (
 // sumPiece is the number of elements whose squares are added in float32.
 const sumPiece = 1 << 10
 
-// sumOfSquares returns that of all elements, added in an order that depends on
-// their number alone.
+// inFloat32 returns a tensor in float32 if it is of a narrower type.
+func inFloat32(t *tensor.Tensor) *tensor.Tensor {
+	if t.Type == onnx.Float32 || t.Type == onnx.Float64 {
+		return t
+	}
+	wide := tensor.New(onnx.Float32, t.Shape...)
+	tensor.ConvertFloat(wide, t)
+	return wide
+}
+
+// sumOfSquares returns that of all elements of float32 or float64, added in an
+// order that depends on their number alone.
 func sumOfSquares(t *tensor.Tensor) float64 {
 	sum := 0.0
 	switch t.Type {
@@ -24,15 +34,12 @@ func sumOfSquares(t *tensor.Tensor) float64 {
 		for _, v := range tensor.Of[float64](t) {
 			sum += v * v
 		}
-	default:
-		wide := tensor.New(onnx.Float32, t.Shape...)
-		tensor.ConvertFloat(wide, t)
-		return sumOfSquares(wide)
 	}
 	return sum
 }
 
-// addTo adds to a tensor another one of its type and shape.
+// addTo adds to a tensor of float32 or float64 another one of its type and
+// shape.
 func addTo(sum, x *tensor.Tensor) {
 	switch sum.Type {
 	case onnx.Float32:
@@ -42,11 +49,5 @@ func addTo(sum, x *tensor.Tensor) {
 		for i, v := range tensor.Of[float64](x) {
 			s[i] += v
 		}
-	default:
-		a, b := tensor.New(onnx.Float32, sum.Shape...), tensor.New(onnx.Float32, x.Shape...)
-		tensor.ConvertFloat(a, sum)
-		tensor.ConvertFloat(b, x)
-		addTo(a, b)
-		tensor.ConvertFloat(sum, a)
 	}
 }

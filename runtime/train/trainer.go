@@ -101,6 +101,7 @@ type parameter struct {
 	Parameter
 	setting
 	weight   *tensor.Tensor
+	master   *tensor.Tensor // the weight in float32, where it is narrower; else nil
 	states   []*tensor.Tensor
 	names    []string // of states
 	updater  *updater // nil where it is frozen or nothing depends on it
@@ -140,7 +141,7 @@ func New(m *onnx.Model, o Options) (*Trainer, error) {
 	t := &Trainer{options: o, source: m, updaters: map[updaterKey]*updater{}, at: map[string]int{}}
 	found := Parameters(m)
 	if len(found) == 0 {
-		return nil, errors.New("the model has no parameters that could be trained")
+		return nil, noParameters(m)
 	}
 	list, err := settings(o.Groups, o.Optimizer, found)
 	if err != nil {
@@ -160,6 +161,15 @@ func New(m *onnx.Model, o Options) (*Trainer, error) {
 		return nil, errors.Join(err, t.Close())
 	}
 	return t, nil
+}
+
+func noParameters(m *onnx.Model) error {
+	for _, n := range m.Graph.Nodes {
+		if len(n.Subgraphs()) > 0 {
+			return fmt.Errorf("node %q (%s): weights within control flow cannot be trained; export the model without it", n.Name, n.OpType)
+		}
+	}
+	return errors.New("the model has no parameters that could be trained")
 }
 
 // inlined returns a copy of a model without function calls.
@@ -216,16 +226,20 @@ func (t *Trainer) load(p *parameter) (err error) {
 		return nil
 	}
 	p.gradient = gradient
+	weight := inFloat32(p.weight)
+	if weight != p.weight {
+		p.master = weight
+	}
 	r := newRule(t.options.Optimizer, &p.Parameter)
 	for _, s := range r.states(p.Shape) {
-		p.names, p.states = append(p.names, s.name), append(p.states, tensor.New(p.Type, s.shape...))
+		p.names, p.states = append(p.names, s.name), append(p.states, tensor.New(weight.Type, s.shape...))
 	}
-	key := updaterKey{rule: r, t: p.Type}
+	key := updaterKey{rule: r, t: weight.Type}
 	if r.whole() {
 		key.rank = len(p.Shape)
 	}
 	if t.updaters[key] == nil {
-		if t.updaters[key], err = newUpdater(r, p.Type, len(p.Shape), t.options.Runtime); err != nil {
+		if t.updaters[key], err = newUpdater(r, weight.Type, len(p.Shape), t.options.Runtime); err != nil {
 			return err
 		}
 	}
@@ -374,7 +388,7 @@ func (t *Trainer) Step(ctx context.Context, batches ...Batch) (*Step, error) {
 		case len(batches) > 1:
 			gradients[i] = p.sum
 		default:
-			gradients[i] = out[p.gradient]
+			gradients[i] = inFloat32(out[p.gradient])
 		}
 	}
 	return s, t.update(s, gradients)
@@ -482,10 +496,11 @@ func (t *Trainer) accumulate(out []*tensor.Tensor, first bool) {
 		if p.updater == nil {
 			continue
 		}
+		g := inFloat32(out[p.gradient])
 		if p.sum == nil {
-			p.sum = tensor.New(p.Type, p.Shape...)
+			p.sum = tensor.New(g.Type, p.Shape...)
 		}
-		if g := out[p.gradient]; first {
+		if first {
 			copy(p.sum.Data, g.Data)
 		} else {
 			addTo(p.sum, g)
@@ -528,8 +543,15 @@ func (t *Trainer) update(s *Step, gradients []*tensor.Tensor) error {
 			continue
 		}
 		h := hyper{step: t.step - t.skipped, rate: t.options.Optimizer.LearningRate * factor * p.rateFactor, weightDecay: p.weightDecay}
-		if err := p.updater.apply(p.weight, gradients[i], p.states, scale, h); err != nil {
+		weight := p.weight
+		if p.master != nil {
+			weight = p.master
+		}
+		if err := p.updater.apply(weight, gradients[i], p.states, scale, h); err != nil {
 			return fmt.Errorf("parameter %q: %w", p.Name, err)
+		}
+		if p.master != nil {
+			tensor.ConvertFloat(p.weight, p.master)
 		}
 	}
 	for _, b := range t.biases {
