@@ -6,12 +6,14 @@ import (
 	"github.com/fmoe-go/fmoe/internal/simd"
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/device"
+	"github.com/fmoe-go/fmoe/runtime/moe"
 	"github.com/fmoe-go/fmoe/runtime/op"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
 
 func init() {
 	register("", "Attention", floatKernel(bindAttention[float32], bindAttention[float64], 0, 1, 2, 4, 5))
+	register(moe.Domain, "AttentionGradient", floatKernel(bindAttentionGradient[float32], bindAttentionGradient[float64], 0, 1, 2, op.AttentionGradientInput))
 }
 
 func bindAttention[T simd.Float](d *Device, c *device.Call, n *op.Node) (func() error, error) {
@@ -20,11 +22,7 @@ func bindAttention[T simd.Float](d *Device, c *device.Call, n *op.Node) (func() 
 		return nil, err
 	}
 	a := newAttend[T](shape)
-	if scale := n.Attribute("scale"); scale != nil {
-		a.scale = float64(scale.Float)
-	}
-	a.softcap = float64(n.Float("softcap", 0))
-	a.q = viewHeads(c.In[0], a.heads, a.queries, a.headSize)
+	a.take(c, n, shape, n.Since < 24)
 	a.y = viewHeads(c.Out[0], a.heads, a.queries, a.valueSize)
 	past, added := int(shape.Past), int(shape.Keys)
 	keys := newCache[T](d, shape, a.headSize, viewHeads(c.In[1], a.kvHeads, added, a.headSize).apart(c.Room(1)),
@@ -34,13 +32,28 @@ func bindAttention[T simd.Float](d *Device, c *device.Call, n *op.Node) (func() 
 	a.k, a.v = keys.attended, values.attended
 	a.probe, a.probeStage = at(c.Out, 3), int(n.Int("qk_matmul_output_mode", 0))
 
+	attend := a.bind(d, c.Scratch)
+	return func() error {
+		keys.fill()
+		values.fill()
+		return attend()
+	}, nil
+}
+
+// take takes queries, scale and masks from a node of Attention or its gradient.
+func (a *attend[T]) take(c *device.Call, n *op.Node, s *op.AttentionShape, broadcastKeys bool) {
+	if scale := n.Attribute("scale"); scale != nil {
+		a.scale = float64(scale.Float)
+	}
+	a.softcap = float64(n.Float("softcap", 0))
+	a.q = viewHeads(c.In[0], a.heads, a.queries, a.headSize)
 	lengths := at(c.In, 6)
 	left, right := int(n.Int("left_window_size", -1)), int(n.Int("right_window_size", -1))
 	if n.Int("is_causal", 0) != 0 {
 		right = 0
 	}
 	a.visible = func(b, i int) (from, to int) {
-		offset, to := past, a.keys
+		offset, to := int(s.Past), a.keys
 		if lengths != nil {
 			length := tensor.Of[int64](lengths)[b]
 			to = int(min(max(length, 0), int64(a.keys)))
@@ -49,14 +62,8 @@ func bindAttention[T simd.Float](d *Device, c *device.Call, n *op.Node) (func() 
 		return window(offset+i, left, right, to)
 	}
 	if mask := at(c.In, 3); mask != nil {
-		a.bias = maskBias[T](mask, n.Since < 24)
+		a.bias = maskBias[T](mask, broadcastKeys)
 	}
-	attend := a.bind(d, c.Scratch)
-	return func() error {
-		keys.fill()
-		values.fill()
-		return attend()
-	}, nil
 }
 
 // window returns the keys among the first length ones that a query at the

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime/moe"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
 
@@ -207,4 +208,32 @@ func TestPackedHeads(t *testing.T) {
 	want := floats(run(part(0), part(1), part(2)))
 	wantNear(t, "all in one", run(packed), want, 0)
 	wantNear(t, "keys and values in one", run(part(0), part(1, 2)), want, 0)
+}
+
+// TestAttentionGradient compares float32 with float64, which central
+// differences prove right, and asks for the same bits from any number of
+// threads.
+func TestAttentionGradient(t *testing.T) {
+	attributes := []*onnx.Attribute{onnx.IntAttribute("is_causal", 1), onnx.FloatAttribute("softcap", 3)}
+	for _, c := range []struct{ batch, heads, kvHeads, length, size int }{
+		{1, 1, 1, 200, 24},
+		{1, 6, 2, 130, 16},
+		{3, 8, 8, 50, 64},
+	} {
+		q, kv := []int{c.batch, c.heads, c.length, c.size}, []int{c.batch, c.kvHeads, c.length, c.size}
+		in := []*tensor.Tensor{random[float64](1, q...), random[float64](2, kv...), random[float64](3, kv...),
+			random[float64](4, c.length, c.length), nil, nil, nil, random[float64](5, q...)}
+		n := func() *onnx.Node {
+			return &onnx.Node{Domain: moe.Domain, OpType: "AttentionGradient", Outputs: []string{"dq", "dk", "dv", "dscores"}, Attributes: attributes}
+		}
+		want := compute(t, 1, false, n(), 1, in...)
+		narrow := as(onnx.Float32, in)
+		first := compute(t, 1, false, n(), 1, narrow...)
+		for i, x := range first {
+			wantNear(t, n().Outputs[i], x, floats(want[i]), 3e-6)
+		}
+		for _, threads := range []int{2, 4} {
+			wantSameBits(t, threads, compute(t, threads, false, n(), 1, narrow...), first)
+		}
+	}
 }

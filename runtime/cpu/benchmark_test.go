@@ -262,3 +262,17 @@ func BenchmarkAttention(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkAttentionGradient counts the work of five products as if every key
+// were visible.
+func BenchmarkAttentionGradient(b *testing.B) {
+	const heads, size = 8, 64
+	for _, c := range []struct{ batch, length int }{{8, 128}, {1, 1024}} {
+		b.Run(fmt.Sprintf("%dx%d", c.batch, c.length), func(b *testing.B) {
+			n := &onnx.Node{Domain: moe.Domain, OpType: "AttentionGradient", Outputs: []string{"dq", "dk", "dv"}, Attributes: []*onnx.Attribute{onnx.IntAttribute("is_causal", 1)}}
+			shape := []int{c.batch, heads, c.length, size}
+			benchmarkVariable(b, 10*float64(c.batch*heads*c.length*c.length*size), n, 1, random[float32](1, shape...), random[float32](2, shape...), random[float32](3, shape...),
+				nil, nil, nil, nil, random[float32](4, shape...))
+		})
+	}
+}

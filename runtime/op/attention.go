@@ -1,9 +1,11 @@
 package op
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime/moe"
 )
 
 func init() {
@@ -12,9 +14,25 @@ func init() {
 		// windows).
 		Operator{Name: "Attention", Since: []int{23, 24, 25}, Inputs: Between(3, 7), Outputs: Between(1, 4),
 			Attributes: []string{"is_causal", "kv_num_heads", "left_window_size", "q_num_heads", "qk_matmul_output_mode",
-				"right_window_size", "scale", "softcap", "softmax_precision"}, Caches: []int{1, 2, 4, 5}, Appends: map[int]int{4: 1, 5: 2}, Infer: inferAttention},
+				"right_window_size", "scale", "softcap", "softmax_precision"}, Caches: []int{1, 2, 4, 5}, Appends: map[int]int{4: 1, 5: 2}, Infer: inferAttention,
+			Gradient: attentionGradient},
+
+		// AttentionGradient, which gradients are made of, has the inputs of
+		// Attention, version 25, without caches, and in input 7 the gradient of
+		// its output 0. It gives the gradients of query, key and value and, for
+		// each element of a mask that is added, of the scores that it is added
+		// to: [batch, heads, queries, mask's keys].
+		Operator{Domain: moe.Domain, Name: "AttentionGradient", Since: []int{1}, Inputs: Between(3, AttentionGradientInput+1), Outputs: Between(1, 4),
+			Attributes: attentionForm, Infer: inferAttentionGradient},
 	)
 }
+
+// AttentionGradientInput is the input of AttentionGradient that is the gradient
+// of the output of Attention.
+const AttentionGradientInput = 7
+
+// attentionForm lists the attributes that say what Attention's output 0 is.
+var attentionForm = []string{"is_causal", "kv_num_heads", "left_window_size", "q_num_heads", "right_window_size", "scale", "softcap"}
 
 // AttentionShape has the dimensions of an attention.
 type AttentionShape struct {
@@ -119,15 +137,12 @@ func inferAttention(c *Inference) error {
 		if n.Attribute(side) != nil && n.Since < 25 {
 			return fmt.Errorf("attribute %s does not exist in version %d", side, n.Since)
 		}
-		if size := n.Int(side, -1); size < -1 {
-			return fmt.Errorf("%s is %d, needs at least -1", side, size)
-		}
 	}
 	if mode := n.Int("qk_matmul_output_mode", 0); mode < 0 || mode > 3 {
 		return fmt.Errorf("qk_matmul_output_mode is %d, needs 0 to 3", mode)
 	}
-	if softcap := n.Float("softcap", 0); !(softcap >= 0) {
-		return fmt.Errorf("softcap is %v, needs a number that is not negative", softcap)
+	if err := n.wantAttentionForm(); err != nil {
+		return err
 	}
 	switch p := onnx.DataType(n.Int("softmax_precision", int64(onnx.Float32))); p {
 	case onnx.Undefined, onnx.Float32, onnx.Float64, onnx.Float16, onnx.BFloat16:
@@ -169,4 +184,116 @@ func inferAttention(c *Inference) error {
 	c.Set(2, valueType, []Dim{s.Batch, s.KVHeads, total, s.ValueSize})
 	c.Set(3, t, []Dim{s.Batch, s.Heads, s.Queries, total})
 	return nil
+}
+
+// wantAttentionForm checks windows and softcap.
+func (n *Node) wantAttentionForm() error {
+	for _, side := range []string{"left_window_size", "right_window_size"} {
+		if size := n.Int(side, -1); size < -1 {
+			return fmt.Errorf("%s is %d, needs at least -1", side, size)
+		}
+	}
+	if softcap := n.Float("softcap", 0); !(softcap >= 0) {
+		return fmt.Errorf("softcap is %v, needs a number that is not negative", softcap)
+	}
+	return nil
+}
+
+func inferAttentionGradient(c *Inference) error {
+	t, err := c.typeAmong(floatTypes, 0, 1, 2, AttentionGradientInput)
+	if err != nil {
+		return err
+	}
+	if m := c.Type(3); m != onnx.Undefined && m != onnx.Bool && t != onnx.Undefined && m != t {
+		return fmt.Errorf("attn_mask has elements of type %s, needs bool or %s", m, t)
+	}
+	if _, err := c.typeAmong([]onnx.DataType{onnx.Int64}, 6); err != nil {
+		return err
+	}
+	if err := c.wantInputs(AttentionGradientInput); err != nil {
+		return err
+	}
+	if c.Has(4) || c.Has(5) {
+		return errors.New("caches of keys and values have no gradient")
+	}
+	if err := c.Node.wantAttentionForm(); err != nil {
+		return err
+	}
+	s, err := AttentionDims(c)
+	if err != nil {
+		return err
+	}
+	if err := c.wantShape(6, s.Batch); err != nil {
+		return err
+	}
+	switch len(c.Shape(0)) {
+	case 3:
+		err = c.wantShape(AttentionGradientInput, s.Batch, s.Queries, c.Mul(s.Heads, s.ValueSize))
+	case 4:
+		err = c.wantShape(AttentionGradientInput, s.Batch, s.Heads, s.Queries, s.ValueSize)
+	}
+	if err != nil {
+		return err
+	}
+	width := c.Fresh()
+	if mask := c.Shape(3); mask != nil {
+		if len(mask) == 0 || len(mask) > 4 {
+			return fmt.Errorf("attn_mask has shape %s, needs rank 1 to 4", FormatDims(mask))
+		}
+		if width = mask[len(mask)-1]; width.Known() && s.Keys.Known() && width > s.Keys {
+			return fmt.Errorf("attn_mask has shape %s for %d keys", FormatDims(mask), s.Keys)
+		}
+		if err := c.wantBroadcast(3, []Dim{s.Batch, s.Heads, s.Queries, width}); err != nil {
+			return err
+		}
+	}
+	for i := range 3 {
+		c.Set(i, t, c.Shape(i))
+	}
+	c.Set(3, t, []Dim{s.Batch, s.Heads, s.Queries, width})
+	return nil
+}
+
+func attentionGradient(b *Backward) {
+	for i := 1; i < 4; i++ {
+		if b.Gradient(i) != NoValue {
+			b.Fail(errors.New("only output 0 has a gradient, not keys, values and scores; let the loss not depend on these outputs"))
+		}
+	}
+	if b.Input(4) != NoValue {
+		b.Fail(errors.New("caches of keys and values have no gradient; train the model without past_key and past_value"))
+	}
+	mask := b.Input(3)
+	if mask != NoValue && b.Node.Since < 24 { // one key may stand for all
+		if shape := b.Fact(mask).Shape; len(shape) == 0 || shape[len(shape)-1] == 1 || !shape[len(shape)-1].Known() {
+			mask = b.Op("Expand", mask, b.Length(b.Input(1), -2))
+		}
+	}
+	n := &onnx.Node{}
+	for _, name := range attentionForm {
+		if a := b.Node.Attribute(name); a != nil {
+			n.Attributes = append(n.Attributes, a)
+		}
+	}
+	d := b.attend(n, attended{b.Input(0), b.Input(1), b.Input(2)}, mask, b.Input(6), b.Gradient(0), b.Wants(3))
+	for i := range 3 {
+		b.Set(i, d[i])
+	}
+	if b.Wants(3) {
+		b.Set(3, b.SumTo(d[3], b.Input(3)))
+	}
+}
+
+// attended are the query, key and value of an attention.
+type attended [3]Value
+
+// attend adds an AttentionGradient with the attributes of n, and returns its
+// outputs, the last of them only where scores says so.
+func (b *Backward) attend(n *onnx.Node, in attended, mask, lengths, g Value, scores bool) []Value {
+	n.Domain, n.OpType = moe.Domain, "AttentionGradient"
+	outputs := 3
+	if scores {
+		outputs = 4
+	}
+	return b.AddMany(n, outputs, in[0], in[1], in[2], mask, NoValue, NoValue, lengths, g)
 }

@@ -1,0 +1,43 @@
+package devicetest
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/fmoe-go/fmoe/onnx"
+)
+
+func init() {
+	number, real := onnx.IntAttribute, onnx.FloatAttribute
+	type attributes = []*onnx.Attribute
+	attention := func(name string, opset int64, a attributes, in ...Input) {
+		GradientCases = append(GradientCases, GradientCase{Name: "Attention/" + name, OpType: "Attention", Opset: opset, Inputs: in, Attributes: a})
+	}
+	q, k, v := Random(2, 4, 5, 3), Random(2, 4, 6, 3), Random(2, 4, 6, 2)
+	flat := func(tokens, width int) Input { return Random(2, tokens, width) }
+	inf := math.Inf(-1)
+	absent := Input{Absent: true}
+	for _, opset := range []int64{23, 24, 25} {
+		attention(fmt.Sprint("plain/", opset), opset, nil, q, k, v)
+		attention(fmt.Sprint("mask/", opset), opset, nil, q, k, v, Random(2, 4, 5, 6))
+	}
+	attention("3D", 23, attributes{number("q_num_heads", 4), number("kv_num_heads", 4)}, flat(5, 12), flat(6, 12), flat(6, 8))
+	attention("groups", 23, attributes{number("q_num_heads", 4), number("kv_num_heads", 2)}, flat(5, 12), flat(6, 6), flat(6, 4))
+	attention("shared", 23, nil, q, Random(2, 1, 6, 3), Random(2, 1, 6, 2))
+	attention("causal", 23, attributes{number("is_causal", 1)}, q, k, v)
+	attention("causal/one part", 23, attributes{number("is_causal", 1)}, Random(4, 4, 7, 3), Random(4, 4, 7, 3), Random(4, 4, 7, 3))
+	attention("causal/long", 23, attributes{number("is_causal", 1)}, Random(1, 2, 100, 5), Random(1, 1, 100, 5), Random(1, 1, 100, 3))
+	attention("one query", 23, nil, Random(2, 4, 1, 3), Random(2, 2, 6, 3), Random(2, 2, 6, 2))
+	attention("scale", 23, attributes{real("scale", 2)}, q, k, v)
+	attention("softcap", 23, attributes{real("softcap", 0.5), number("is_causal", 1)}, q, k, v)
+	attention("windows", 25, attributes{number("left_window_size", 2), number("right_window_size", 1)}, q, k, v)
+	attention("far window", 25, attributes{number("left_window_size", 2), number("right_window_size", 0)}, Random(1, 1, 60, 3), Random(1, 1, 60, 3), Random(1, 1, 60, 2))
+	attention("boolean mask", 23, nil, q, k, v, Fixed([]bool{true, false, true, true, true, false}, 6))
+	attention("nothing visible", 23, nil, q, k, v, Fixed([]bool{false}, 1, 1))
+	attention("hidden keys", 23, attributes{real("softcap", 2)}, q, k, v, Fixed([]float64{0, inf, 1, inf, -1, 0}, 1, 6))
+	attention("mask of a position bias", 23, nil, q, k, v, Random(1, 4, 5, 6))
+	attention("mask of queries", 23, attributes{number("is_causal", 1)}, q, k, v, Random(5, 6))
+	attention("mask of one key", 23, nil, q, k, v, Random(5, 1))
+	attention("short mask", 24, nil, q, k, v, Random(5, 4))
+	attention("lengths", 24, attributes{number("is_causal", 1)}, q, k, v, absent, absent, absent, Fixed([]int64{6, 4}, 2))
+}
