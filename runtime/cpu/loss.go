@@ -6,6 +6,7 @@ import (
 	"github.com/fmoe-go/fmoe/internal/simd"
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/device"
+	"github.com/fmoe-go/fmoe/runtime/moe"
 	"github.com/fmoe-go/fmoe/runtime/op"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
@@ -14,6 +15,7 @@ func init() {
 	loss := floatKernel(bindLoss[float32], bindLoss[float64], 0)
 	register("", "SoftmaxCrossEntropyLoss", loss)
 	register("", "NegativeLogLikelihoodLoss", loss)
+	register(moe.Domain, "NegativeLogLikelihoodLossGradient", floatKernel(bindLossGradient[float32], bindLossGradient[float64], 0, 2, 3))
 }
 
 // bindLoss picks, for every sample, the logarithm of its label's probability.
@@ -27,9 +29,7 @@ func bindLoss[T simd.Float](d *Device, c *device.Call, n *op.Node) (func() error
 		scores := &device.Call{In: c.In, Out: []*tensor.Tensor{logs}}
 		prepare = softmax[T](d, scores, outer, classes, inner, true)
 	}
-	ignored, ignores := op.IgnoreIndex(n)
-	reduction := n.String("reduction", "mean")
-	loss := c.Out[0]
+	labels, reduction, loss := newLossLabels(n, c.In[1], classes), n.String("reduction", "mean"), c.Out[0]
 	return func() error {
 		if err := prepare(); err != nil || loss == nil {
 			return err
@@ -41,17 +41,13 @@ func bindLoss[T simd.Float](d *Device, c *device.Call, n *op.Node) (func() error
 		}
 		sum, total := 0.0, 0.0
 		for i := range outer * inner {
-			label := labelAt(c.In[1], i)
-			value, weight := 0.0, 0.0
-			if !ignores || label != ignored {
-				if label < 0 || label >= int64(classes) {
-					return fmt.Errorf("label %d is outside of %d classes", label, classes)
-				}
-				weight = 1
-				if weights != nil {
-					weight = float64(weights[label])
-				}
-				value = -weight * float64(x[(i/inner*classes+int(label))*inner+i%inner])
+			label, weight, err := weighLabel(&labels, i, weights)
+			if err != nil {
+				return err
+			}
+			value := 0.0
+			if label >= 0 {
+				value = -weight * float64(x[(i/inner*classes+label)*inner+i%inner])
 			}
 			if reduction == "none" {
 				y[i] = T(value)
@@ -64,6 +60,66 @@ func bindLoss[T simd.Float](d *Device, c *device.Call, n *op.Node) (func() error
 			y[0] = T(sum / total)
 		case "sum":
 			y[0] = T(sum)
+		}
+		return nil
+	}, nil
+}
+
+// lossLabels are the labels of a loss.
+type lossLabels struct {
+	labels  *tensor.Tensor
+	classes int
+	ignored int64
+	ignores bool
+}
+
+func newLossLabels(n *op.Node, labels *tensor.Tensor, classes int) lossLabels {
+	l := lossLabels{labels: labels, classes: classes}
+	l.ignored, l.ignores = op.IgnoreIndex(n)
+	return l
+}
+
+// weighLabel returns the label of sample i and its weight, 1 where weights is
+// nil; −1 and 0 for one that is ignored.
+func weighLabel[T simd.Float](l *lossLabels, i int, weights []T) (label int, weight float64, err error) {
+	switch at := labelAt(l.labels, i); {
+	case l.ignores && at == l.ignored:
+		return -1, 0, nil
+	case at < 0 || at >= int64(l.classes):
+		return 0, 0, fmt.Errorf("label %d is outside of %d classes", at, l.classes)
+	case weights != nil:
+		return int(at), float64(weights[at]), nil
+	default:
+		return int(at), 1, nil
+	}
+}
+
+func bindLossGradient[T simd.Float](_ *Device, c *device.Call, n *op.Node) (func() error, error) {
+	outer, classes, inner := splitAt(c.In[0].Shape, 1)
+	labels, reduction := newLossLabels(n, c.In[1], classes), n.String("reduction", "mean")
+	return func() error {
+		g, dx := tensor.Of[T](c.In[3]), tensor.Of[T](c.Out[0])
+		var weights []T
+		if t := c.In[2]; t != nil {
+			weights = tensor.Of[T](t)
+		}
+		clear(dx)
+		total := 1.0
+		if reduction == "mean" {
+			total = 0
+		}
+		for pass := range 2 { // the sum of weights is known after the first one
+			for i := range outer * inner {
+				label, weight, err := weighLabel(&labels, i, weights)
+				switch {
+				case err != nil:
+					return err
+				case pass == 0 && reduction == "mean":
+					total += weight
+				case pass == 1 && label >= 0:
+					dx[(i/inner*classes+label)*inner+i%inner] = T(-weight * float64(g[min(i, len(g)-1)]) / total)
+				}
+			}
 		}
 		return nil
 	}, nil

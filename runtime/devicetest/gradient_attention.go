@@ -40,4 +40,18 @@ func init() {
 	attention("mask of one key", 23, nil, q, k, v, Random(5, 1))
 	attention("short mask", 24, nil, q, k, v, Random(5, 4))
 	attention("lengths", 24, attributes{number("is_causal", 1)}, q, k, v, absent, absent, absent, Fixed([]int64{6, 4}, 2))
+
+	table := func(shape ...int) Input { return Input{Shape: shape, Frozen: true} }
+	for name, c := range map[string]struct {
+		attributes attributes
+		in         []Input
+	}{
+		"4D":          {nil, []Input{Random(2, 3, 5, 4), table(2, 5, 2), table(2, 5, 2)}},
+		"3D":          {attributes{number("num_heads", 3)}, []Input{Random(2, 5, 12), table(9, 2), table(9, 2), Fixed([]int64{0, 1, 2, 3, 4, 8, 7, 6, 5, 4}, 2, 5)}},
+		"interleaved": {attributes{number("interleaved", 1), number("rotary_embedding_dim", 2)}, []Input{Random(2, 3, 5, 4), table(2, 5, 1), table(2, 5, 1)}},
+	} {
+		GradientCases = append(GradientCases, GradientCase{Name: "RotaryEmbedding/" + name, OpType: "RotaryEmbedding", Inputs: c.in, Attributes: c.attributes})
+	}
+	GradientCases = append(GradientCases, GradientCase{Domain: "com.microsoft", OpType: "RotaryEmbedding",
+		Inputs: []Input{Random(2, 3, 5, 4), Fixed([]int64{2}, 1), table(9, 2), table(9, 2)}})
 }

@@ -257,11 +257,11 @@ func inferAttentionGradient(c *Inference) error {
 func attentionGradient(b *Backward) {
 	for i := 1; i < 4; i++ {
 		if b.Gradient(i) != NoValue {
-			b.Fail(errors.New("only output 0 has a gradient, not keys, values and scores; let the loss not depend on these outputs"))
+			b.Fail(fmt.Errorf("present keys and values and scores have %w; let the loss depend on output 0 alone", ErrNoGradient))
 		}
 	}
 	if b.Input(4) != NoValue {
-		b.Fail(errors.New("caches of keys and values have no gradient; train the model without past_key and past_value"))
+		b.Fail(fmt.Errorf("caches of keys and values have %w; train a model without them", ErrNoGradient))
 	}
 	mask := b.Input(3)
 	if mask != NoValue && b.Node.Since < 24 { // one key may stand for all

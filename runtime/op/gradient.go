@@ -52,6 +52,10 @@ type Backward struct {
 	err       error
 }
 
+// ErrNoGradient is wrapped by the error of a gradient that an operator does not
+// have in the form in which a node uses it.
+var ErrNoGradient = errors.New("no gradient")
+
 // NoGradient is the Gradient of operators that are constant wherever they have
 // a derivative, such as Floor.
 func NoGradient(*Backward) {}

@@ -1,7 +1,6 @@
 package op
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/fmoe-go/fmoe/onnx"
@@ -213,7 +212,7 @@ func inferNormalizationGradient(c *Inference) error {
 func layerNormalizationGradient(b *Backward) {
 	for i := 1; i < 3; i++ {
 		if b.Gradient(i) != NoValue {
-			b.Fail(errors.New("the statistics, outputs 1 and 2, have no gradient; compute them from the input"))
+			b.Fail(fmt.Errorf("mean and deviation have %w; let the loss depend on output 0 alone", ErrNoGradient))
 		}
 	}
 	if g := b.Gradient(0); g != NoValue {
@@ -282,7 +281,7 @@ func (b *Backward) normalized(l normalizationLines, x Value, axes []int64) Value
 func skipLayerNormalizationGradient(b *Backward) {
 	for i := 1; i < 3; i++ {
 		if b.Gradient(i) != NoValue {
-			b.Fail(errors.New("the statistics, outputs 1 and 2, have no gradient"))
+			b.Fail(fmt.Errorf("mean and deviation have %w; let the loss depend on outputs 0 and 3 alone", ErrNoGradient))
 		}
 	}
 	l := normalizationLines{axis: -1, epsilon: b.Node.Float("epsilon", 1e-12), center: b.Node.OpType == "SkipLayerNormalization"}

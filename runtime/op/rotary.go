@@ -10,11 +10,11 @@ func init() {
 	Register(
 		// RotaryEmbedding, ONNX 23: X, cos_cache, sin_cache, position_ids?.
 		Operator{Name: "RotaryEmbedding", Since: []int{23}, Inputs: Between(3, 4), Outputs: Exactly(1),
-			Attributes: []string{"interleaved", "num_heads", "rotary_embedding_dim"}, Infer: inferRotaryEmbedding},
+			Attributes: []string{"interleaved", "num_heads", "rotary_embedding_dim"}, Infer: inferRotaryEmbedding, Gradient: rotaryGradient},
 		// RotaryEmbedding of ONNX Runtime: input, position_ids, cos_cache,
 		// sin_cache.
 		Operator{Domain: "com.microsoft", Name: "RotaryEmbedding", Since: []int{1}, Inputs: Exactly(4), Outputs: Exactly(1),
-			Attributes: []string{"interleaved", "is_packed_batching", "num_heads", "rotary_embedding_dim", "scale"}, Infer: inferRotaryEmbedding},
+			Attributes: []string{"interleaved", "is_packed_batching", "num_heads", "rotary_embedding_dim", "scale"}, Infer: inferRotaryEmbedding, Gradient: rotaryGradient},
 	)
 }
 
@@ -106,4 +106,16 @@ func inferRotaryEmbedding(c *Inference) error {
 		return err
 	}
 	return SameAsInput(c)
+}
+
+// rotaryGradient turns the gradient back. The tables of cosines and sines are
+// not learned and get none.
+func rotaryGradient(b *Backward) {
+	in := []Value{b.Gradient(0), b.Input(1), b.Input(2)}
+	if b.Input(3) != NoValue {
+		in = append(in, b.Input(3))
+	}
+	_, sin, _ := RotaryInputs(b.Node)
+	in[sin] = b.Op("Neg", in[sin])
+	b.Set(0, b.Add(&onnx.Node{Domain: b.Node.Domain, OpType: "RotaryEmbedding", Attributes: b.Node.Attributes}, in...))
 }
