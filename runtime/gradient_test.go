@@ -45,8 +45,7 @@ var withoutGradient = map[string][]string{
 	"not yet": {
 		"AffineGrid", "AveragePool", "CausalConvWithState", "Col2Im", "Conv", "ConvTranspose", "DFT", "Det", "GRU", "GlobalAveragePool",
 		"GlobalLpPool", "GlobalMaxPool", "GridSample", "LSTM", "LinearAttention", "LpPool", "MaxPool", "MaxUnpool", "RNN", "Resize", "STFT",
-		"Upsample", "ai.fmoe::FMoE", "com.microsoft::Attention", "com.microsoft::GroupQueryAttention", "com.microsoft::MoE",
-		"com.microsoft::MultiHeadAttention",
+		"Upsample", "ai.fmoe::FMoE", "com.microsoft::GroupQueryAttention", "com.microsoft::MoE",
 	},
 }
 
