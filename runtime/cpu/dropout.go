@@ -14,7 +14,7 @@ import (
 
 func init() {
 	register("", "Dropout", newDropout)
-	register(moe.Domain, "Dropout", newStepDropout)
+	register(moe.Domain, "Dropout", floatKernel(bindStepDropout[float32], bindStepDropout[float64], 0))
 }
 
 func newDropout(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error) {
@@ -89,29 +89,16 @@ func dropoutRatio(c *device.Call) float64 {
 	return scalarOf(c.In[1])
 }
 
-func newStepDropout(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error) {
-	return device.KernelFunc(func(c *device.Call) (func() error, error) {
-		for _, t := range c.In[1:] {
-			if t.Len() != 1 {
-				return nil, fmt.Errorf("ratio or step has shape %s, needs a scalar", tensor.FormatShape(t.Shape))
-			}
-		}
-		switch t := c.In[0].Type; t {
-		case onnx.Float32:
-			return bindStepDropout[float32](d, n, c), nil
-		case onnx.Float64:
-			return bindStepDropout[float64](d, n, c), nil
-		default:
-			return nil, device.UnsupportedType(t)
-		}
-	}), nil
-}
-
 // bindStepDropout draws with Philox4x32-10: elements 4·i … 4·i+3 have the four
 // words of the counter (i mod 2³², i div 2³², layer, step) and the key seed,
 // whose upper half is inverted so that no gate draws the same. An element is
 // dropped where (word + 1/2)/2³² is below the ratio.
-func bindStepDropout[T float](d *Device, n *op.Node, c *device.Call) func() error {
+func bindStepDropout[T float](d *Device, c *device.Call, n *op.Node) (func() error, error) {
+	for _, t := range c.In[1:] {
+		if t.Len() != 1 {
+			return nil, fmt.Errorf("ratio or step has shape %s, needs a scalar", tensor.FormatShape(t.Shape))
+		}
+	}
 	seed, layer := uint64(n.Int("seed", 0)), uint32(n.Int("layer", 0))
 	key := [2]uint32{uint32(seed), ^uint32(seed >> 32)}
 	var (
@@ -147,7 +134,7 @@ func bindStepDropout[T float](d *Device, n *op.Node, c *device.Call) func() erro
 		step = uint32(tensor.Of[int64](c.In[2])[0])
 		d.pool.run(c.Out[0].Len(), elementwiseChunk, body)
 		return nil
-	}
+	}, nil
 }
 
 // scalarOf returns the only element of a float32 or float64 tensor.

@@ -22,7 +22,7 @@ func init() {
 	registerAnyType("", "Compress", newCompress)
 	registerAnyType("", "ReverseSequence", newReverseSequence)
 	for _, name := range []string{"Gather", "GatherElements", "GatherND"} {
-		register(moe.Domain, name+"Gradient", newGatherGradient)
+		register(moe.Domain, name+"Gradient", floatKernel(bindGatherGradient[float32], bindGatherGradient[float64], 0))
 	}
 }
 
@@ -315,23 +315,11 @@ func newReverseSequence(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kerne
 	}), nil
 }
 
-func newGatherGradient(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error) {
-	return device.KernelFunc(func(c *device.Call) (func() error, error) {
-		switch c.In[0].Type {
-		case onnx.Float32:
-			return bindGatherGradient[float32](d, n, c)
-		case onnx.Float64:
-			return bindGatherGradient[float64](d, n, c)
-		}
-		return nil, device.UnsupportedType(c.In[0].Type)
-	}), nil
-}
-
 // bindGatherGradient adds runs of input 0 to where they were gathered from. A
 // stable counting sort lists, for each run of the output, those that it is the
 // sum of, so that each thread computes some of the output's runs, in an order
 // that does not depend on their number.
-func bindGatherGradient[T simd.Number](d *Device, n *op.Node, c *device.Call) (func() error, error) {
+func bindGatherGradient[T simd.Float](d *Device, c *device.Call, n *op.Node) (func() error, error) {
 	g := gathering{groups: 1, count: c.In[1].Len(), length: 1}
 	shape, indices := c.Out[0].Shape, c.In[1]
 	var resolve func(list []int64) error

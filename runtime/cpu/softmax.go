@@ -14,8 +14,9 @@ import (
 func init() {
 	register("", "Softmax", newSoftmax)
 	register("", "LogSoftmax", newSoftmax)
-	register(moe.Domain, "SoftmaxGradient", newSoftmaxGradient)
-	register(moe.Domain, "LogSoftmaxGradient", newSoftmaxGradient)
+	for _, name := range []string{"SoftmaxGradient", "LogSoftmaxGradient"} {
+		register(moe.Domain, name, floatKernel(bindSoftmaxGradient[float32], bindSoftmaxGradient[float64], 0, 1))
+	}
 }
 
 func newSoftmax(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error) {
@@ -148,19 +149,7 @@ func softmaxStrided[T simd.Float](x, y []T, length, stride int, logarithm bool) 
 	}
 }
 
-func newSoftmaxGradient(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, error) {
-	return device.KernelFunc(func(c *device.Call) (func() error, error) {
-		switch c.In[0].Type {
-		case onnx.Float32:
-			return bindSoftmaxGradient[float32](d, n, c)
-		case onnx.Float64:
-			return bindSoftmaxGradient[float64](d, n, c)
-		}
-		return nil, device.UnsupportedType(c.In[0].Type)
-	}), nil
-}
-
-func bindSoftmaxGradient[T simd.Float](d *Device, n *op.Node, c *device.Call) (func() error, error) {
+func bindSoftmaxGradient[T simd.Float](d *Device, c *device.Call, n *op.Node) (func() error, error) {
 	axis, err := op.Axis(n.Int("axis", -1), c.In[0].Rank())
 	if err != nil {
 		return nil, err

@@ -4,14 +4,38 @@ import (
 	"fmt"
 
 	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
 
 func init() {
 	Register(
 		// AffineGrid, ONNX 20: theta [N, 2, 3] or [N, 3, 4], size (N, C, …).
 		Operator{Name: "AffineGrid", Since: []int{20}, Inputs: Exactly(2), Outputs: Exactly(1),
-			Attributes: []string{"align_corners"}, Parameters: []int{1}, Infer: inferAffineGrid},
+			Attributes: []string{"align_corners"}, Parameters: []int{1}, Infer: inferAffineGrid, Gradient: affineGridGradient},
 	)
+}
+
+// affineGridGradient: a point is theta times its position and 1. Positions are
+// the grid of the theta that changes nothing.
+func affineGridGradient(b *Backward) {
+	theta, g := b.Input(0), b.Gradient(0)
+	axes := int64(b.Rank(g) - 2)
+	if b.err != nil {
+		return
+	}
+	eye := tensor.New(b.Fact(theta).Type, int(axes), int(axes)+1)
+	ones := make([]float64, eye.Len())
+	for i := range axes {
+		ones[i*(axes+2)] = 1
+	}
+	tensor.ConvertFloat(eye, tensor.FromSlice(ones))
+	identity := b.expandLike(b.Graph.Constant(eye), theta)
+	positions := b.Add(&onnx.Node{OpType: "AffineGrid", Attributes: b.Node.Attributes}, identity, b.Input(1))
+	one := b.filled(1, theta, b.joined(b.Op("Slice", b.Shape(g), b.Ints(0), b.Ints(axes+1)), b.Ints(1)))
+	positions = b.Add(&onnx.Node{OpType: "Concat", Attributes: []*onnx.Attribute{onnx.IntAttribute("axis", axes+1)}}, positions, one)
+	rows := func(v Value, columns int64) Value { return b.Op("Reshape", v, b.Ints(0, -1, columns)) }
+	b.Set(0, b.Add(&onnx.Node{OpType: "Einsum", Attributes: []*onnx.Attribute{onnx.StringAttribute("equation", "npi,npj->nij")}},
+		rows(g, axes), rows(positions, axes+1)))
 }
 
 func inferAffineGrid(c *Inference) error {

@@ -4,13 +4,16 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
+
+	"github.com/fmoe-go/fmoe/onnx"
 )
 
 func init() {
 	Register(
 		// Col2Im, ONNX 18: adds up overlapping blocks to an image.
 		Operator{Name: "Col2Im", Since: []int{18}, Inputs: Exactly(3), Outputs: Exactly(1),
-			Attributes: []string{"dilations", "pads", "strides"}, Parameters: []int{1, 2}, Infer: inferCol2Im},
+			Attributes: []string{"dilations", "pads", "strides"}, Parameters: []int{1, 2}, Infer: inferCol2Im, Gradient: col2ImGradient},
 	)
 }
 
@@ -68,6 +71,51 @@ func BlockAxes(n *Node, content Content) ([]BlockAxis, error) {
 			Pad: int(pads[i]), Count: int(space/strides[i]) + 1}
 	}
 	return axes, nil
+}
+
+// col2ImGradient gathers the blocks again, from the image with a zero behind
+// it for what is padding.
+func col2ImGradient(b *Backward) {
+	axes, err := BlockAxes(b.Node, b.constantInts)
+	if err != nil || axes == nil {
+		b.Fail(errors.Join(errors.New("the gradient needs constant shapes of image and block"), err))
+		return
+	}
+	length, count, image := 1, 1, 1
+	for _, a := range axes {
+		length, count, image = length*a.Length, count*a.Count, image*a.Image
+		if length > 1<<24 || count > 1<<24/length || image > math.MaxInt32 {
+			b.Fail(errors.New("there are too many blocks for a gradient"))
+			return
+		}
+	}
+	positions := make([]int64, length*count)
+	for i := range positions {
+		element, block, stride := i/count, i%count, 1
+		for _, a := range slices.Backward(axes) {
+			at := block%a.Count*a.Stride - a.Pad + element%a.Length*a.Dilation
+			if at < 0 || at >= a.Image {
+				positions[i] = int64(image)
+				break
+			}
+			positions[i] += int64(at * stride)
+			element, block, stride = element/a.Length, block/a.Count, stride*a.Image
+		}
+	}
+	g := b.Op("Reshape", b.Gradient(0), b.Ints(0, 0, int64(image)))
+	g = b.Op("Pad", g, b.Ints(0, 1), NoValue, b.Ints(-1))
+	g = b.Add(&onnx.Node{OpType: "Gather", Attributes: []*onnx.Attribute{onnx.IntAttribute("axis", -1)}}, g, b.Ints(positions...))
+	b.Set(0, b.Reshape(g, b.Input(0)))
+}
+
+// constantInts is the Content of a node whose gradient is built.
+func (b *Backward) constantInts(input int) ([]int64, bool) {
+	v := b.Fact(b.Input(input)).Value
+	if v == nil {
+		return nil, false
+	}
+	list, err := v.Ints()
+	return list, err == nil
 }
 
 func inferCol2Im(c *Inference) error {

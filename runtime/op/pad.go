@@ -144,14 +144,7 @@ func padGradient(b *Backward) {
 func (b *Backward) foldPadding(mode string) {
 	x, g := b.Input(0), b.Gradient(0)
 	rank := b.Rank(x)
-	pads, err := Paddings(b.Node, rank, func(i int) ([]int64, bool) {
-		v := b.Fact(b.Input(i)).Value
-		if v == nil {
-			return nil, false
-		}
-		list, err := v.Ints()
-		return list, err == nil
-	})
+	pads, err := Paddings(b.Node, rank, b.constantInts)
 	if err != nil || pads == nil && rank > 0 {
 		b.Fail(fmt.Errorf("mode %q has a gradient only where the padding is constant", mode))
 		return

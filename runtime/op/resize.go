@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
@@ -17,10 +18,10 @@ func init() {
 		Operator{Name: "Resize", Since: []int{10, 11, 13, 18, 19}, Inputs: Between(1, 4), Outputs: Exactly(1),
 			Attributes: []string{"mode", "coordinate_transformation_mode", "nearest_mode", "cubic_coeff_a", "exclude_outside",
 				"extrapolation_value", "antialias", "axes", "keep_aspect_ratio_policy"},
-			Parameters: []int{1, 2, 3}, Infer: inferResize},
+			Parameters: []int{1, 2, 3}, Infer: inferResize, Gradient: resizeGradient},
 		// Upsample, ONNX 7 and 9, which Resize replaced in version 10.
 		Operator{Name: "Upsample", Since: []int{7, 9}, Inputs: Between(1, 2), Outputs: Exactly(1),
-			Attributes: []string{"mode", "scales"}, Parameters: []int{1}, Infer: inferResize},
+			Attributes: []string{"mode", "scales"}, Parameters: []int{1}, Infer: inferResize, Gradient: resizeGradient},
 	)
 }
 
@@ -192,6 +193,86 @@ func keepAspectRatio(all []ResizedAxis, f resizeForm, shape []Dim) {
 		all[axis].Scale = scale
 		all[axis].Length = Dim(math.Floor(min(scale*float64(shape[axis]), 1<<53) + 0.5))
 	}
+}
+
+// resizeGradient multiplies with the matrix of each axis that is resized: what
+// the node makes of the rows of an identity matrix.
+func resizeGradient(b *Backward) {
+	x, g := b.Input(0), b.Gradient(0)
+	shape, rank := b.Fact(x).Shape, b.Rank(x)
+	if b.err != nil {
+		return
+	}
+	axes, err := ResizeAxes(b.Node, shape, func(i int) *tensor.Tensor { return b.Fact(b.Input(i)).Value })
+	switch {
+	case err != nil:
+		b.Fail(err)
+		return
+	case axes == nil && rank > 0:
+		b.Fail(errors.New("the gradient needs constant scales, sizes and roi"))
+		return
+	}
+	whole := make([]int, rank)
+	for i := range whole {
+		whole[i] = i
+	}
+	for i, a := range axes {
+		if a.Scale == 1 && a.RoiStart == 0 && a.RoiEnd == 1 && a.Length == shape[i] {
+			continue
+		}
+		if !shape[i].Known() {
+			b.Fail(fmt.Errorf("the gradient needs the length of axis %d, which is not known before a run", i))
+			return
+		}
+		result := slices.Clone(whole)
+		result[i] = rank
+		equation, err := writeEquation([][]int{whole, {rank, i}}, result)
+		if err != nil {
+			b.Fail(err)
+			return
+		}
+		g = b.Add(&onnx.Node{OpType: "Einsum", Attributes: []*onnx.Attribute{onnx.StringAttribute("equation", equation)}}, g, b.resized(a, int64(shape[i])))
+	}
+	b.Set(0, g)
+}
+
+// resized adds the matrix [length, length of the output] by which a node
+// resizes an axis.
+func (b *Backward) resized(a ResizedAxis, length int64) Value {
+	n, x := b.Node, b.Input(0)
+	resize := &onnx.Node{OpType: "Resize", Attributes: []*onnx.Attribute{onnx.IntsAttribute("axes", 1)}}
+	for _, name := range []string{"coordinate_transformation_mode", "nearest_mode", "cubic_coeff_a", "exclude_outside", "antialias"} {
+		if v := n.Attribute(name); v != nil {
+			resize.Attributes = append(resize.Attributes, v)
+		}
+	}
+	mode := n.String("mode", "nearest")
+	if mode == "bilinear" {
+		mode = "linear"
+	}
+	resize.Attributes = append(resize.Attributes, onnx.StringAttribute("mode", mode))
+	if n.OpType == "Upsample" || n.Since < 11 {
+		rounding := "floor"
+		if a.Scale < 1 {
+			rounding = "ceil"
+		}
+		resize.Attributes = append(resize.Attributes, onnx.StringAttribute("coordinate_transformation_mode", "asymmetric"), onnx.StringAttribute("nearest_mode", rounding))
+	}
+	scales, sizes, roi := NoValue, NoValue, NoValue
+	crop := n.String("coordinate_transformation_mode", "") == "tf_crop_and_resize"
+	switch {
+	case a.Scale == float64(a.Length)/float64(length):
+		sizes = b.Ints(int64(a.Length))
+	case !crop && a.Length != Dim(float32(length)*float32(a.Scale)): // the policy rounded it
+		b.Fail(fmt.Errorf("keep_aspect_ratio_policy scales axes of length %d by %g; there is a gradient only where that is a whole number", length, a.Scale))
+		return NoValue
+	default:
+		scales = b.Graph.Constant(tensor.FromSlice([]float32{float32(a.Scale)}))
+	}
+	if crop {
+		roi = b.Graph.Constant(tensor.FromSlice([]float32{float32(a.RoiStart), float32(a.RoiEnd)}))
+	}
+	return b.Add(resize, b.Op("EyeLike", b.filled(0, x, b.Ints(length, length))), roi, scales, sizes)
 }
 
 func inferResize(c *Inference) error {

@@ -1,6 +1,7 @@
 package op
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/fmoe-go/fmoe/onnx"
@@ -19,7 +20,7 @@ func init() {
 		// DFT, ONNX 17 and 20, where the axis becomes an input: signal [… 1 or
 		// 2], dft_length?, axis?.
 		Operator{Name: "DFT", Since: []int{17, 20}, Inputs: Between(1, 3), Outputs: Exactly(1),
-			Attributes: []string{"axis", "inverse", "onesided"}, Parameters: []int{1, 2}, Infer: inferDFT},
+			Attributes: []string{"axis", "inverse", "onesided"}, Parameters: []int{1, 2}, Infer: inferDFT, Gradient: dftGradient},
 		// STFT, ONNX 17: signal [batch, length, 1 or 2], frame_step, window?,
 		// frame_length?.
 		Operator{Name: "STFT", Since: []int{17}, Inputs: Between(2, 4), Outputs: Exactly(1),
@@ -137,6 +138,66 @@ func DFTDims(c *Inference) (*DFTShape, error) {
 		s.Bins = c.Fresh()
 	}
 	return s, nil
+}
+
+// dftGradient: the transform is a matrix of exponentials, whose conjugate
+// transpose is the transform in the other direction, but for a factor.
+func dftGradient(b *Backward) {
+	n, x, g := b.Node, b.Input(0), b.Gradient(0)
+	rank, inverse, half := int64(b.Rank(x)), n.Int("inverse", 0), n.Int("onesided", 0) != 0
+	axis := n.Int("axis", 1)
+	if n.Since >= 20 {
+		axis = -2
+		if given, known := b.constantInts(2); known && len(given) == 1 {
+			axis = given[0]
+		} else if b.Input(2) != NoValue {
+			b.Fail(errors.New("the gradient needs a constant axis"))
+		}
+	}
+	if axis < 0 {
+		axis += rank
+	}
+	length := b.Length(x, axis)
+	if given := b.Input(1); given != NoValue {
+		length = b.Op("Reshape", given, b.Ints(1))
+	} else if half && inverse != 0 {
+		length = b.Op("Mul", b.Op("Sub", length, b.Ints(1)), b.Ints(2))
+	}
+	// fit cuts an axis or adds zeros to it.
+	fit := func(v, length Value) Value {
+		grow := b.Op("Sub", length, b.Length(v, axis))
+		return b.Op("Pad", v, b.joined(b.Ints(0), grow), NoValue, b.Ints(axis))
+	}
+	back := &onnx.Node{OpType: "DFT", Attributes: []*onnx.Attribute{onnx.IntAttribute("inverse", 1-inverse)}}
+	factor := b.Cast(length, x)
+	switch {
+	case half && inverse != 0:
+		back.Attributes = append(back.Attributes, onnx.IntAttribute("onesided", 1))
+		factor = b.Op("Div", b.bothSides(length, rank-1-axis, x), factor)
+	case inverse != 0:
+		factor = b.Op("Reciprocal", factor)
+	case half:
+		g = fit(g, length)
+	}
+	g = fit(b.Op("Mul", b.Add(back, g, NoValue, b.integer(axis)), factor), b.Length(x, axis))
+	if shape := b.Fact(x).Shape; rank > 0 && shape[rank-1] == 1 { // the real part
+		g = b.Op("Slice", g, b.Ints(0), b.Ints(1), b.Ints(-1))
+	}
+	b.Set(0, g)
+}
+
+// bothSides adds how often each bin of a onesided transform of the given length
+// occurs in the whole one, 1 or 2, along an axis before a number of others.
+func (b *Backward) bothSides(length Value, behind int64, like Value) Value {
+	n := b.Op("Squeeze", length)
+	bins := b.Op("Add", b.Op("Div", n, b.integer(2)), b.integer(1))
+	twice := b.Op("Mul", b.Op("Range", b.integer(0), bins, b.integer(1)), b.integer(2))
+	times := b.Op("Where", b.Op("Equal", b.Op("Mod", twice, n), b.integer(0)), b.Scalar(1, like), b.Scalar(2, like))
+	shape := []int64{-1}
+	for range behind {
+		shape = append(shape, 1)
+	}
+	return b.Op("Reshape", times, b.Ints(shape...))
 }
 
 func inferDFT(c *Inference) error {
