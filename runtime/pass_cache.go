@@ -6,8 +6,11 @@ import (
 )
 
 // fuseCaches lets Attention append new keys and values to those of the past,
-// where a Concat did.
+// where a Concat did. With them it has no gradient.
 func fuseCaches(r *rewriter) {
+	if r.compiler.gradient != nil {
+		return
+	}
 	for n := range r.nodes() {
 		if !n.is("Attention") || n.op.Since != 23 || n.input(4) != absent || n.op.Int("is_causal", 0) != 0 ||
 			len(n.out) != 1 || !r.grown(n.in[1]) || !r.grown(n.in[2]) {

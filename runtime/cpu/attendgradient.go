@@ -208,8 +208,11 @@ func (g *attendGradient[T]) tile(t attendTile, dk, dv headSum[T], m *gradientMem
 		if g.softcap > 0 {
 			slopes = m.slopes[i*g.stride:][:n]
 		}
-		g.normalize(t, i, first, p, slopes)
-		normalizeLine(ds, ds, p, nil, simd.Dot(p, ds), 1)
+		if g.normalize(t, i, first, p, slopes) {
+			normalizeLine(ds, ds, p, nil, simd.Dot(p, ds), 1)
+		} else {
+			clear(ds)
+		}
 		g.showScores(t, i, first, ds)
 		if slopes != nil {
 			multiplyTo(ds, slopes)
@@ -229,8 +232,10 @@ func tileOf[T simd.Float](t attendTile, v headView, size int) simd.Matrix[T] {
 }
 
 // normalize turns the products of a query with the keys from first on into
-// probabilities, and gives the slopes of the softcap if there is one.
-func (g *attendGradient[T]) normalize(t attendTile, line, first int, scores, slopes []T) {
+// probabilities, and gives the slopes of the softcap if there is one. It tells
+// whether probabilities depend on the products, which the lowest numbers of a
+// mask swallow where they hide all keys.
+func (g *attendGradient[T]) normalize(t attendTile, line, first int, scores, slopes []T) bool {
 	h, i := t.head+line*t.headStep, t.query+line*t.queryStep
 	if slopes != nil {
 		scaleLine(scores, T(1/g.softcap))
@@ -252,9 +257,10 @@ func (g *attendGradient[T]) normalize(t attendTile, line, first int, scores, slo
 	top := greatest(seen)
 	if math.IsInf(float64(top), -1) {
 		clear(seen)
-		return
+		return false
 	}
 	scaleLine(seen, T(1/expSumLine(seen, seen, top)))
+	return top > -1e30
 }
 
 // showScores gives the gradient of the scores of a query and the keys from

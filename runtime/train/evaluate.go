@@ -21,8 +21,8 @@ type evaluation struct {
 }
 
 // Evaluate returns the loss of the task over batches, of which next returns
-// one after the other and at last io.EOF. Gates and dropout behave as they do
-// when the model is used.
+// one after the other and at last io.EOF. Gates behave as they do when the model
+// is used, and dropout drops nothing.
 func (t *Trainer) Evaluate(ctx context.Context, next func() (Batch, error)) (report.Evaluation, error) {
 	e, err := t.evaluator()
 	result := report.Evaluation{Step: t.step}

@@ -130,6 +130,8 @@ func newObjective(m *onnx.Model, l Loss, parameters []Parameter, training bool, 
 		if err := o.enterTraining(b, seed); err != nil {
 			return nil, err
 		}
+	} else {
+		leaveTraining(g)
 	}
 	if err := o.watchLayers(b); err != nil {
 		return nil, err
@@ -199,6 +201,16 @@ func (o *objective) enterTraining(b *builder, seed int64) error {
 		}
 	}
 	return nil
+}
+
+// leaveTraining lets Dropout nodes that the model has in training mode drop
+// nothing.
+func leaveTraining(g *onnx.Graph) {
+	for _, n := range g.Nodes {
+		if n.Is("Dropout") && len(n.Inputs) > 2 {
+			n.Inputs = n.Inputs[:2]
+		}
+	}
 }
 
 // dropOut lets a Dropout node drop elements, with random numbers that follow

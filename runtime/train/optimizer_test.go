@@ -1,9 +1,11 @@
 package train
 
 import (
+	"context"
 	"encoding/json"
 	"math"
 	"os"
+	"slices"
 	"testing"
 
 	"github.com/fmoe-go/fmoe/onnx"
@@ -27,6 +29,20 @@ type reference struct {
 	Schedules []struct {
 		Schedule
 		Factors []float64
+	}
+	Training struct {
+		Inputs, Targets [][]float64
+		Classes         []int64
+		Clip            float64
+		Weights         struct {
+			W1, W2 [][]float64
+			B1, B2 []float64
+		}
+		Runs []struct {
+			Loss   string
+			Config Optimizer
+			Losses []float64
+		}
 	}
 }
 
@@ -88,5 +104,46 @@ func TestSchedules(t *testing.T) {
 				t.Errorf("%s, step %d: %v, want %v", s.Kind, step, got, want)
 			}
 		}
+	}
+}
+
+// Ten steps of each optimizer on a network of two layers have PyTorch's losses.
+func TestTraining(t *testing.T) {
+	r := readReference(t).Training
+	matrix := func(rows [][]float64) *tensor.Tensor {
+		return tensor.FromSlice(slices.Concat(rows...), len(rows), len(rows[0]))
+	}
+	vector := func(x []float64) *tensor.Tensor { return tensor.FromSlice(x, len(x)) }
+	node := func(opType, output string, inputs ...string) *onnx.Node {
+		return &onnx.Node{Name: output, OpType: opType, Inputs: inputs, Outputs: []string{output}}
+	}
+	for _, run := range r.Runs {
+		t.Run(run.Config.Kind+" "+run.Loss, func(t *testing.T) {
+			m := &onnx.Model{IRVersion: 10, OpsetImports: []onnx.OpsetImport{{Version: 20}}, Graph: &onnx.Graph{Name: "network",
+				Inputs:  []*onnx.ValueInfo{{Name: "x", Type: tensorType(onnx.Float64, []int64{-1, 8})}},
+				Outputs: []*onnx.ValueInfo{{Name: "y", Type: tensorType(onnx.Float64, []int64{-1, 4})}},
+				Initializers: []*onnx.Tensor{matrix(r.Weights.W1).ToONNX("w1"), vector(r.Weights.B1).ToONNX("b1"),
+					matrix(r.Weights.W2).ToONNX("w2"), vector(r.Weights.B2).ToONNX("b2")},
+				Nodes: []*onnx.Node{node("MatMul", "xw", "x", "w1"), node("Add", "a", "xw", "b1"), node("Tanh", "h", "a"),
+					node("MatMul", "hw", "h", "w2"), node("Add", "y", "hw", "b2")},
+			}}
+			o := plain(Loss{Kind: run.Loss, IgnoreIndex: -100})
+			o.Optimizer, o.Clip = run.Config, r.Clip
+			trainer := newTrainer(t, m, o)
+			batch := Batch{"x": matrix(r.Inputs), labelsName: tensor.FromSlice(r.Classes, len(r.Classes))}
+			if run.Loss == MSE {
+				batch[labelsName] = matrix(r.Targets)
+			}
+			for i, want := range run.Losses {
+				s, err := trainer.Step(context.Background(), batch)
+				if err != nil {
+					t.Fatal(err)
+				}
+				// PyTorch adds 1e-6 to the norm by which it clips.
+				if got := float64(s.Loss); !(math.Abs(got-want) <= 1e-6) {
+					t.Errorf("step %d: loss %.9g, want %.9g", i+1, got, want)
+				}
+			}
+		})
 	}
 }

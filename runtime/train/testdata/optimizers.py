@@ -1,5 +1,5 @@
 """Writes optimizers.json: what PyTorch's optimizers and schedules make of given
-weights and gradients, in float64. Needs torch (2.9 or newer for Muon)."""
+weights and gradients, and of a small network in ten steps, in float64."""
 
 import json
 import math
@@ -104,8 +104,47 @@ def schedules():
                milestones=[3, total - 10]))}
 
 
+def training():
+    """Losses of a network of two layers, whose biases have no weight decay."""
+    x, classes, targets = torch.randn(12, 8), torch.randint(4, (12,)), torch.randn(12, 4)
+    initial = {"w1": torch.randn(8, 16) / 8**0.5, "b1": torch.randn(16) * 0.1, "w2": torch.randn(16, 4) / 4, "b2": torch.randn(4) * 0.1}
+    rate, decay, clip = 0.01, 0.1, 0.5
+    adamw = lambda groups: torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), eps=1e-8)
+    kinds = {
+        "sgd": lambda groups: torch.optim.SGD(groups, lr=rate, momentum=0.9),
+        "adam": lambda groups: torch.optim.Adam(groups, lr=rate, betas=(0.9, 0.95), eps=1e-8),
+        "adamw": adamw,
+        "adafactor": lambda groups: torch.optim.Adafactor(groups, lr=rate),
+        "muon": lambda groups: adamw(groups[1:]),
+    }
+    runs = []
+    for kind, make in kinds.items():
+        for loss in ("classification", "mse"):
+            p = {name: torch.nn.Parameter(w.clone()) for name, w in initial.items()}
+            matrices, vectors = [p["w1"], p["w2"]], [p["b1"], p["b2"]]
+            optimizer = make([{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0}])
+            matrix_step = muon(0.9, decay, False) if kind == "muon" else None
+            losses = []
+            for _ in range(10):
+                y = torch.tanh(x @ p["w1"] + p["b1"]) @ p["w2"] + p["b2"]
+                value = torch.nn.functional.cross_entropy(y, classes) if loss == "classification" else (y - targets).square().mean()
+                for parameter in p.values():
+                    parameter.grad = None
+                value.backward()
+                torch.nn.utils.clip_grad_norm_(p.values(), clip)
+                optimizer.step()
+                for matrix in matrices if matrix_step else []:
+                    matrix_step(matrix, rate)
+                losses.append(value.item())
+            config = {"kind": kind, "learning_rate": rate, "weight_decay": decay, "beta1": 0.9, "beta2": 0.95,
+                      "epsilon": 1e-8, "momentum": 0.9, "beta2_decay": -0.8, "clip": 1.0}
+            runs.append({"loss": loss, "config": config, "losses": losses})
+    return {"inputs": x.tolist(), "classes": classes.tolist(), "targets": targets.tolist(), "clip": clip,
+            "weights": {name: w.tolist() for name, w in initial.items()}, "runs": runs}
+
+
 if __name__ == "__main__":
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "optimizers.json")
     with open(path, "w") as f:
-        json.dump({"optimizers": list(optimizers()), "total": 40, "schedules": list(schedules())}, f)
+        json.dump({"optimizers": list(optimizers()), "total": 40, "schedules": list(schedules()), "training": training()}, f)
         f.write("\n")
