@@ -15,7 +15,7 @@ func init() {
 	}
 	q, k, v := Random(2, 4, 5, 3), Random(2, 4, 6, 3), Random(2, 4, 6, 2)
 	flat := func(tokens, width int) Input { return Random(2, tokens, width) }
-	inf := math.Inf(-1)
+	inf, lowest := math.Inf(-1), -math.MaxFloat32
 	absent := Input{Absent: true}
 	for _, opset := range []int64{23, 24, 25} {
 		attention(fmt.Sprint("plain/", opset), opset, nil, q, k, v)
@@ -35,6 +35,7 @@ func init() {
 	attention("boolean mask", 23, nil, q, k, v, Fixed([]bool{true, false, true, true, true, false}, 6))
 	attention("nothing visible", 23, nil, q, k, v, Fixed([]bool{false}, 1, 1))
 	attention("hidden keys", 23, attributes{real("softcap", 2)}, q, k, v, Fixed([]float64{0, inf, 1, inf, -1, 0}, 1, 6))
+	attention("a query that sees no key", 23, nil, q, k, v, Fixed([]float64{0, lowest, 0, 0, 0}, 5, 1))
 	attention("mask of a position bias", 23, nil, q, k, v, Random(1, 4, 5, 6))
 	attention("mask of queries", 23, attributes{number("is_causal", 1)}, q, k, v, Random(5, 6))
 	attention("mask of one key", 23, nil, q, k, v, Random(5, 1))
