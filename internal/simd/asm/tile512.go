@@ -21,42 +21,38 @@ func tile512() {
 			b: Load(Param("b"), GP64()), c: Load(Param("c"), GP64()), stride: Load(Param("stride"), GP64()), add: Load(Param("add"), GP8()),
 			left: GP64(), column: GP64(),
 		},
-		panel: Load(Param("panel"), GP64()), rowPanel: GP64(), ahead: GP64(),
+		panel: Load(Param("panel"), GP64()), rowPanel: GP64(),
 	}
 	SHLQ(Imm(2), t.stride)
 	SHLQ(Imm(2), t.panel)
 	IMUL3Q(Imm(tileRows*4), t.depth, t.rowPanel)
-	LEAQ(Mem{Base: t.panel, Index: t.panel, Scale: 1}, t.ahead)
 	Label("next")
-	for _, n := range []int{2 * tileRows, tileRows} {
-		CMPQ(t.rows, U32(n))
-		JGE(LabelRef(fmt.Sprintf("rows%d", n)))
-	}
-	for n := tileRows - 1; n > 0; n-- {
+	const height = 2 * tileRows
+	CMPQ(t.rows, U32(height))
+	JGE(LabelRef(fmt.Sprintf("rows%d", height)))
+	for n := height - 1; n > 0; n-- {
 		CMPQ(t.rows, Imm(uint64(n)))
 		JE(LabelRef(fmt.Sprintf("rows%d", n)))
 	}
 	end()
-	for _, n := range []int{1, 2, 3, 4, 5, tileRows, 2 * tileRows} {
+	for n := 1; n <= height; n++ {
 		Label(fmt.Sprintf("rows%d", n))
 		tile512Of(n, t)
-		if n < tileRows {
+		if n < height {
 			end()
-			continue
 		}
-		SUBQ(U32(n), t.rows)
-		JMP(LabelRef("next"))
 	}
+	SUBQ(U32(height), t.rows)
+	JMP(LabelRef("next"))
 }
+
+// prefetchPage is how many bytes ahead the columns are fetched into the second
+// cache: a page, beyond which processors do not look by themselves.
+const prefetchPage = 4096
 
 type operands512 struct {
 	operands
 	panel, rowPanel reg.Register // bytes of a panel of columns, and of rows
-
-	// ahead is where the next pair of columns lies, of which every tile
-	// fetches a part into the second cache: line by line for each four of its
-	// own, beginning a line further than the tile before.
-	ahead reg.Register
 }
 
 // tile512Of writes the loop for one number of rows. It moves a and c on.
@@ -88,17 +84,12 @@ func tile512Of(rows int, t operands512) {
 		return m
 	}
 	steps := func(n int) {
-		if n > 1 && rows >= tileRows {
-			next := GP64()
-			LEAQ(Mem{Base: t.column, Index: t.ahead, Scale: 1}, next)
-			PREFETCHT1(Mem{Base: next})
-			PREFETCHT1(Mem{Base: next, Index: t.panel, Scale: 1})
-		}
 		for l := range n {
 			for j, column := range columns {
-				if rows >= tileRows { // fewer wait for memory, which the processor fetches by itself
+				if rows >= tileRows { // fewer wait for memory
 					PREFETCHT0(at(t.column, l*wide+prefetch, j > 0, t.panel))
 				}
+				PREFETCHT1(at(t.column, l*wide+prefetchPage, j > 0, t.panel))
 				VMOVUPS(at(t.column, l*wide, j > 0, t.panel), column)
 			}
 			for i := range rows {
@@ -119,7 +110,6 @@ func tile512Of(rows int, t operands512) {
 	if rows > tileRows {
 		ADDQ(t.rowPanel, t.a)
 	}
-	ADDQ(U32(wide), t.ahead)
 
 	TESTB(t.add, t.add)
 	JE(LabelRef(label("store")))
