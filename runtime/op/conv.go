@@ -1,7 +1,9 @@
 package op
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/fmoe-go/fmoe/onnx"
 )
@@ -11,10 +13,11 @@ func init() {
 	Register(
 		// Conv, ONNX 1, 11 and 22, over any number of spatial dimensions.
 		Operator{Name: "Conv", Since: []int{1, 11, 22}, Inputs: Between(2, 3), Outputs: Exactly(1),
-			Attributes: attributes, Infer: inferConv},
+			Attributes: attributes, Infer: inferConv, Gradient: convGradient},
 		// ConvTranspose, ONNX 1, 11 and 22.
 		Operator{Name: "ConvTranspose", Since: []int{1, 11, 22}, Inputs: Between(2, 3), Outputs: Exactly(1),
-			Attributes: append([]string{"output_padding", "output_shape"}, attributes...), Infer: inferConvTranspose},
+			Attributes: append([]string{"output_padding", "output_shape"}, attributes...), Infer: inferConvTranspose,
+			Gradient: convTransposeGradient},
 		// ConvInteger, ONNX 10: 8-bit inputs with zero points, a sum in int32.
 		Operator{Name: "ConvInteger", Since: []int{10}, Inputs: Between(2, 4), Outputs: Exactly(1),
 			Attributes: attributes, Infer: inferConvInteger},
@@ -272,4 +275,139 @@ func inferConvTranspose(c *Inference) error {
 	}
 	c.Set(0, t, out)
 	return nil
+}
+
+// known returns the dimensions of a value from the given one on, and fails
+// where one of them is not known before a run.
+func (b *Backward) known(v Value, from int) []int {
+	shape := b.Fact(v).Shape
+	if len(shape) <= from || !allKnown(shape[from:]) {
+		b.Fail(errors.New("the gradient needs the dimensions of images and kernels, which are not known before a run; state the shapes of the model's inputs"))
+		return nil
+	}
+	return ints(shape[from:])
+}
+
+// windowing makes attributes of windows, with padding of the image.
+func windowing(stride, dilation, before, after []int) []*onnx.Attribute {
+	wide := func(lists ...[]int) (out []int64) {
+		for _, list := range lists {
+			for _, n := range list {
+				out = append(out, int64(n))
+			}
+		}
+		return out
+	}
+	return []*onnx.Attribute{onnx.IntsAttribute("strides", wide(stride)...), onnx.IntsAttribute("dilations", wide(dilation)...),
+		onnx.IntsAttribute("pads", wide(before, after)...)}
+}
+
+// transposed returns the attributes of the ConvTranspose that gives an image of
+// the given shape for its windows.
+func (w *Windows) transposed(image, positions []int) []*onnx.Attribute {
+	after, extra := make([]int, len(image)), make([]int64, len(image))
+	for i, length := range image {
+		surplus := (positions[i]-1)*w.Stride[i] + w.extent(i) - w.Before[i] - length
+		after[i], extra[i] = max(surplus, 0), int64(max(-surplus, 0))
+	}
+	return append(windowing(w.Stride, w.Dilation, w.Before, after), onnx.IntsAttribute("output_padding", extra...))
+}
+
+// convGradient: with respect to the image, a convolution is transposed.
+func convGradient(b *Backward) {
+	g, x, weight := b.Gradient(0), b.Input(0), b.Input(1)
+	image, kernel := b.known(x, 2), b.known(weight, 0)
+	if b.err != nil {
+		return
+	}
+	w, groups, positions, err := b.convolved(kernel, image)
+	if err != nil {
+		b.Fail(err)
+		return
+	}
+	if b.Wants(0) {
+		n := &onnx.Node{OpType: "ConvTranspose", Attributes: append(w.transposed(image, positions), onnx.IntAttribute("group", groups))}
+		b.Set(0, b.Add(n, g, weight))
+	}
+	if b.Wants(1) {
+		b.Set(1, b.kernelGradient(x, g, w, groups, kernel[2:]))
+	}
+	if b.Wants(2) {
+		b.Set(2, b.Reshape(b.Op("ReduceSum", g, b.otherAxes(len(kernel))), b.Input(2)))
+	}
+}
+
+// convolved returns the windows of a convolution, its groups, and how many
+// windows an image has.
+func (b *Backward) convolved(kernel, image []int) (w *Windows, groups int64, positions []int, err error) {
+	if w, err = ConvWindows(b.Node, kernel); err != nil {
+		return nil, 0, nil, err
+	}
+	positions, err = w.Positions(image)
+	return w, b.Node.Int("group", 1), positions, err
+}
+
+// convTransposeGradient: with respect to the input, a transposed convolution is
+// a convolution.
+func convTransposeGradient(b *Backward) {
+	g, x, weight := b.Gradient(0), b.Input(0), b.Input(1)
+	positions, kernel := b.known(x, 2), b.known(weight, 0)
+	if b.err != nil {
+		return
+	}
+	w, image, err := ConvTransposeWindows(b.Node, kernel, positions)
+	if err != nil {
+		b.Fail(err)
+		return
+	}
+	groups := b.Node.Int("group", 1)
+	w.autoPad = "" // the padding is decided
+	if fits, err := w.Positions(image); err != nil || !slices.Equal(fits, positions) {
+		b.Fail(fmt.Errorf("an output of shape %v, larger than the windows, has %w", image, ErrNoGradient))
+		return
+	}
+	if b.Wants(0) {
+		n := &onnx.Node{OpType: "Conv", Attributes: append(windowing(w.Stride, w.Dilation, w.Before, w.After), onnx.IntAttribute("group", groups))}
+		b.Set(0, b.Add(n, g, weight))
+	}
+	if b.Wants(1) {
+		b.Set(1, b.kernelGradient(g, x, w, groups, kernel[2:]))
+	}
+	if b.Wants(2) {
+		b.Set(2, b.Reshape(b.Op("ReduceSum", g, b.otherAxes(len(kernel))), b.Input(2)))
+	}
+}
+
+// kernelGradient returns the gradient [groups·M, C, kernel…] of a kernel that
+// slides over images [N, groups·C, …], where g [N, groups·M, …] belongs to its
+// positions: a convolution of the images by g, whose steps are the kernel's
+// dilations, with images and channels exchanged.
+func (b *Backward) kernelGradient(images, g Value, w *Windows, groups int64, kernel []int) Value {
+	shape := b.known(images, 2)
+	swap := []int64{1, 0}
+	for i := range shape {
+		swap = append(swap, int64(i+2))
+	}
+	spatial := func(front ...int64) Value {
+		for _, n := range shape {
+			front = append(front, int64(n))
+		}
+		return b.Ints(front...)
+	}
+	x := b.Transpose(images, swap...)
+	if groups > 1 { // [N, groups, C, …] becomes [C, groups·N, …]
+		perm := []int64{2, 1, 0}
+		for i := range shape {
+			perm = append(perm, int64(i+3))
+		}
+		x = b.Op("Reshape", b.Transpose(b.Op("Reshape", images, spatial(0, groups, -1)), perm...), spatial(0, -1))
+	}
+	n := &onnx.Node{OpType: "Conv", Attributes: append(windowing(w.Dilation, w.Stride, w.Before, w.After), onnx.IntAttribute("group", groups))}
+	d := b.Add(n, x, b.Transpose(g, swap...))
+	// Images may reach beyond the last windows.
+	ends, starts, axes := make([]int64, len(kernel)), make([]int64, len(kernel)), make([]int64, len(kernel))
+	for i, size := range kernel {
+		ends[i], axes[i] = int64(size), int64(i+2)
+	}
+	return b.Transpose(b.Op("Slice", d, b.Ints(starts...), b.Ints(ends...), b.Ints(axes...)), swap...)
 }
