@@ -11,14 +11,17 @@ import (
 // Philox is Philox4x32-10, the counter-based generator of Salmon et al.,
 // "Parallel Random Numbers: As Easy as 1, 2, 3" (2011).
 func Philox(counter [4]uint32, key [2]uint32) [4]uint32 {
+	// Variables of their own stay in registers.
+	c0, c1, c2, c3 := counter[0], counter[1], counter[2], counter[3]
+	k0, k1 := key[0], key[1]
 	for range 10 {
-		hi0, lo0 := bits.Mul32(0xd2511f53, counter[0])
-		hi1, lo1 := bits.Mul32(0xcd9e8d57, counter[2])
-		counter = [4]uint32{hi1 ^ counter[1] ^ key[0], lo1, hi0 ^ counter[3] ^ key[1], lo0}
-		key[0] += 0x9e3779b9
-		key[1] += 0xbb67ae85
+		hi0, lo0 := bits.Mul32(0xd2511f53, c0)
+		hi1, lo1 := bits.Mul32(0xcd9e8d57, c2)
+		c0, c1, c2, c3 = hi1^c1^k0, lo1, hi0^c3^k1, lo0
+		k0 += 0x9e3779b9
+		k1 += 0xbb67ae85
 	}
-	return counter
+	return [4]uint32{c0, c1, c2, c3}
 }
 
 // Uniform turns each of four words into a number uniformly distributed between

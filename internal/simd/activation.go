@@ -110,6 +110,24 @@ func Mish(x []float32) {
 	}
 }
 
+// ReLUGradient writes the elements of gradient for which y, the result of
+// [ReLU], is positive to out, and 0 for others. The three have the same
+// length; out may be gradient or y.
+func ReLUGradient(out, gradient, y []float32) {
+	gradient, y = gradient[:len(out)], y[:len(out)]
+	if avx2 {
+		float32ReLUGradient(out, gradient, y)
+		return
+	}
+	for i, v := range y {
+		g := math.Float32bits(gradient[i])
+		if !(v > 0) {
+			g = 0
+		}
+		out[i] = math.Float32frombits(g)
+	}
+}
+
 // GELUGradient writes gradient·GELU′(x) to out: GELU′(x) = Φ(x) + x·φ(x), φ
 // being the density of the normal distribution. The three have the same
 // length; out may be gradient or x.

@@ -124,6 +124,11 @@ func float32Swish(x []float32, alpha float32)
 //go:noescape
 func float32SwiGLU(out []float32, gate []float32, linear []float32, alpha float32)
 
+// float32ReLUGradient is [ReLUGradient].
+//
+//go:noescape
+func float32ReLUGradient(out []float32, gradient []float32, y []float32)
+
 // float32GELUGradient is [GELUGradient].
 //
 //go:noescape

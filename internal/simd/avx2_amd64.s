@@ -7552,6 +7552,70 @@ loop17_done:
 	VZEROUPPER
 	RET
 
+// func float32ReLUGradient(out []float32, gradient []float32, y []float32)
+// Requires: AVX
+TEXT ·float32ReLUGradient(SB), NOSPLIT, $0-72
+	MOVQ gradient_len+32(FP), AX
+	XORQ CX, CX
+	MOVQ gradient_base+24(FP), DX
+	MOVQ y_base+48(FP), BX
+	MOVQ out_base+0(FP), SI
+
+loop18_many:
+	CMPQ    AX, $0x00000020
+	JL      loop18_one
+	VMOVUPS (DX)(CX*4), Y0
+	VMOVUPS (BX)(CX*4), Y1
+	VCMPPS  $0x1e, lanes00000000<>+0(SB), Y1, Y1
+	VANDPS  Y1, Y0, Y0
+	VMOVUPS Y0, (SI)(CX*4)
+	VMOVUPS 32(DX)(CX*4), Y0
+	VMOVUPS 32(BX)(CX*4), Y1
+	VCMPPS  $0x1e, lanes00000000<>+0(SB), Y1, Y1
+	VANDPS  Y1, Y0, Y0
+	VMOVUPS Y0, 32(SI)(CX*4)
+	VMOVUPS 64(DX)(CX*4), Y0
+	VMOVUPS 64(BX)(CX*4), Y1
+	VCMPPS  $0x1e, lanes00000000<>+0(SB), Y1, Y1
+	VANDPS  Y1, Y0, Y0
+	VMOVUPS Y0, 64(SI)(CX*4)
+	VMOVUPS 96(DX)(CX*4), Y0
+	VMOVUPS 96(BX)(CX*4), Y1
+	VCMPPS  $0x1e, lanes00000000<>+0(SB), Y1, Y1
+	VANDPS  Y1, Y0, Y0
+	VMOVUPS Y0, 96(SI)(CX*4)
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000020, AX
+	JMP     loop18_many
+
+loop18_one:
+	CMPQ    AX, $0x00000008
+	JL      loop18_rest
+	VMOVUPS (DX)(CX*4), Y0
+	VMOVUPS (BX)(CX*4), Y1
+	VCMPPS  $0x1e, lanes00000000<>+0(SB), Y1, Y1
+	VANDPS  Y1, Y0, Y0
+	VMOVUPS Y0, (SI)(CX*4)
+	ADDQ    $0x00000008, CX
+	SUBQ    $0x00000008, AX
+	JMP     loop18_one
+
+loop18_rest:
+	TESTQ      AX, AX
+	JE         loop18_done
+	LEAQ       masks<>+32(SB), DI
+	NEGQ       AX
+	VMOVUPS    (DI)(AX*4), Y0
+	VMASKMOVPS (DX)(CX*4), Y0, Y1
+	VMASKMOVPS (BX)(CX*4), Y0, Y2
+	VCMPPS     $0x1e, lanes00000000<>+0(SB), Y2, Y2
+	VANDPS     Y2, Y1, Y1
+	VMASKMOVPS Y1, Y0, (SI)(CX*4)
+
+loop18_done:
+	VZEROUPPER
+	RET
+
 // func float32GELUGradient(out []float32, gradient []float32, x []float32)
 // Requires: AVX, AVX2, FMA3
 TEXT ·float32GELUGradient(SB), NOSPLIT, $0-72
@@ -7561,9 +7625,9 @@ TEXT ·float32GELUGradient(SB), NOSPLIT, $0-72
 	MOVQ x_base+48(FP), BX
 	MOVQ out_base+0(FP), SI
 
-loop18_one:
+loop19_one:
 	CMPQ         AX, $0x00000008
-	JL           loop18_rest
+	JL           loop19_rest
 	VMOVUPS      (DX)(CX*4), Y0
 	VMOVUPS      (BX)(CX*4), Y1
 	VMOVUPS      lanesc1600000<>+0(SB), Y2
@@ -7660,11 +7724,11 @@ loop18_one:
 	VMOVUPS      Y0, (SI)(CX*4)
 	ADDQ         $0x00000008, CX
 	SUBQ         $0x00000008, AX
-	JMP          loop18_one
+	JMP          loop19_one
 
-loop18_rest:
+loop19_rest:
 	TESTQ        AX, AX
-	JE           loop18_done
+	JE           loop19_done
 	LEAQ         masks<>+32(SB), DI
 	NEGQ         AX
 	VMOVUPS      (DI)(AX*4), Y0
@@ -7763,7 +7827,7 @@ loop18_rest:
 	VMULPS       Y2, Y1, Y1
 	VMASKMOVPS   Y1, Y0, (SI)(CX*4)
 
-loop18_done:
+loop19_done:
 	VZEROUPPER
 	RET
 
@@ -7806,9 +7870,9 @@ TEXT ·float32GELUTanhGradient(SB), NOSPLIT, $0-72
 	MOVQ x_base+48(FP), BX
 	MOVQ out_base+0(FP), SI
 
-loop19_one:
+loop20_one:
 	CMPQ         AX, $0x00000008
-	JL           loop19_rest
+	JL           loop20_rest
 	VMOVUPS      (DX)(CX*4), Y0
 	VMOVUPS      (BX)(CX*4), Y1
 	VMOVUPS      lanesc1200000<>+0(SB), Y2
@@ -7863,11 +7927,11 @@ loop19_one:
 	VMOVUPS      Y0, (SI)(CX*4)
 	ADDQ         $0x00000008, CX
 	SUBQ         $0x00000008, AX
-	JMP          loop19_one
+	JMP          loop20_one
 
-loop19_rest:
+loop20_rest:
 	TESTQ        AX, AX
-	JE           loop19_done
+	JE           loop20_done
 	LEAQ         masks<>+32(SB), DI
 	NEGQ         AX
 	VMOVUPS      (DI)(AX*4), Y0
@@ -7924,7 +7988,7 @@ loop19_rest:
 	VMULPS       Y2, Y1, Y1
 	VMASKMOVPS   Y1, Y0, (SI)(CX*4)
 
-loop19_done:
+loop20_done:
 	VZEROUPPER
 	RET
 
@@ -7968,9 +8032,9 @@ TEXT ·float32SwishGradient(SB), NOSPLIT, $0-76
 	MOVQ         x_base+48(FP), BX
 	MOVQ         out_base+0(FP), SI
 
-loop20_one:
+loop21_one:
 	CMPQ         AX, $0x00000008
-	JL           loop20_rest
+	JL           loop21_rest
 	VMOVUPS      (DX)(CX*4), Y1
 	VMOVUPS      (BX)(CX*4), Y2
 	VMULPS       Y0, Y2, Y2
@@ -8019,11 +8083,11 @@ loop20_one:
 	VMOVUPS      Y1, (SI)(CX*4)
 	ADDQ         $0x00000008, CX
 	SUBQ         $0x00000008, AX
-	JMP          loop20_one
+	JMP          loop21_one
 
-loop20_rest:
+loop21_rest:
 	TESTQ        AX, AX
-	JE           loop20_done
+	JE           loop21_done
 	LEAQ         masks<>+32(SB), DI
 	NEGQ         AX
 	VMOVUPS      (DI)(AX*4), Y1
@@ -8074,7 +8138,7 @@ loop20_rest:
 	VMULPS       Y0, Y2, Y0
 	VMASKMOVPS   Y0, Y1, (SI)(CX*4)
 
-loop20_done:
+loop21_done:
 	VZEROUPPER
 	RET
 
@@ -8110,9 +8174,9 @@ TEXT ·float32Dot(SB), NOSPLIT, $0-52
 	MOVQ   x_base+0(FP), DX
 	MOVQ   y_base+24(FP), BX
 
-loop21_many:
+loop22_many:
 	CMPQ        AX, $0x00000020
-	JL          loop21_one
+	JL          loop22_one
 	VMOVUPS     (DX)(CX*4), Y4
 	VMOVUPS     (BX)(CX*4), Y5
 	VFMADD231PS Y4, Y5, Y1
@@ -8127,21 +8191,21 @@ loop21_many:
 	VFMADD231PS Y4, Y5, Y0
 	ADDQ        $0x00000020, CX
 	SUBQ        $0x00000020, AX
-	JMP         loop21_many
+	JMP         loop22_many
 
-loop21_one:
+loop22_one:
 	CMPQ        AX, $0x00000008
-	JL          loop21_rest
+	JL          loop22_rest
 	VMOVUPS     (DX)(CX*4), Y4
 	VMOVUPS     (BX)(CX*4), Y5
 	VFMADD231PS Y4, Y5, Y1
 	ADDQ        $0x00000008, CX
 	SUBQ        $0x00000008, AX
-	JMP         loop21_one
+	JMP         loop22_one
 
-loop21_rest:
+loop22_rest:
 	TESTQ       AX, AX
-	JE          loop21_done
+	JE          loop22_done
 	LEAQ        masks<>+32(SB), SI
 	NEGQ        AX
 	VMOVUPS     (SI)(AX*4), Y4
@@ -8149,7 +8213,7 @@ loop21_rest:
 	VMASKMOVPS  (BX)(CX*4), Y4, Y4
 	VFMADD231PS Y5, Y4, Y2
 
-loop21_done:
+loop22_done:
 	VADDPS       Y2, Y0, Y0
 	VADDPS       Y3, Y1, Y1
 	VADDPS       Y1, Y0, Y0
@@ -8172,9 +8236,9 @@ TEXT ·float32Sum(SB), NOSPLIT, $0-28
 	XORQ   CX, CX
 	MOVQ   x_base+0(FP), DX
 
-loop22_many:
+loop23_many:
 	CMPQ    AX, $0x00000020
-	JL      loop22_one
+	JL      loop23_one
 	VMOVUPS (DX)(CX*4), Y4
 	VADDPS  Y4, Y1, Y1
 	VMOVUPS 32(DX)(CX*4), Y4
@@ -8185,27 +8249,27 @@ loop22_many:
 	VADDPS  Y4, Y0, Y0
 	ADDQ    $0x00000020, CX
 	SUBQ    $0x00000020, AX
-	JMP     loop22_many
+	JMP     loop23_many
 
-loop22_one:
+loop23_one:
 	CMPQ    AX, $0x00000008
-	JL      loop22_rest
+	JL      loop23_rest
 	VMOVUPS (DX)(CX*4), Y4
 	VADDPS  Y4, Y1, Y1
 	ADDQ    $0x00000008, CX
 	SUBQ    $0x00000008, AX
-	JMP     loop22_one
+	JMP     loop23_one
 
-loop22_rest:
+loop23_rest:
 	TESTQ      AX, AX
-	JE         loop22_done
+	JE         loop23_done
 	LEAQ       masks<>+32(SB), BX
 	NEGQ       AX
 	VMOVUPS    (BX)(AX*4), Y4
 	VMASKMOVPS (DX)(CX*4), Y4, Y4
 	VADDPS     Y4, Y2, Y2
 
-loop22_done:
+loop23_done:
 	VADDPS       Y2, Y0, Y0
 	VADDPS       Y3, Y1, Y1
 	VADDPS       Y1, Y0, Y0
@@ -8233,9 +8297,9 @@ TEXT ·float32Max(SB), NOSPLIT, $0-28
 	XORQ    CX, CX
 	MOVQ    x_base+0(FP), DX
 
-loop23_many:
+loop24_many:
 	CMPQ    AX, $0x00000020
-	JL      loop23_one
+	JL      loop24_one
 	VMOVUPS (DX)(CX*4), Y5
 	VMAXPS  Y2, Y5, Y2
 	VMOVUPS 32(DX)(CX*4), Y5
@@ -8246,20 +8310,20 @@ loop23_many:
 	VMAXPS  Y1, Y5, Y1
 	ADDQ    $0x00000020, CX
 	SUBQ    $0x00000020, AX
-	JMP     loop23_many
+	JMP     loop24_many
 
-loop23_one:
+loop24_one:
 	CMPQ    AX, $0x00000008
-	JL      loop23_rest
+	JL      loop24_rest
 	VMOVUPS (DX)(CX*4), Y5
 	VMAXPS  Y2, Y5, Y2
 	ADDQ    $0x00000008, CX
 	SUBQ    $0x00000008, AX
-	JMP     loop23_one
+	JMP     loop24_one
 
-loop23_rest:
+loop24_rest:
 	TESTQ      AX, AX
-	JE         loop23_done
+	JE         loop24_done
 	LEAQ       masks<>+32(SB), BX
 	NEGQ       AX
 	VMOVUPS    (BX)(AX*4), Y5
@@ -8267,7 +8331,7 @@ loop23_rest:
 	VBLENDVPS  Y5, Y6, Y0, Y6
 	VMAXPS     Y3, Y6, Y3
 
-loop23_done:
+loop24_done:
 	VMAXPS       Y3, Y1, Y1
 	VMAXPS       Y4, Y2, Y2
 	VMAXPS       Y2, Y1, Y1
@@ -8302,9 +8366,9 @@ TEXT ·float32WideSum(SB), NOSPLIT, $0-32
 	XORQ   CX, CX
 	MOVQ   x_base+0(FP), DX
 
-loop24_many:
+loop25_many:
 	CMPQ         AX, $0x00000020
-	JL           loop24_one
+	JL           loop25_one
 	VMOVUPS      (DX)(CX*4), Y4
 	VCVTPS2PD    X4, Y5
 	VEXTRACTF128 $0x01, Y4, X4
@@ -8331,11 +8395,11 @@ loop24_many:
 	VADDPD       Y4, Y0, Y0
 	ADDQ         $0x00000020, CX
 	SUBQ         $0x00000020, AX
-	JMP          loop24_many
+	JMP          loop25_many
 
-loop24_one:
+loop25_one:
 	CMPQ         AX, $0x00000008
-	JL           loop24_rest
+	JL           loop25_rest
 	VMOVUPS      (DX)(CX*4), Y4
 	VCVTPS2PD    X4, Y5
 	VEXTRACTF128 $0x01, Y4, X4
@@ -8344,11 +8408,11 @@ loop24_one:
 	VADDPD       Y4, Y2, Y2
 	ADDQ         $0x00000008, CX
 	SUBQ         $0x00000008, AX
-	JMP          loop24_one
+	JMP          loop25_one
 
-loop24_rest:
+loop25_rest:
 	TESTQ        AX, AX
-	JE           loop24_done
+	JE           loop25_done
 	LEAQ         masks<>+32(SB), BX
 	NEGQ         AX
 	VMOVUPS      (BX)(AX*4), Y4
@@ -8359,7 +8423,7 @@ loop24_rest:
 	VADDPD       Y5, Y3, Y3
 	VADDPD       Y4, Y0, Y0
 
-loop24_done:
+loop25_done:
 	VADDPD       Y2, Y0, Y0
 	VADDPD       Y3, Y1, Y1
 	VADDPD       Y1, Y0, Y0
@@ -8382,9 +8446,9 @@ TEXT ·float32Deviation(SB), NOSPLIT, $0-40
 	XORQ         CX, CX
 	MOVQ         x_base+0(FP), DX
 
-loop25_many:
+loop26_many:
 	CMPQ         AX, $0x00000020
-	JL           loop25_one
+	JL           loop26_one
 	VMOVUPS      (DX)(CX*4), Y5
 	VCVTPS2PD    X5, Y6
 	VEXTRACTF128 $0x01, Y5, X5
@@ -8419,11 +8483,11 @@ loop25_many:
 	VFMADD231PD  Y5, Y5, Y1
 	ADDQ         $0x00000020, CX
 	SUBQ         $0x00000020, AX
-	JMP          loop25_many
+	JMP          loop26_many
 
-loop25_one:
+loop26_one:
 	CMPQ         AX, $0x00000008
-	JL           loop25_rest
+	JL           loop26_rest
 	VMOVUPS      (DX)(CX*4), Y5
 	VCVTPS2PD    X5, Y6
 	VEXTRACTF128 $0x01, Y5, X5
@@ -8434,11 +8498,11 @@ loop25_one:
 	VFMADD231PD  Y5, Y5, Y3
 	ADDQ         $0x00000008, CX
 	SUBQ         $0x00000008, AX
-	JMP          loop25_one
+	JMP          loop26_one
 
-loop25_rest:
+loop26_rest:
 	TESTQ        AX, AX
-	JE           loop25_done
+	JE           loop26_done
 	LEAQ         masks<>+32(SB), BX
 	NEGQ         AX
 	VMOVUPS      (BX)(AX*4), Y5
@@ -8456,7 +8520,7 @@ loop25_rest:
 	VANDPD       Y5, Y6, Y6
 	VFMADD231PD  Y6, Y6, Y1
 
-loop25_done:
+loop26_done:
 	VADDPD       Y3, Y1, Y1
 	VADDPD       Y4, Y2, Y2
 	VADDPD       Y2, Y1, Y1
@@ -8480,9 +8544,9 @@ TEXT ·float32ExpSum(SB), NOSPLIT, $0-64
 	MOVQ         x_base+24(FP), DX
 	MOVQ         out_base+0(FP), BX
 
-loop26_one:
+loop27_one:
 	CMPQ         AX, $0x00000008
-	JL           loop26_rest
+	JL           loop27_rest
 	VMOVUPS      (DX)(CX*4), Y5
 	VSUBPS       Y0, Y5, Y5
 	VCMPPS       $0x15, lanesc2cff1b4<>+0(SB), Y5, Y6
@@ -8522,11 +8586,11 @@ loop26_one:
 	VMOVUPS      Y5, (BX)(CX*4)
 	ADDQ         $0x00000008, CX
 	SUBQ         $0x00000008, AX
-	JMP          loop26_one
+	JMP          loop27_one
 
-loop26_rest:
+loop27_rest:
 	TESTQ        AX, AX
-	JE           loop26_done
+	JE           loop27_done
 	LEAQ         masks<>+32(SB), SI
 	NEGQ         AX
 	VMOVUPS      (SI)(AX*4), Y5
@@ -8569,7 +8633,7 @@ loop26_rest:
 	VADDPD       Y6, Y1, Y1
 	VMASKMOVPS   Y0, Y5, (BX)(CX*4)
 
-loop26_done:
+loop27_done:
 	VADDPD       Y3, Y1, Y1
 	VADDPD       Y4, Y2, Y2
 	VADDPD       Y2, Y1, Y1
@@ -8598,9 +8662,9 @@ TEXT ·float32Normalize(SB), NOSPLIT, $0-104
 	MOVQ         bias_base+72(FP), SI
 	MOVQ         out_base+0(FP), DI
 
-loop27_one:
+loop28_one:
 	CMPQ        AX, $0x00000008
-	JL          loop27_rest
+	JL          loop28_rest
 	VMOVUPS     (DX)(CX*4), Y2
 	VMOVUPS     (BX)(CX*4), Y3
 	VMOVUPS     (SI)(CX*4), Y4
@@ -8610,11 +8674,11 @@ loop27_one:
 	VMOVUPS     Y2, (DI)(CX*4)
 	ADDQ        $0x00000008, CX
 	SUBQ        $0x00000008, AX
-	JMP         loop27_one
+	JMP         loop28_one
 
-loop27_rest:
+loop28_rest:
 	TESTQ       AX, AX
-	JE          loop27_done
+	JE          loop28_done
 	LEAQ        masks<>+32(SB), R8
 	NEGQ        AX
 	VMOVUPS     (R8)(AX*4), Y2
@@ -8626,7 +8690,7 @@ loop27_rest:
 	VFMADD213PS Y5, Y4, Y0
 	VMASKMOVPS  Y0, Y2, (DI)(CX*4)
 
-loop27_done:
+loop28_done:
 	VZEROUPPER
 	RET
 
@@ -8637,9 +8701,9 @@ no_bias:
 	MOVQ scale_base+48(FP), BX
 	MOVQ out_base+0(FP), SI
 
-loop28_one:
+loop29_one:
 	CMPQ    AX, $0x00000008
-	JL      loop28_rest
+	JL      loop29_rest
 	VMOVUPS (DX)(CX*4), Y2
 	VMOVUPS (BX)(CX*4), Y3
 	VSUBPS  Y0, Y2, Y2
@@ -8648,11 +8712,11 @@ loop28_one:
 	VMOVUPS Y2, (SI)(CX*4)
 	ADDQ    $0x00000008, CX
 	SUBQ    $0x00000008, AX
-	JMP     loop28_one
+	JMP     loop29_one
 
-loop28_rest:
+loop29_rest:
 	TESTQ      AX, AX
-	JE         loop28_done
+	JE         loop29_done
 	LEAQ       masks<>+32(SB), DI
 	NEGQ       AX
 	VMOVUPS    (DI)(AX*4), Y2
@@ -8663,7 +8727,7 @@ loop28_rest:
 	VMULPS     Y4, Y0, Y0
 	VMASKMOVPS Y0, Y2, (SI)(CX*4)
 
-loop28_done:
+loop29_done:
 	VZEROUPPER
 	RET
 
@@ -8673,20 +8737,20 @@ no_scale:
 	MOVQ x_base+24(FP), DX
 	MOVQ out_base+0(FP), BX
 
-loop29_one:
+loop30_one:
 	CMPQ    AX, $0x00000008
-	JL      loop29_rest
+	JL      loop30_rest
 	VMOVUPS (DX)(CX*4), Y2
 	VSUBPS  Y0, Y2, Y2
 	VMULPS  Y1, Y2, Y2
 	VMOVUPS Y2, (BX)(CX*4)
 	ADDQ    $0x00000008, CX
 	SUBQ    $0x00000008, AX
-	JMP     loop29_one
+	JMP     loop30_one
 
-loop29_rest:
+loop30_rest:
 	TESTQ      AX, AX
-	JE         loop29_done
+	JE         loop30_done
 	LEAQ       masks<>+32(SB), SI
 	NEGQ       AX
 	VMOVUPS    (SI)(AX*4), Y2
@@ -8695,7 +8759,7 @@ loop29_rest:
 	VMULPS     Y1, Y0, Y0
 	VMASKMOVPS Y0, Y2, (BX)(CX*4)
 
-loop29_done:
+loop30_done:
 	VZEROUPPER
 	RET
 
@@ -9168,9 +9232,9 @@ TEXT ·float32AddMask(SB), NOSPLIT, $0-48
 	MOVQ    x_base+0(FP), DX
 	MOVQ    mask_base+24(FP), BX
 
-loop30_many:
+loop31_many:
 	CMPQ      AX, $0x00000010
-	JL        loop30_one
+	JL        loop31_one
 	VMOVUPS   (DX)(CX*4), Y1
 	VMOVUPS   (BX)(CX*4), Y2
 	VADDPS    Y2, Y1, Y1
@@ -9185,11 +9249,11 @@ loop30_many:
 	VMOVUPS   Y1, 32(DX)(CX*4)
 	ADDQ      $0x00000010, CX
 	SUBQ      $0x00000010, AX
-	JMP       loop30_many
+	JMP       loop31_many
 
-loop30_one:
+loop31_one:
 	CMPQ      AX, $0x00000008
-	JL        loop30_rest
+	JL        loop31_rest
 	VMOVUPS   (DX)(CX*4), Y1
 	VMOVUPS   (BX)(CX*4), Y2
 	VADDPS    Y2, Y1, Y1
@@ -9198,11 +9262,11 @@ loop30_one:
 	VMOVUPS   Y1, (DX)(CX*4)
 	ADDQ      $0x00000008, CX
 	SUBQ      $0x00000008, AX
-	JMP       loop30_one
+	JMP       loop31_one
 
-loop30_rest:
+loop31_rest:
 	TESTQ      AX, AX
-	JE         loop30_done
+	JE         loop31_done
 	LEAQ       masks<>+32(SB), SI
 	NEGQ       AX
 	VMOVUPS    (SI)(AX*4), Y1
@@ -9213,7 +9277,7 @@ loop30_rest:
 	VBLENDVPS  Y3, Y0, Y2, Y2
 	VMASKMOVPS Y2, Y1, (DX)(CX*4)
 
-loop30_done:
+loop31_done:
 	VZEROUPPER
 	RET
 

@@ -32,6 +32,7 @@ var elementwise = []struct {
 	{"Swish", inPlace(func(x []float32) { Swish(x, -0.3) }), transcendental},
 	{"Mish", inPlace(Mish), transcendental},
 	{"SwiGLU", func(out, a, b, _ []float32) { SwiGLU(out, a, b, 1.3) }, transcendental},
+	{"ReLUGradient", func(out, a, b, _ []float32) { ReLUGradient(out, a, b) }, 0},
 	{"Add", func(out, a, b, _ []float32) { Add(out, a, b) }, 0},
 	{"Sub", func(out, a, b, _ []float32) { Sub(out, a, b) }, 0},
 	{"Mul", func(out, a, b, _ []float32) { Mul(out, a, b) }, 0},

@@ -47,6 +47,7 @@ func float32GELUTanh(x []float32)                                          {}
 func float32Mish(x []float32)                                              {}
 func float32Swish(x []float32, alpha float32)                              {}
 func float32SwiGLU(out, gate, linear []float32, alpha float32)             {}
+func float32ReLUGradient(out, gradient, y []float32)                       {}
 func float32GELUGradient(out, gradient, x []float32)                       {}
 func float32GELUTanhGradient(out, gradient, x []float32)                   {}
 func float32SwishGradient(out, gradient, x []float32, alpha float32)       {}

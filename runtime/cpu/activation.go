@@ -63,9 +63,16 @@ func init() {
 	define[float32]("FastGelu", biased(simd.GELUTanh))
 	define[float64]("FastGelu", biased(overSlice(geluTanh)))
 
-	for _, name := range []string{"GeluGradient", "SwishGradient"} {
+	for _, name := range []string{"ReluGradient", "GeluGradient", "SwishGradient"} {
 		register(moe.Domain, name, newElementwise)
 	}
+	define[float32]("ReluGradient", overTwo(simd.ReLUGradient))
+	define[float64]("ReluGradient", overTwo(eachPair(func(g, y float64) float64 {
+		if y > 0 {
+			return g
+		}
+		return 0
+	})))
 	define[float32]("GeluGradient", func(d *Device, n *op.Node, c *device.Call) (func() error, error) {
 		loop := simd.GELUGradient
 		if n.String("approximate", "none") == "tanh" {

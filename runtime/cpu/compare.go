@@ -38,11 +38,32 @@ func init() {
 }
 
 func defineOrder[T number]() {
-	define[T]("Equal", overTwo(eachPair(func(x, y T) bool { return x == y })))
-	define[T]("Greater", overTwo(eachPair(func(x, y T) bool { return x > y })))
-	define[T]("Less", overTwo(eachPair(func(x, y T) bool { return x < y })))
-	define[T]("GreaterOrEqual", overTwo(eachPair(func(x, y T) bool { return x >= y })))
-	define[T]("LessOrEqual", overTwo(eachPair(func(x, y T) bool { return x <= y })))
+	define[T]("Equal", overTwo(equal[T]))
+	define[T]("Greater", overTwo(greater[T]))
+	define[T]("Less", overTwo(func(out []bool, x, y []T) { greater(out, y, x) }))
+	define[T]("GreaterOrEqual", overTwo(greaterOrEqual[T]))
+	define[T]("LessOrEqual", overTwo(func(out []bool, x, y []T) { greaterOrEqual(out, y, x) }))
+}
+
+func equal[T number](out []bool, x, y []T) {
+	x, y = x[:len(out)], y[:len(out)]
+	for i := range out {
+		out[i] = x[i] == y[i]
+	}
+}
+
+func greater[T number](out []bool, x, y []T) {
+	x, y = x[:len(out)], y[:len(out)]
+	for i := range out {
+		out[i] = x[i] > y[i]
+	}
+}
+
+func greaterOrEqual[T number](out []bool, x, y []T) {
+	x, y = x[:len(out)], y[:len(out)]
+	for i := range out {
+		out[i] = x[i] >= y[i]
+	}
 }
 
 func defineClassify[T float]() {
@@ -99,13 +120,15 @@ func bindWhere[T any](d *Device, c *device.Call, elements func(*tensor.Tensor) [
 	return d.overElements(c.Out[0], body), nil
 }
 
+// choose reads both operands, so that numbers are chosen without a branch that
+// nobody could foretell.
 func choose[T any](out []T, condition []bool, a, b []T) {
 	condition, a, b = condition[:len(out)], a[:len(out)], b[:len(out)]
 	for i, first := range condition {
+		x, y := a[i], b[i]
 		if first {
-			out[i] = a[i]
-		} else {
-			out[i] = b[i]
+			y = x
 		}
+		out[i] = y
 	}
 }

@@ -200,6 +200,14 @@ func logSoftmaxGradientLine[T simd.Float](out, g, y []T, length, stride int) {
 	for i := 0; i < length*stride; i += stride {
 		sum += float64(g[i])
 	}
+	if stride == 1 {
+		out, g = out[:length], g[:length]
+		expSumLine(y[:length], out, 0)
+		for i, e := range out {
+			out[i] = g[i] - T(float64(e)*sum)
+		}
+		return
+	}
 	for i := 0; i < length*stride; i += stride {
 		out[i] = T(float64(g[i]) - math.Exp(float64(y[i]))*sum)
 	}

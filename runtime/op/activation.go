@@ -36,7 +36,9 @@ func init() {
 		{Domain: "com.microsoft", Name: "BiasGelu", Since: []int{1}, Inputs: Exactly(2), Infer: inferBias, Gradient: biasGradient("none")},
 
 		// What gradients are made of: input 0, a gradient, times the
-		// derivative at input 1 of Gelu, and of Swish.
+		// derivative of Relu where it gave input 1, and of Gelu and Swish at
+		// input 1.
+		{Domain: moe.Domain, Name: "ReluGradient", Since: []int{1}, Inputs: Exactly(2), Infer: inferActivationGradient},
 		{Domain: moe.Domain, Name: "GeluGradient", Since: []int{1}, Inputs: Exactly(2), Attributes: []string{"approximate"}, Infer: inferActivationGradient},
 		{Domain: moe.Domain, Name: "SwishGradient", Since: []int{1}, Inputs: Exactly(2), Attributes: []string{"alpha"}, Infer: inferActivationGradient},
 	} {
@@ -122,7 +124,7 @@ func inferBias(c *Inference) error {
 
 // reluGradient reads the output, which the next operator keeps too.
 func reluGradient(b *Backward) {
-	b.Set(0, b.where(b.compare("Greater", b.Output(0), 0), b.Gradient(0), 0))
+	b.Set(0, b.Add(&onnx.Node{Domain: moe.Domain, OpType: "ReluGradient"}, b.Gradient(0), b.Output(0)))
 }
 
 func leakyReluGradient(b *Backward) {

@@ -193,6 +193,15 @@ func logisticGradient(x, slope vector) vector {
 
 // gradients writes the products of a gradient and a function's derivative.
 func gradients() {
+	text("float32ReLUGradient", "(out, gradient, y []float32)", "[ReLUGradient].")
+	loop{inputs: []string{"gradient", "y"}, output: "out", unroll: 4, elements: func(in []vector, _ vector) vector {
+		const greater = 0x1e // ordered, quiet
+		positive := YMM()
+		VCMPPS(Imm(greater), constant(0), in[1], positive)
+		return and(in[0], positive)
+	}}.write()
+	end()
+
 	for _, f := range []struct {
 		name string
 		of   func(vector) vector
