@@ -95,6 +95,9 @@ var weighted = []string{"Conv", "ConvTranspose", "LayerNormalization", "RMSNorma
 	"InstanceNormalization", "PRelu", "LSTM", "GRU", "RNN", "BiasGelu", "FastGelu", "MultiHeadAttention", "Attention"}
 
 func (f *finder) node(n *onnx.Node) {
+	if n.Is("Shape") || n.Is("Size") {
+		return // what follows from shapes depends on no activation
+	}
 	active := slices.ContainsFunc(n.Inputs, func(name string) bool { return f.active[name] }) || f.ofWeights(n)
 	switch {
 	case n.OpType == moe.OpType && n.Domain == moe.Domain:
@@ -112,6 +115,8 @@ func (f *finder) node(n *onnx.Node) {
 			}
 			active = f.active[n.Input(0)]
 		}
+	case n.Is("Add") && !active:
+		f.masked(n)
 	case slices.Contains(weighted, n.OpType) && (active || n.OpType == "EmbedLayerNormalization"):
 		for i, in := range n.Inputs {
 			if name, t := f.weight(in); t != nil && !(n.OpType == "MultiHeadAttention" && i != 3) && !(n.Is("Attention") && n.Domain == "") {
@@ -135,6 +140,15 @@ func (f *finder) ofWeights(n *onnx.Node) bool {
 	_, first := f.weight(n.Input(0))
 	_, second := f.weight(n.Input(1))
 	return first != nil && second != nil && !vector(first) && (n.Is("MatMul") || n.Is("Gemm") || n.Is("LayerNormalization"))
+}
+
+// masked follows a table of positions through the addition of a mask.
+func (f *finder) masked(n *onnx.Node) {
+	for _, in := range n.Inputs {
+		if name, t := f.weight(in); t != nil && !vector(t) && manyValues(t) {
+			f.origin[n.Output(0)] = name
+		}
+	}
 }
 
 // operands finds the parameters among what is combined with activations.

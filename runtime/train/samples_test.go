@@ -213,25 +213,28 @@ func (t *Trainer) gradients(b Batch) (*Step, map[string]*tensor.Tensor, error) {
 
 func plain(l Loss) Options {
 	return Options{Loss: l, Optimizer: Optimizer{Kind: SGD, LearningRate: 1e-3}, Schedule: Schedule{Kind: Constant}, Steps: 1, Precision: "float32",
-		Runtime: runtime.Options{Threads: 2, NoFusion: true}}
+		Runtime: runtime.Options{Threads: 2}}
 }
 
 // The gradients of the samples, dense and rewritten, are PyTorch's.
 func TestGradientsOfSamples(t *testing.T) {
 	for _, c := range readJSON[[]sampleGradients](t, "gradients.json") {
-		t.Run(c.Name+"/float32", func(t *testing.T) { c.compare(t, c.open(t), onnx.Float32, 1e-4) })
+		o := plain(c.Loss)
+		t.Run(c.Name+"/float32", func(t *testing.T) { c.compare(t, c.open(t), o, 1e-4) })
 		if c.Model == "t5" {
 			continue // rounds distances of positions to buckets, in float32 other ones
 		}
-		t.Run(c.Name+"/float64", func(t *testing.T) { c.compare(t, widened(t, c.open(t)), onnx.Float64, 1e-6) })
+		t.Run(c.Name+"/float64", func(t *testing.T) { c.compare(t, widened(t, c.open(t)), o, 1e-6) })
+		o.Runtime.NoFusion = true
+		t.Run(c.Name+"/float64 unfused", func(t *testing.T) { c.compare(t, widened(t, c.open(t)), o, 1e-6) })
 	}
 }
 
 // compare fails where gradients differ by more than tolerance, relative to
 // their root mean square.
-func (c *sampleGradients) compare(t *testing.T, m *onnx.Model, typ onnx.DataType, tolerance float64) {
-	trainer := newTrainer(t, m, plain(c.Loss))
-	s, gradients, err := trainer.gradients(c.tensors(typ, 64))
+func (c *sampleGradients) compare(t *testing.T, m *onnx.Model, o Options, tolerance float64) {
+	trainer := newTrainer(t, m, o)
+	s, gradients, err := trainer.gradients(c.tensors(trainer.parameters[0].Type, 64))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -287,30 +290,53 @@ func (g *sampleGradient) difference(x []float64, least float64) float64 {
 		math.Sqrt(errors/float64(len(g.At)))/size)
 }
 
-// Ten steps of AdamW have PyTorch's losses.
+// Ten steps of AdamW have PyTorch's losses, where batches are divided too, and
+// nearly with products in bfloat16.
 func TestStepsOfSamples(t *testing.T) {
 	for _, c := range readJSON[[]sampleSteps](t, "steps.json") {
 		t.Run(c.Name, func(t *testing.T) {
-			o := plain(c.Loss)
-			o.Optimizer, o.Schedule, o.Clip, o.Steps = c.Optimizer, c.Schedule, c.Clip, int64(len(c.Batches))
-			trainer := newTrainer(t, c.open(t), o)
-			for i, b := range c.Batches {
-				s, err := trainer.Step(context.Background(), b.tensors(onnx.Float32, 0))
-				if err != nil {
-					t.Fatal(err)
-				}
-				want := c.Losses[i]
-				for _, x := range []struct {
-					name      string
-					got, want float64
-				}{{"loss", float64(s.Loss), want.Task}, {"total loss", float64(s.Total), want.Total}, {"gradient norm", float64(s.GradientNorm), want.Norm}} {
-					if !(math.Abs(x.got-x.want) <= 1e-4*max(1, x.want)) {
-						t.Errorf("step %d: %s %.7g, want %.7g", i+1, x.name, x.got, x.want)
-					}
-				}
-			}
+			c.compare(t, "float32", 1e-4, func(b sampleBatch) []Batch { return []Batch{b.tensors(onnx.Float32, 0)} })
+		})
+		t.Run(c.Name+"/divided", func(t *testing.T) {
+			c.compare(t, "float32", 1e-4, func(b sampleBatch) []Batch {
+				first, rest := b.part(0, 1), b.part(1, len(b.Labels))
+				return []Batch{first.tensors(onnx.Float32, 0), rest.tensors(onnx.Float32, 0)}
+			})
+		})
+		t.Run(c.Name+"/bfloat16", func(t *testing.T) {
+			c.compare(t, "bfloat16", 0.02, func(b sampleBatch) []Batch { return []Batch{b.tensors(onnx.Float32, 0)} })
 		})
 	}
+}
+
+func (c *sampleSteps) compare(t *testing.T, precision string, tolerance float64, batches func(sampleBatch) []Batch) {
+	o := plain(c.Loss)
+	o.Optimizer, o.Schedule, o.Clip, o.Steps, o.Precision = c.Optimizer, c.Schedule, c.Clip, int64(len(c.Batches)), precision
+	trainer := newTrainer(t, c.open(t), o)
+	for i, b := range c.Batches {
+		s, err := trainer.Step(context.Background(), batches(b)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := c.Losses[i]
+		for _, x := range []struct {
+			name      string
+			got, want float64
+		}{{"loss", float64(s.Loss), want.Task}, {"total loss", float64(s.Total), want.Total}, {"gradient norm", float64(s.GradientNorm), want.Norm}} {
+			if !(math.Abs(x.got-x.want) <= tolerance*max(1, x.want)) {
+				t.Errorf("step %d: %s %.7g, want %.7g", i+1, x.name, x.got, x.want)
+			}
+		}
+	}
+}
+
+// part returns some sequences.
+func (b *sampleBatch) part(lo, hi int) *sampleBatch {
+	part := &sampleBatch{Inputs: map[string][][]int64{}, Labels: b.Labels[lo:hi]}
+	for name, rows := range b.Inputs {
+		part.Inputs[name] = rows[lo:hi]
+	}
+	return part
 }
 
 // Recomputing activations gives the same bits in less memory.
