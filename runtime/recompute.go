@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/fmoe-go/fmoe/runtime/op"
@@ -10,8 +11,9 @@ import (
 // recomputation lets gradients read copies of forward nodes that stand right
 // before them, so that what the nodes of a block compute need not be in memory
 // from the forward pass on (Chen et al. 2016, arXiv 1604.06174). A block is
-// what lies between two points at which one activation alone is used by what
-// follows: the residual stream of a Transformer.
+// what lies between two points at which what follows uses one activation alone,
+// the residual stream of a Transformer, or the outputs of one node, which may
+// be the stream and its norm.
 type recomputation struct {
 	d      *differentiator
 	kept   []bool // values that gradients read as they are
@@ -53,7 +55,7 @@ func newRecomputation(d *differentiator) *recomputation {
 				live[v] = true
 			}
 		}
-		if len(live) == 1 {
+		if len(live) == 1 || !slices.ContainsFunc(slices.Collect(maps.Keys(live)), func(v int) bool { return d.makers[v] != n }) {
 			for v := range live {
 				r.kept[v] = true
 			}

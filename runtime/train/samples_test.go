@@ -297,6 +297,9 @@ func TestStepsOfSamples(t *testing.T) {
 		t.Run(c.Name, func(t *testing.T) {
 			c.compare(t, "float32", 1e-4, func(b sampleBatch) []Batch { return []Batch{b.tensors(onnx.Float32, 0)} })
 		})
+		if c.Rewrite == nil {
+			continue
+		}
 		t.Run(c.Name+"/divided", func(t *testing.T) {
 			c.compare(t, "float32", 1e-4, func(b sampleBatch) []Batch {
 				first, rest := b.part(0, 1), b.part(1, len(b.Labels))
