@@ -218,6 +218,21 @@ func cubicWeight(x, a float64) float64 {
 	return 0
 }
 
+// cubicSlope is the derivative of cubicWeight.
+func cubicSlope(x, a float64) float64 {
+	slope, d := 0.0, math.Abs(x)
+	switch {
+	case d <= 1:
+		slope = (3*(a+2)*d - 2*(a+3)) * d
+	case d < 2:
+		slope = (3*a*d-10*a)*d + 8*a
+	}
+	if x < 0 {
+		return -slope
+	}
+	return slope
+}
+
 // bindResample interpolates along one axis after another. The steps between
 // are kept in float64, in two buffers that take turns.
 func bindResample[T number](d *Device, n *op.Node, c *device.Call) (func() error, error) {

@@ -17,8 +17,10 @@ import (
 // ErrNoGradient says that a case is not one of gradients.
 var ErrNoGradient = errors.New("not a single node with a gradient that takes elements of float64")
 
-// notLearned are inputs, tables and the weights of classes, that get no gradient.
+// notLearned are inputs, tables and the weights of classes, that get no
+// gradient, and grids, whose points are in the middle between elements.
 var notLearned = map[string][]int{
+	"GridSample":                {1},
 	"NegativeLogLikelihoodLoss": {2},
 	"RotaryEmbedding":           {1, 2},
 	"SoftmaxCrossEntropyLoss":   {2},
