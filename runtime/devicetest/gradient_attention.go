@@ -55,4 +55,37 @@ func init() {
 	}
 	GradientCases = append(GradientCases, GradientCase{Domain: "com.microsoft", OpType: "RotaryEmbedding",
 		Inputs: []Input{Random(2, 3, 5, 4), Fixed([]int64{2}, 1), table(9, 2), table(9, 2)}})
+
+	const microsoft = "com.microsoft"
+	heads := number("num_heads", 2)
+	marks := []int32{1, 0, 1, 1, 1, 0, 0, 1, 1, 1}
+	keep := Fixed(marks, 2, 5)
+	for name, c := range map[string]struct {
+		attributes attributes
+		in         []Input
+	}{
+		"plain":        {nil, []Input{flat(3, 6), flat(5, 6), flat(5, 4)}},
+		"bias":         {attributes{real("scale", 1.5)}, []Input{flat(3, 6), flat(5, 6), flat(5, 4), Random(16)}},
+		"causal":       {attributes{number("unidirectional", 1)}, []Input{flat(5, 6), flat(5, 6), flat(5, 4)}},
+		"padding":      {attributes{real("mask_filter_value", -3)}, []Input{flat(3, 6), flat(5, 6), flat(5, 4), absent, keep}},
+		"lengths":      {attributes{real("mask_filter_value", -3)}, []Input{flat(3, 6), flat(5, 6), flat(5, 4), absent, Fixed([]int32{3, 5}, 2)}},
+		"3D":           {attributes{real("mask_filter_value", -3)}, []Input{flat(1, 6), flat(5, 6), flat(5, 4), absent, Fixed(marks, 2, 1, 5)}},
+		"scores":       {nil, []Input{flat(3, 6), flat(5, 6), flat(5, 4), absent, keep, Random(1, 2, 3, 5)}},
+		"heads":        {nil, []Input{flat(3, 6), Random(2, 2, 5, 3), Random(2, 2, 5, 2)}},
+		"shared score": {nil, []Input{flat(3, 6), flat(5, 6), flat(5, 4), absent, absent, Random(1, 1, 3, 5)}},
+	} {
+		GradientCases = append(GradientCases, GradientCase{Name: "MultiHeadAttention/" + name, Domain: microsoft, OpType: "MultiHeadAttention",
+			Inputs: c.in, Attributes: append(c.attributes, heads)})
+	}
+	for name, c := range map[string]struct {
+		attributes attributes
+		in         []Input
+	}{
+		"plain":   {nil, []Input{flat(5, 3), Random(3, 12)}},
+		"sizes":   {attributes{onnx.IntsAttribute("qkv_hidden_sizes", 6, 6, 4), number("unidirectional", 1)}, []Input{flat(5, 3), Random(3, 16), Random(16)}},
+		"padding": {attributes{real("mask_filter_value", -3)}, []Input{flat(5, 3), Random(3, 12), Random(12), keep, absent, Random(2, 1, 5, 5)}},
+	} {
+		GradientCases = append(GradientCases, GradientCase{Name: "com.microsoft::Attention/" + name, Domain: microsoft, OpType: "Attention",
+			Inputs: c.in, Attributes: append(c.attributes, heads)})
+	}
 }

@@ -13,7 +13,8 @@ func init() {
 		// MultiHeadAttention: query, key?, value?, bias?, key_padding_mask?,
 		// attention_bias?, past_key?, past_value?.
 		Operator{Domain: "com.microsoft", Name: "MultiHeadAttention", Since: []int{1}, Inputs: Between(1, 8), Outputs: Between(1, 3),
-			Attributes: []string{"mask_filter_value", "num_heads", "scale", "unidirectional"}, Infer: inferMultiHeadAttention},
+			Attributes: []string{"mask_filter_value", "num_heads", "scale", "unidirectional"}, Infer: inferMultiHeadAttention,
+			Gradient: multiHeadAttentionGradient},
 		// GroupQueryAttention: query, key?, value?, past_key?, past_value?,
 		// seqlens_k, total_sequence_length, cos_cache?, sin_cache?,
 		// position_ids?, attention_bias?, head_sink?.
@@ -25,7 +26,7 @@ func init() {
 		// attention_bias?.
 		Operator{Domain: "com.microsoft", Name: "Attention", Since: []int{1}, Inputs: Between(2, 6), Outputs: Between(1, 2),
 			Attributes: []string{"do_rotary", "mask_filter_value", "num_heads", "past_present_share_buffer", "qkv_hidden_sizes",
-				"scale", "unidirectional"}, Infer: inferProjectedAttention},
+				"scale", "unidirectional"}, Infer: inferProjectedAttention, Gradient: projectedAttentionGradient},
 	)
 }
 
@@ -379,4 +380,118 @@ func inferProjectedAttention(c *Inference) error {
 	c.Set(0, t, []Dim{s.Batch, s.Queries, c.Mul(s.Heads, s.ValueSize)})
 	c.Set(1, t, []Dim{2, s.Batch, s.Heads, total, s.HeadSize})
 	return nil
+}
+
+// multiHeadAttentionGradient is the gradient of MultiHeadAttention without
+// caches, of queries, keys and values that are tensors of their own.
+func multiHeadAttentionGradient(b *Backward) {
+	in := attended{b.Input(0), b.Input(1), b.Input(2)}
+	if in[2] == NoValue {
+		b.Fail(fmt.Errorf("queries, keys and values that share a tensor have %w", ErrNoGradient))
+		return
+	}
+	parts := make([]Value, 3)
+	if bias := b.Input(3); bias != NoValue {
+		if b.Rank(in[1]) != 3 || b.Rank(in[0]) != 3 {
+			b.Fail(fmt.Errorf("a bias of queries beside keys of rank 4 has %w", ErrNoGradient))
+			return
+		}
+		sizes := b.joined(b.Length(in[0], -1), b.Length(in[1], -1), b.Length(in[2], -1))
+		parts = b.AddMany(&onnx.Node{OpType: "Split"}, 3, bias, sizes)
+		for i := range in {
+			in[i] = b.Op("Add", in[i], parts[i])
+		}
+	}
+	d := b.headsGradient(in, 4, 5, 6)
+	for i := range in {
+		b.Set(i, d[i])
+	}
+	if b.Wants(3) {
+		for i := range parts {
+			parts[i] = b.SumTo(d[i], parts[i])
+		}
+		b.Set(3, b.joined(parts...))
+	}
+}
+
+// projectedAttentionGradient is the gradient of ONNX Runtime's Attention
+// without caches. The product of input and weights is computed again.
+func projectedAttentionGradient(b *Backward) {
+	x, weights := b.Input(0), b.Input(1)
+	projected := b.Op("MatMul", x, weights)
+	if bias := b.Input(2); bias != NoValue {
+		projected = b.Op("Add", projected, bias)
+	}
+	last := onnx.IntAttribute("axis", -1)
+	split := &onnx.Node{OpType: "Split", Attributes: []*onnx.Attribute{last}}
+	in := []Value{projected}
+	if sizes := b.Node.Ints("qkv_hidden_sizes"); sizes != nil {
+		in = append(in, b.Ints(sizes...))
+	} else {
+		split.Attributes = append(split.Attributes, onnx.IntAttribute("num_outputs", 3))
+	}
+	d := b.headsGradient(attended(b.AddMany(split, 3, in...)), 3, 5, 4)
+	g := b.Add(&onnx.Node{OpType: "Concat", Attributes: []*onnx.Attribute{last}}, d[:3]...)
+	p := factors{values: [2]Value{x, weights}, alpha: 1}
+	for i := range 2 {
+		if b.Wants(i) {
+			b.Set(i, b.factorGradient(p, i, g))
+		}
+	}
+	if b.Wants(2) {
+		b.Set(2, b.SumTo(g, b.Input(2)))
+	}
+}
+
+// headsGradient returns the gradients of query, key and value of a node of ONNX
+// Runtime's, and states that of the bias of its scores. It is given which
+// inputs are the padding mask, that bias and the cache.
+func (b *Backward) headsGradient(in attended, mask, bias, past int) []Value {
+	if b.Input(past) != NoValue || b.Gradient(1) != NoValue || b.Gradient(2) != NoValue {
+		b.Fail(fmt.Errorf("caches of keys and values have %w; train a model without them", ErrNoGradient))
+	}
+	heads := b.Node.Int("num_heads", 0)
+	n := &onnx.Node{Attributes: []*onnx.Attribute{onnx.IntAttribute("q_num_heads", heads), onnx.IntAttribute("kv_num_heads", heads),
+		onnx.IntAttribute("is_causal", b.Node.Int("unidirectional", 0))}}
+	if scale := b.Node.Float("scale", 0); scale != 0 {
+		n.Attributes = append(n.Attributes, onnx.FloatAttribute("scale", scale))
+	}
+	added := NoValue
+	if m := b.Input(mask); m != NoValue {
+		added = b.Op("Where", b.padding(m, in), b.Scalar(0, in[0]), b.Scalar(float64(b.Node.Float("mask_filter_value", -10000)), in[0]))
+	}
+	switch extra := b.Input(bias); {
+	case extra == NoValue:
+	case added == NoValue:
+		added = extra
+	default:
+		added = b.Op("Add", added, extra)
+	}
+	d := b.attend(n, in, added, NoValue, b.Gradient(0), b.Wants(bias))
+	if b.Wants(bias) {
+		b.Set(bias, b.SumTo(d[3], b.Input(bias)))
+	}
+	return d
+}
+
+// padding returns, broadcasting with [batch, heads, queries, keys], which keys
+// a padding mask lets count.
+func (b *Backward) padding(mask Value, in attended) Value {
+	counts := func(v Value) Value {
+		return b.Add(&onnx.Node{OpType: "Cast", Attributes: []*onnx.Attribute{onnx.IntAttribute("to", int64(onnx.Bool))}}, v)
+	}
+	switch b.Rank(mask) {
+	case 3:
+		return b.Op("Unsqueeze", counts(mask), b.Ints(1))
+	case 2:
+		return b.Op("Unsqueeze", counts(mask), b.Ints(1, 2))
+	}
+	if batch := b.Fact(in[0]).Shape; len(batch) == 0 || b.Fact(mask).Shape[0] != batch[0] {
+		b.Fail(fmt.Errorf("a mask of the first and last keys has %w", ErrNoGradient))
+		return NoValue
+	}
+	whole := func(vector Value) Value { return b.Op("Squeeze", vector) }
+	places := b.Op("Range", whole(b.Ints(0)), whole(b.Length(in[1], -2)), whole(b.Ints(1)))
+	lengths := b.Add(&onnx.Node{OpType: "Cast", Attributes: []*onnx.Attribute{onnx.IntAttribute("to", int64(onnx.Int64))}}, mask)
+	return b.Op("Less", places, b.Op("Unsqueeze", lengths, b.Ints(1, 2, 3)))
 }
