@@ -50,6 +50,9 @@ func init() {
 		GradientCase{Name: "Det/singular", OpType: "Det", Inputs: []Input{With([]float64{1, 2, 3, 2, 4, 6, 1, 1, 5}, 3, 3)}},
 		GradientCase{Name: "Det/number", OpType: "Det", Inputs: []Input{Random(1, 1)}},
 
+		GradientCase{OpType: "STFT", Inputs: []Input{Random(2, 12, 1), element[int64](3), Random(5)}},
+		GradientCase{Name: "STFT/complex", OpType: "STFT", Inputs: []Input{Random(1, 10, 2), element[int64](2), none, element[int64](4)}, Attributes: list(integer("onesided", 0))},
+		GradientCase{Name: "STFT/matrix", OpType: "STFT", Inputs: []Input{Random(2, 10), element[int64](2), none, element[int64](4)}},
 		GradientCase{OpType: "DFT", Inputs: []Input{Random(2, 5, 2)}},
 		GradientCase{Name: "DFT/real", OpType: "DFT", Inputs: []Input{Random(2, 5, 1)}, Attributes: list(integer("onesided", 1))},
 		GradientCase{Name: "DFT/longer", OpType: "DFT", Inputs: []Input{Random(5, 2, 1), element[int64](8), element[int64](0)}, Attributes: list(integer("onesided", 1))},

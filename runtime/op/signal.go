@@ -24,7 +24,7 @@ func init() {
 		// STFT, ONNX 17: signal [batch, length, 1 or 2], frame_step, window?,
 		// frame_length?.
 		Operator{Name: "STFT", Since: []int{17}, Inputs: Between(2, 4), Outputs: Exactly(1),
-			Attributes: []string{"onesided"}, Parameters: []int{1, 3}, Infer: inferSTFT},
+			Attributes: []string{"onesided"}, Parameters: []int{1, 3}, Infer: inferSTFT, Gradient: stftGradient},
 		// MelWeightMatrix, ONNX 17: num_mel_bins, dft_length, sample_rate,
 		// lower_edge_hertz, upper_edge_hertz.
 		Operator{Name: "MelWeightMatrix", Since: []int{17}, Inputs: Exactly(5), Outputs: Exactly(1),
@@ -184,6 +184,45 @@ func dftGradient(b *Backward) {
 		g = b.Op("Slice", g, b.Ints(0), b.Ints(1), b.Ints(-1))
 	}
 	b.Set(0, g)
+}
+
+// stftGradient transforms the gradient of each frame back, and adds frames up
+// where they overlap.
+func stftGradient(b *Backward) {
+	signal, window, g := b.Input(0), b.Input(2), b.Gradient(0)
+	frame := b.Length(signal, 1)
+	switch given := b.Input(3); {
+	case given != NoValue:
+		frame = b.Op("Reshape", given, b.Ints(1))
+	case window != NoValue:
+		frame = b.Length(window, 0)
+	}
+	if b.Node.Int("onesided", 1) != 0 {
+		grow := b.Op("Sub", frame, b.Length(g, 2))
+		g = b.Op("Pad", g, b.joined(b.Ints(0), grow), NoValue, b.Ints(2))
+	}
+	back := &onnx.Node{OpType: "DFT", Attributes: []*onnx.Attribute{onnx.IntAttribute("inverse", 1)}}
+	g = b.Op("Mul", b.Add(back, g, NoValue, b.integer(2)), b.Cast(frame, signal))
+	shape := b.Fact(signal).Shape
+	switch rank := b.Rank(signal); {
+	case rank == 2:
+		signal = b.Op("Unsqueeze", signal, b.Ints(2))
+		fallthrough
+	case rank == 3 && shape[2] == 1: // the real part
+		g = b.Op("Slice", g, b.Ints(0), b.Ints(1), b.Ints(-1))
+	}
+	// Element n of frame f is element f·step + n of the signal.
+	count := func(length Value) Value { return b.Op("Range", b.integer(0), b.Op("Squeeze", length), b.integer(1)) }
+	starts := b.Op("Mul", count(b.Length(g, 1)), b.Op("Reshape", b.Input(1), b.Ints(1)))
+	positions := b.Op("Add", b.Op("Unsqueeze", starts, b.Ints(1)), count(frame))
+	if window != NoValue {
+		if b.Wants(2) {
+			frames := b.Add(&onnx.Node{OpType: "Gather", Attributes: []*onnx.Attribute{onnx.IntAttribute("axis", 1)}}, signal, positions)
+			b.Set(2, b.ReduceSum(b.Op("Mul", g, frames), false, 0, 1, 3))
+		}
+		g = b.Op("Mul", g, b.Op("Unsqueeze", window, b.Ints(1)))
+	}
+	b.Set(0, b.Reshape(b.ungathered(g, positions, b.Shape(signal), 1), b.Input(0)))
 }
 
 // bothSides adds how often each bin of a onesided transform of the given length
