@@ -34,6 +34,16 @@ func float32Row(depth int, block int, panels int, a *float32, b *float32, c *flo
 //go:noescape
 func float32Interleave(dst *float32, rows *[6]*float32, depth int)
 
+// float32Runs16 is [packRuns] for panels of 16 elements; steps and strides are in bytes.
+//
+//go:noescape
+func float32Runs16(dst *float32, src *float32, panels int, runs int, panelStep int, stride int)
+
+// float32Runs6 is [packRuns] for panels of 6 elements; steps and strides are in bytes.
+//
+//go:noescape
+func float32Runs6(dst *float32, src *float32, panels int, runs int, panelStep int, stride int)
+
 // pause is [Pause].
 //
 //go:noescape

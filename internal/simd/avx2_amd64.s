@@ -5801,6 +5801,68 @@ end:
 	VZEROUPPER
 	RET
 
+// func float32Runs16(dst *float32, src *float32, panels int, runs int, panelStep int, stride int)
+// Requires: AVX
+TEXT ·float32Runs16(SB), NOSPLIT, $0-48
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ panels+16(FP), DX
+	MOVQ runs+24(FP), BX
+	MOVQ panelStep+32(FP), SI
+	MOVQ stride+40(FP), DI
+
+panel:
+	MOVQ CX, R8
+	MOVQ AX, R9
+	MOVQ BX, R10
+
+run:
+	VMOVUPS (R8), Y0
+	VMOVUPS Y0, (R9)
+	VMOVUPS 32(R8), Y0
+	VMOVUPS Y0, 32(R9)
+	ADDQ    DI, R8
+	ADDQ    $0x40, R9
+	DECQ    R10
+	JNZ     run
+	ADDQ    $0x40, CX
+	ADDQ    SI, AX
+	DECQ    DX
+	JNZ     panel
+	VZEROUPPER
+	RET
+
+// func float32Runs6(dst *float32, src *float32, panels int, runs int, panelStep int, stride int)
+// Requires: AVX
+TEXT ·float32Runs6(SB), NOSPLIT, $0-48
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ panels+16(FP), DX
+	MOVQ runs+24(FP), BX
+	MOVQ panelStep+32(FP), SI
+	MOVQ stride+40(FP), DI
+
+panel:
+	MOVQ CX, R8
+	MOVQ AX, R9
+	MOVQ BX, R10
+
+run:
+	VMOVUPS (R8), X0
+	VMOVUPS X0, (R9)
+	MOVQ    16(R8), R11
+	MOVQ    R11, 16(R9)
+	ADDQ    DI, R8
+	ADDQ    $0x18, R9
+	DECQ    R10
+	JNZ     run
+	ADDQ    $0x18, CX
+	ADDQ    SI, AX
+	DECQ    DX
+	JNZ     panel
+	VZEROUPPER
+	RET
+
 // func pause()
 TEXT ·pause(SB), NOSPLIT, $0
 	PAUSE

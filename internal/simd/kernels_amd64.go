@@ -127,6 +127,26 @@ func multiplyRowAVX2[T Number](c, row []T, b *Packed[T], from, to int) bool {
 	return true
 }
 
+// packRunsAVX2 packs as many of n elements of each run as it can, whose number
+// it returns; see packRuns.
+func packRunsAVX2[T Number](dst, src []T, width, n, runs, depth, stride int) int {
+	panels := n / width
+	if !avx2 || !is[float32, T]() || panels == 0 || runs == 0 {
+		return 0
+	}
+	const size = 4
+	_, _ = dst[(panels-1)*depth*width+runs*width-1], src[(runs-1)*stride+panels*width-1]
+	switch to, from := pointer[float32](dst), pointer[float32](src); width {
+	case float32Cols:
+		float32Runs16(to, from, panels, runs, depth*width*size, stride*size)
+	case maxRows:
+		float32Runs6(to, from, panels, runs, depth*width*size, stride*size)
+	default:
+		return 0
+	}
+	return panels * width
+}
+
 // interleaveRowsAVX2 is interleaveRows for as many columns as it can, whose
 // number it returns.
 func interleaveRowsAVX2[T Number](dst []T, rows *[maxRows][]T, depth int) int {

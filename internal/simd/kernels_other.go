@@ -19,6 +19,8 @@ func multiplyInPlaceAVX512[T Number](c []T, stride int, a Matrix[T], b *Packed[T
 
 func multiplyRowAVX2[T Number](c, row []T, b *Packed[T], from, to int) bool { return false }
 
+func packRunsAVX2[T Number](dst, src []T, width, n, runs, depth, stride int) int { return 0 }
+
 func interleaveRowsAVX2[T Number](dst []T, rows *[maxRows][]T, depth int) int { return 0 }
 
 func axpyAVX2[T Number](alpha T, x, y []T) bool { return false }

@@ -128,12 +128,15 @@ func packRuns[T Number](dst []T, src Matrix[T], width int) {
 		few = 1
 	}
 	n, depth := src.Cols, src.Rows
+	if n == 0 {
+		return
+	}
 	if n%width != 0 {
 		clear(dst[n/width*width*depth:][:width*depth])
 	}
 	for l := 0; l < depth; l += few {
 		rows, runs := src.row(l), min(few, depth-l)
-		for j := 0; j < n; j += width {
+		for j := packRunsAVX2(dst[l*width:], rows, width, n, runs, depth, src.RowStride); j < n; j += width {
 			interleave(dst[j*depth+l*width:], rows[j:], width, min(width, n-j), runs, src.RowStride)
 		}
 	}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
@@ -53,5 +55,49 @@ func interleave() {
 	ADDQ(Imm(lanes), column)
 	JMP(LabelRef("eight"))
 	Label("end")
+	end()
+}
+
+// copyRuns writes the packing of contiguous rows: the part that a panel of the
+// given width has of each of them, panel by panel.
+func copyRuns(width int) {
+	text(fmt.Sprintf("float32Runs%d", width), "(dst, src *float32, panels, runs, panelStep, stride int)",
+		fmt.Sprintf("[packRuns] for panels of %d elements; steps and strides are in bytes.", width))
+	dst, src, panels := Load(Param("dst"), GP64()), Load(Param("src"), GP64()), Load(Param("panels"), GP64())
+	runs, panelStep, stride := Load(Param("runs"), GP64()), Load(Param("panelStep"), GP64()), Load(Param("stride"), GP64())
+	from, to, left := GP64(), GP64(), GP64()
+	size := 4 * width
+	Label("panel")
+	MOVQ(src, from)
+	MOVQ(dst, to)
+	MOVQ(runs, left)
+	Label("run")
+	for at := 0; at < size; {
+		switch part := size - at; {
+		case part >= register:
+			x := YMM()
+			VMOVUPS(Mem{Base: from, Disp: at}, x)
+			VMOVUPS(x, Mem{Base: to, Disp: at})
+			at += register
+		case part >= 16:
+			x := XMM()
+			VMOVUPS(Mem{Base: from, Disp: at}, x)
+			VMOVUPS(x, Mem{Base: to, Disp: at})
+			at += 16
+		default:
+			x := GP64()
+			MOVQ(Mem{Base: from, Disp: at}, x)
+			MOVQ(x, Mem{Base: to, Disp: at})
+			at += 8
+		}
+	}
+	ADDQ(stride, from)
+	ADDQ(Imm(uint64(size)), to)
+	DECQ(left)
+	JNZ(LabelRef("run"))
+	ADDQ(Imm(uint64(size)), src)
+	ADDQ(panelStep, dst)
+	DECQ(panels)
+	JNZ(LabelRef("panel"))
 	end()
 }

@@ -15,6 +15,8 @@ func main() {
 	inPlace512()
 	row()
 	interleave()
+	copyRuns(16)
+	copyRuns(tileRows)
 	pause()
 	arithmetic()
 	axpy()
