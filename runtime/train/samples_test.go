@@ -1,6 +1,7 @@
 package train
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"math"
@@ -13,6 +14,7 @@ import (
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
+	"github.com/fmoe-go/fmoe/runtime/train/report"
 )
 
 // sample is a sample model in training, which models/gradients.py rebuilt in
@@ -342,38 +344,40 @@ func (b *sampleBatch) part(lo, hi int) *sampleBatch {
 	return part
 }
 
-// Recomputing activations gives the same bits in less memory.
+// Recomputing activations gives the same bits in less memory, and so does any
+// number of threads.
 func TestRecomputeOfSamples(t *testing.T) {
 	for _, c := range readJSON[[]sampleSteps](t, "steps.json") {
 		t.Run(c.Name, func(t *testing.T) {
-			o := plain(c.Loss)
-			batch := Batch{"input_ids": tensor.New(onnx.Int64, 4, 256), labelsName: tensor.New(onnx.Int64, 4, 256)}
-			for i := range 4 * 256 {
+			batch := Batch{"input_ids": tensor.New(onnx.Int64, 2, 256), labelsName: tensor.New(onnx.Int64, 2, 256)}
+			for i := range 2 * 256 {
 				tensor.Of[int64](batch["input_ids"])[i] = int64(i * i % 251)
 				tensor.Of[int64](batch[labelsName])[i] = int64((i + 1) * (i + 1) % 251)
 			}
-			kept := newTrainer(t, c.open(t), o)
-			o.Recompute = true
-			again := newTrainer(t, c.open(t), o)
-			s1, g1, err := kept.gradients(batch)
-			if err != nil {
-				t.Fatal(err)
-			}
-			s2, g2, err := again.gradients(batch)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if s1.Total != s2.Total || len(g1) != len(g2) {
-				t.Errorf("loss %v and %d gradients, without recomputing %v and %d", s2.Total, len(g2), s1.Total, len(g1))
-			}
-			for name, g := range g1 {
-				if d, err := tensor.Compare(g2[name], g, 0, 0); err != nil || d.Failures > 0 {
-					t.Errorf("%s: %v, %v", name, d, err)
+			run := func(recompute bool, threads int) (*Trainer, report.Number, map[string]*tensor.Tensor) {
+				o := plain(c.Loss)
+				o.Recompute, o.Runtime.Threads = recompute, threads
+				trainer := newTrainer(t, c.open(t), o)
+				s, gradients, err := trainer.gradients(batch)
+				if err != nil {
+					t.Fatal(err)
 				}
+				return trainer, s.Total, gradients
 			}
-			before, after := kept.session.Memory().Plan, again.session.Memory().Plan
-			if after >= before*3/4 {
-				t.Errorf("%d bytes, without recomputing %d", after, before)
+			kept, loss, gradients := run(false, 2)
+			for _, threads := range []int{1, 3} {
+				again, total, list := run(true, threads)
+				if total != loss || len(list) != len(gradients) {
+					t.Errorf("%d threads: loss %v and %d gradients, without recomputing %v and %d", threads, total, len(list), loss, len(gradients))
+				}
+				for name, g := range gradients {
+					if !bytes.Equal(list[name].Data, g.Data) {
+						t.Errorf("%d threads: the gradient of %q has other bits", threads, name)
+					}
+				}
+				if before, after := kept.session.Memory().Plan, again.session.Memory().Plan; after >= before*3/4 {
+					t.Errorf("%d bytes, without recomputing %d", after, before)
+				}
 			}
 		})
 	}

@@ -1,7 +1,9 @@
 package train
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"math"
 	"math/rand/v2"
@@ -189,26 +191,73 @@ func checkDerivative(t *testing.T, m *onnx.Model, batch Batch, o Options) {
 	t.Errorf("derivative %.9g, central difference %.9g", want, got)
 }
 
+// Evaluation drops nothing out, also of a model in training mode.
+func TestEvaluationDropsNothing(t *testing.T) {
+	folder := filepath.Join(zoo, "bert-torchscript-training")
+	var losses []float64
+	for _, dropped := range []bool{false, true} {
+		m := readModel(t, filepath.Join(folder, "model.onnx"))
+		if dropped {
+			dropOut(m)
+		}
+		batch, loss := example(t, m, filepath.Join(folder, "test_data_set_0"))
+		losses = append(losses, evaluate(t, newTrainer(t, m, plain(loss)), batch))
+	}
+	if losses[0] != losses[1] {
+		t.Errorf("loss %v, without dropout %v", losses[1], losses[0])
+	}
+}
+
+// A parameter in half precision goes on from its master.
+func TestRestoreOfHalfPrecision(t *testing.T) {
+	folder := filepath.Join(zoo, "gpt2-torchscript-float16")
+	m := readModel(t, filepath.Join(folder, "model.onnx"))
+	batch, loss := example(t, m, filepath.Join(folder, "test_data_set_0"))
+	o := plain(loss)
+	o.Optimizer.LearningRate, o.Optimizer.Momentum = 1e-5, 0.9 // steps that float16 rounds away
+	step := func(trainer *Trainer) {
+		if _, err := trainer.Step(context.Background(), batch); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first, second := newTrainer(t, m, o), newTrainer(t, m, o)
+	step(first)
+	from := func(list []Named) func([]Named) error {
+		return func(into []Named) error {
+			for i, n := range into {
+				if n.Name != list[i].Name {
+					return fmt.Errorf("%s in place of %s", n.Name, list[i].Name)
+				}
+				copy(n.Tensor.Data, list[i].Tensor.Data)
+			}
+			return nil
+		}
+	}
+	if err := second.Restore(first.Progress(), from(first.Weights()), from(first.OptimizerState())); err != nil {
+		t.Fatal(err)
+	}
+	step(first)
+	step(second)
+	masters := 0
+	for i, n := range second.OptimizerState() {
+		if strings.HasSuffix(n.Name, "/master") {
+			masters++
+		}
+		if !bytes.Equal(n.Tensor.Data, first.OptimizerState()[i].Tensor.Data) {
+			t.Errorf("%s differs", n.Name)
+		}
+	}
+	if masters == 0 {
+		t.Error("there are no masters")
+	}
+}
+
 // checkSteps makes a few steps of AdamW on one batch, in the model's own types.
 func checkSteps(t *testing.T, m *onnx.Model, batch Batch, o Options) {
 	o.Optimizer = DefaultOptimizer(AdamW)
 	o.Optimizer.LearningRate = 1e-3
 	trainer := newTrainer(t, m, o)
-	evaluate := func() float64 {
-		batches := []Batch{batch}
-		e, err := trainer.Evaluate(context.Background(), func() (Batch, error) {
-			if len(batches) == 0 {
-				return nil, io.EOF
-			}
-			batches = nil
-			return batch, nil
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return float64(e.Loss)
-	}
-	before := evaluate()
+	before := evaluate(t, trainer, batch)
 	for range 4 {
 		s, err := trainer.Step(context.Background(), batch)
 		if err != nil {
@@ -218,7 +267,24 @@ func checkSteps(t *testing.T, m *onnx.Model, batch Batch, o Options) {
 			t.Fatalf("%s is not finite", s.NonFinite)
 		}
 	}
-	if after := evaluate(); !(after < before) {
+	if after := evaluate(t, trainer, batch); !(after < before) {
 		t.Errorf("loss %.6g after the steps, %.6g before", after, before)
 	}
+}
+
+// evaluate returns the loss of a batch.
+func evaluate(t *testing.T, trainer *Trainer, batch Batch) float64 {
+	t.Helper()
+	batches := []Batch{batch}
+	e, err := trainer.Evaluate(context.Background(), func() (Batch, error) {
+		if len(batches) == 0 {
+			return nil, io.EOF
+		}
+		batches = nil
+		return batch, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return float64(e.Loss)
 }
