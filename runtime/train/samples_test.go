@@ -364,7 +364,7 @@ func TestRecomputeOfSamples(t *testing.T) {
 				}
 				return trainer, s.Total, gradients
 			}
-			kept, loss, gradients := run(false, 2)
+			kept, loss, gradients := run(false, 3)
 			for _, threads := range []int{1, 3} {
 				again, total, list := run(true, threads)
 				if total != loss || len(list) != len(gradients) {
@@ -375,7 +375,7 @@ func TestRecomputeOfSamples(t *testing.T) {
 						t.Errorf("%d threads: the gradient of %q has other bits", threads, name)
 					}
 				}
-				if before, after := kept.session.Memory().Plan, again.session.Memory().Plan; after >= before*3/4 {
+				if before, after := kept.session.Memory().Plan, again.session.Memory().Plan; after >= before || c.Rewrite == nil && after >= before*3/4 {
 					t.Errorf("%d bytes, without recomputing %d", after, before)
 				}
 			}
