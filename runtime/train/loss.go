@@ -66,11 +66,6 @@ func (l *Loss) check() error {
 	return nil
 }
 
-// labelled reports whether rows are compared with labels of classes.
-func (l *Loss) labelled() bool {
-	return l.Kind == NextToken || l.Kind == Masked || l.Kind == Classification
-}
-
 // layer is an FMoE node, with the outputs that tell of its balance.
 type layer struct {
 	name         string

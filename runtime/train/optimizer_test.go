@@ -68,7 +68,7 @@ func TestOptimizers(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				defer u.close()
+				t.Cleanup(func() { u.close() })
 				weight := tensor.FromSlice(append([]float64{}, c.Weights[i]...), shape...)
 				var states []*tensor.Tensor
 				for _, s := range r.states(shape) {
