@@ -14,13 +14,31 @@ SAMPLES = $(patsubst models/%/model.onnx,%,$(wildcard models/*/model.onnx))
 SHARED  = $(wildcard ../shared/models/*.onnx)
 REWRITE = --num-experts 8 --top-k 2
 
-.PHONY: help build test race lint fuzz demo verify merge big conformance zoo compare experts bench bench-smoke plots split routing clean
+.PHONY: help build cuda cuda-test test race lint fuzz demo verify merge big conformance zoo compare experts bench bench-smoke plots split routing clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 15
 
 build: ## build bin/fmoefy and bin/moerun, static, without cgo
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+# CUDA_HOME may name an installed toolkit, of CUDA 12 or 13; else the compiler and headers come from PyPI.
+CUDA_TARGETS ?= sm_80,sm_90a,compute_80
+cuda: cuda-kernels ## build bin/moerun with the CUDA device (needs gcc and Python, no GPU)
+	build/cuda/lib/env $(GO) build -trimpath -tags fmoecuda -ldflags '$(LDFLAGS)' -o bin/ ./cmd/moerun
+
+.PHONY: cuda-kernels
+cuda-kernels: build/cuda/venv/ready
+	build/cuda/venv/bin/python cuda/build.py --out build/cuda/lib --targets $(CUDA_TARGETS)
+
+cuda-test: cuda-kernels ## test the CUDA device as far as this machine can
+	build/cuda/lib/env $(GO) vet -tags fmoecuda ./cuda/... ./runtime ./cmd/moerun
+	build/cuda/lib/env $(GO) test -tags fmoecuda ./cuda/... ./cmd/moerun
+
+build/cuda/venv/ready: cuda/requirements.txt
+	$(PYTHON) -m venv build/cuda/venv
+	$(if $(CUDA_HOME),,build/cuda/venv/bin/python -m pip install --quiet --requirement $<)
+	@touch $@
 
 test: ## run all tests
 	$(GO) test ./...

@@ -1,13 +1,16 @@
 package runtime
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
 
+	_ "github.com/fmoe-go/fmoe/cuda" // a device, or a stand-in that says how to build it
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/cpu"
 	"github.com/fmoe-go/fmoe/runtime/device"
@@ -16,7 +19,8 @@ import (
 
 // Options configure a session. The zero value is good for most uses.
 type Options struct {
-	// Device is the name of the device that computes; "" is "cpu".
+	// Device is the name of the device that computes: "cpu" or "cuda". "" is
+	// what the environment has in FMOE_DEVICE, else "cpu".
 	Device string
 	// Threads is the number of CPU threads; 0 means one for each processor.
 	Threads int
@@ -75,9 +79,7 @@ func New(m *onnx.Model, o Options) (*Session, error) {
 	if err := onnx.Check(m); err != nil {
 		return nil, err
 	}
-	if o.Device == "" {
-		o.Device = cpu.Name
-	}
+	o.Device = cmp.Or(o.Device, os.Getenv("FMOE_DEVICE"), cpu.Name)
 	s := &Session{model: m.Clone(), memory: newBudget(o.MaxMemory)}
 	d, err := device.Open(o.Device, device.Options{Threads: o.Threads, Release: func(b []byte) { s.model.Evict(b) }})
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 
 // runtimeFlags are the flags of every subcommand that runs a model.
 type runtimeFlags struct {
+	device    string
 	threads   int
 	maxMemory cli.Size
 	noFusion  bool
@@ -21,6 +22,7 @@ type runtimeFlags struct {
 }
 
 func (f *runtimeFlags) register(flags *pflag.FlagSet) {
+	flags.StringVar(&f.device, "device", "", "`name` of the device that computes: cpu, or cuda (default FMOE_DEVICE from the environment, else cpu)")
 	flags.IntVar(&f.threads, "threads", 0, "number of CPU threads; 0 means one for each processor")
 	flags.Var(&f.maxMemory, "max-memory", "refuse what needs more memory than this `size`, such as 2GiB (default 80% of the machine's)")
 	flags.BoolVar(&f.noFusion, "no-fusion", false, "run the model's nodes one by one, to see whether fused operators make a difference")
@@ -30,7 +32,7 @@ func (f *runtimeFlags) options() (runtime.Options, error) {
 	if f.threads < 0 {
 		return runtime.Options{}, cli.Misusef("--threads=%d must be 0 or more", f.threads)
 	}
-	return runtime.Options{Threads: f.threads, MaxMemory: int64(f.maxMemory), Profile: f.profile, NoFusion: f.noFusion}, nil
+	return runtime.Options{Device: f.device, Threads: f.threads, MaxMemory: int64(f.maxMemory), Profile: f.profile, NoFusion: f.noFusion}, nil
 }
 
 // session is a model that is ready to run.

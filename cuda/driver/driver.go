@@ -1,0 +1,125 @@
+//go:build fmoecuda
+
+// Package driver has what gorgonia.org/cu lacks of CUDA's driver API, and says
+// whether there is a driver at all.
+package driver
+
+/*
+#cgo LDFLAGS: -lcuda -ldl
+#include <cuda.h>
+#include <stdlib.h>
+
+extern int fmoe_cuda_status;
+
+static CUresult launch(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned threads, unsigned shared, CUstream s, void *parameters, size_t size) {
+	void *extra[] = {CU_LAUNCH_PARAM_BUFFER_POINTER, parameters, CU_LAUNCH_PARAM_BUFFER_SIZE, &size, CU_LAUNCH_PARAM_END};
+	return cuLaunchKernel(f, gx, gy, gz, threads, 1, 1, shared, s, NULL, extra);
+}
+
+// Device memory as pointers of C, which Go's checks leave alone.
+static CUresult allocate(void **p, size_t n) {
+	CUdeviceptr d = 0;
+	CUresult r = cuMemAlloc(&d, n);
+	*p = (void*)d;
+	return r;
+}
+*/
+import "C"
+
+import (
+	"errors"
+	"fmt"
+	"unsafe"
+
+	"gorgonia.org/cu"
+)
+
+// cu's handles are structs of one pointer, which is what the driver wants.
+var _ = [1]struct{}{}[unsafe.Sizeof(cu.Function{})+unsafe.Sizeof(cu.Stream{})-2*unsafe.Sizeof(uintptr(0))]
+
+// Status returns nil if there is a driver with a GPU, or what is missing.
+func Status() error {
+	switch status := C.fmoe_cuda_status; status {
+	case C.CUDA_SUCCESS:
+		return nil
+	case C.CUDA_ERROR_NOT_INITIALIZED:
+		return errors.New("libcuda.so.1, a part of NVIDIA's driver, is not on this machine")
+	case C.CUDA_ERROR_NO_DEVICE:
+		return errors.New("NVIDIA's driver finds no GPU")
+	default:
+		return fmt.Errorf("NVIDIA's driver cannot start: %w", failure(C.CUresult(status)))
+	}
+}
+
+// failure returns the driver's words for a result, nil for success.
+func failure(r C.CUresult) error {
+	if r == C.CUDA_SUCCESS {
+		return nil
+	}
+	var text *C.char
+	if C.cuGetErrorString(r, &text) != C.CUDA_SUCCESS || text == nil {
+		return fmt.Errorf("CUDA error %d", int(r))
+	}
+	return fmt.Errorf("CUDA error %d, %s", int(r), C.GoString(text))
+}
+
+// Allocate returns n bytes of the device's memory, n > 0. Their addresses mean nothing to
+// the host.
+func Allocate(n int) ([]byte, error) {
+	var p unsafe.Pointer
+	if err := failure(C.allocate(&p, C.size_t(n))); err != nil {
+		return nil, fmt.Errorf("%d bytes of memory on the GPU: %w", n, err)
+	}
+	return unsafe.Slice((*byte)(p), n), nil
+}
+
+// Free gives back what Allocate returned.
+func Free(b []byte) error { return failure(C.cuMemFree(address(b))) }
+
+func address(b []byte) C.CUdeviceptr {
+	return C.CUdeviceptr(uintptr(unsafe.Pointer(unsafe.SliceData(b))))
+}
+
+// AllocateHost returns n bytes of host memory, n > 0, that the GPU copies from and to
+// without a detour.
+func AllocateHost(n int) ([]byte, error) {
+	var p unsafe.Pointer
+	if err := failure(C.cuMemHostAlloc(&p, C.size_t(n), 0)); err != nil {
+		return nil, fmt.Errorf("%d bytes of pinned memory: %w", n, err)
+	}
+	return unsafe.Slice((*byte)(p), n), nil
+}
+
+// FreeHost gives back what AllocateHost returned.
+func FreeHost(b []byte) error { return failure(C.cuMemFreeHost(unsafe.Pointer(unsafe.SliceData(b)))) }
+
+// Upload copies from host memory to the device when the stream gets there.
+func Upload(to, from []byte, s cu.Stream) error {
+	return failure(C.cuMemcpyHtoDAsync(address(to), unsafe.Pointer(unsafe.SliceData(from)), C.size_t(len(from)), stream(s)))
+}
+
+// Download copies from the device to host memory when the stream gets there.
+func Download(to, from []byte, s cu.Stream) error {
+	return failure(C.cuMemcpyDtoHAsync(unsafe.Pointer(unsafe.SliceData(to)), address(from), C.size_t(len(from)), stream(s)))
+}
+
+// Copy copies within the device when the stream gets there.
+func Copy(to, from []byte, s cu.Stream) error {
+	return failure(C.cuMemcpyDtoDAsync(address(to), address(from), C.size_t(len(from)), stream(s)))
+}
+
+func stream(s cu.Stream) C.CUstream { return C.CUstream(unsafe.Pointer(s.C())) }
+
+// Launch starts a kernel on a grid of blocks of so many threads. parameters
+// has the kernel's, laid out as C does; it holds no Go pointers.
+func Launch[P any](f cu.Function, grid [3]int, threads, shared int, s cu.Stream, parameters *P) error {
+	handle := *(*C.CUfunction)(unsafe.Pointer(&f))
+	return failure(C.launch(handle, C.uint(grid[0]), C.uint(grid[1]), C.uint(grid[2]), C.uint(threads), C.uint(shared), stream(s),
+		unsafe.Pointer(parameters), C.size_t(unsafe.Sizeof(*parameters))))
+}
+
+// AllowShared lets a kernel be launched with more than 48 KiB of shared memory.
+func AllowShared(f cu.Function, bytes int) error {
+	handle := *(*C.CUfunction)(unsafe.Pointer(&f))
+	return failure(C.cuFuncSetAttribute(handle, C.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, C.int(bytes)))
+}
