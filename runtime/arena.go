@@ -4,25 +4,51 @@ import (
 	"slices"
 	"unsafe"
 
+	"github.com/fmoe-go/fmoe/runtime/device"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
 
 // arenaAlignment keeps every value of an arena on cache lines of its own.
 const arenaAlignment = 64
 
-// layOut gives each planned value its place in the arena: values whose
+// arena is the memory of a plan's values on one side, and behind them the
+// scratch memory of the steps there.
+type arena struct {
+	used    int // bytes of values
+	scratch device.Scratch
+	bytes   []byte // lent by a runner
+}
+
+// size returns the bytes that the arena needs.
+func (a *arena) size() int { return a.used + a.scratch.Size() }
+
+// arena returns that of the host, or of the device's own memory.
+func (p *plan) arena(remote bool) *arena {
+	if remote {
+		return &p.remote
+	}
+	return &p.host
+}
+
+// layOut gives each planned value its place in an arena: values whose
 // lifetimes do not overlap share memory, and elementwise steps write over
 // inputs that nobody reads afterwards.
 func (b *binder) layOut() error {
-	p := b.plan
 	b.lifetimes()
 	b.reuseInputs()
 	b.lifetimes()
+	if err := b.layOutSide(false); err != nil || b.session.remote == nil {
+		return err
+	}
+	return b.layOutSide(true)
+}
 
+func (b *binder) layOutSide(remote bool) error {
+	p := b.plan
 	// Lists of the slots whose memory is first, and last, in use at each step.
 	starts, ends := make([]*slot, len(p.steps)), make([]*slot, len(p.steps)+1)
 	for _, s := range slices.Backward(p.slots) {
-		if s.planned && s.root == s && s.first >= 0 {
+		if s.planned && s.root == s && s.first >= 0 && s.remote == remote {
 			s.size = roundUp(tensor.ByteSize(s.fact.Type, s.tensor.Len()))
 			s.nextStart, starts[s.first] = starts[s.first], s
 			s.nextEnd, ends[s.last] = ends[s.last], s
@@ -44,9 +70,9 @@ func (b *binder) layOut() error {
 			live -= s.size
 		}
 	}
-	p.arenaSize = free.top
+	p.arena(remote).used = free.top
 	if free.top > most+most/arenaWaste {
-		p.layOutBySize()
+		p.layOutBySize(remote)
 	}
 	return nil
 }
@@ -63,10 +89,10 @@ const (
 // layOutBySize places values from the largest to the smallest, each in the
 // smallest gap between those that are in use at the same time. It changes
 // nothing if the arena does not become smaller.
-func (p *plan) layOutBySize() {
+func (p *plan) layOutBySize(remote bool) {
 	var values []*slot
 	for _, s := range p.slots {
-		if s.planned && s.root == s && s.first >= 0 && s.size > 0 {
+		if s.planned && s.root == s && s.first >= 0 && s.size > 0 && s.remote == remote {
 			values = append(values, s)
 		}
 	}
@@ -98,10 +124,11 @@ func (p *plan) layOutBySize() {
 		at, _ := slices.BinarySearchFunc(placed, best, func(x place, offset int) int { return x.offset - offset })
 		placed = slices.Insert(placed, at, place{best, s})
 	}
-	if top >= p.arenaSize {
+	a := p.arena(remote)
+	if top >= a.used {
 		return
 	}
-	p.arenaSize = top
+	a.used = top
 	for _, x := range placed {
 		x.slot.offset = x.offset
 	}
@@ -216,35 +243,34 @@ func (f *freeList) give(offset, size int) {
 	}
 }
 
-// attach lets the plan's values lie in the given arena of at least size bytes.
-func (p *plan) attach(arena []byte) {
-	if unsafe.SliceData(arena) == unsafe.SliceData(p.arena) {
+// attach lets the plan's values on one side lie in the given memory, which
+// must be as large as the arena.
+func (p *plan) attach(memory []byte, remote bool) {
+	a := p.arena(remote)
+	if unsafe.SliceData(memory) == unsafe.SliceData(a.bytes) {
 		return
 	}
-	p.arena = arena
-	p.scratch.Attach(arena[p.arenaSize:])
+	a.bytes = memory
+	a.scratch.Attach(memory[a.used:])
 	for _, s := range p.slots {
-		if r := s.storage(); s.planned && r.first >= 0 {
+		if r := s.storage(); s.planned && s.remote == remote && r.first >= 0 {
 			size := tensor.ByteSize(s.fact.Type, s.tensor.Len())
-			s.tensor.Data = arena[r.offset : r.offset+size : r.offset+size]
+			s.tensor.Data = memory[r.offset : r.offset+size : r.offset+size]
 		}
 	}
 }
 
-// detach forgets the arena if it is the given one.
-func (p *plan) detach(arena []byte) {
-	if p.arena == nil || unsafe.SliceData(arena) != unsafe.SliceData(p.arena) {
+// detach forgets the memory of one side if it is the given one.
+func (p *plan) detach(memory []byte, remote bool) {
+	a := p.arena(remote)
+	if a.bytes == nil || unsafe.SliceData(memory) != unsafe.SliceData(a.bytes) {
 		return
 	}
-	p.arena = nil
-	p.scratch.Attach(nil)
+	a.bytes = nil
+	a.scratch.Attach(nil)
 	for _, s := range p.slots {
-		if s.planned {
+		if s.planned && s.remote == remote {
 			s.tensor.Data = nil
 		}
 	}
 }
-
-// size returns the bytes that the plan needs: its values and, behind them, the
-// scratch memory of its steps.
-func (p *plan) size() int { return p.arenaSize + p.scratch.Size() }

@@ -26,7 +26,9 @@ type slot struct {
 	size               int
 	nextStart, nextEnd *slot // in the lists of layOut
 	needed             bool
-	room               int // of a cache that stays in place
+	room               int  // of a cache that stays in place
+	lasting            bool // a constant of the program
+	remote             bool // the memory is the device's own, not the host's
 }
 
 // storage returns the slot that owns the memory.
@@ -43,6 +45,7 @@ type step struct {
 	in, out  []*slot // nil where absent
 	captured []*slot // what the node's subgraphs use
 	dynamic  bool    // to be bound while the plan runs
+	remote   bool    // computed where the device has memory of its own
 	run      func() error
 }
 
@@ -53,9 +56,7 @@ type plan struct {
 	results                   []*tensor.Tensor // of outputs
 	steps                     []*step
 	slots                     []*slot
-	arenaSize                 int
-	arena                     []byte
-	scratch                   device.Scratch
+	host, remote              arena
 
 	// Of a state's caches: which ones stay in place, and the greatest length
 	// that one of those gets.
@@ -104,6 +105,11 @@ func (s *slab[T]) take(n int) []T {
 // bind plans a program for inputs and captured values of the given types and
 // shapes.
 func (s *Session) bind(p *program, inputs, captures []*tensor.Tensor, caches *cacheLayout) (*plan, error) {
+	leave, err := s.enter()
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	b := &binder{session: s, plan: &plan{steps: make([]*step, 0, len(p.nodes)), slots: make([]*slot, 0, len(p.values))}}
 	b.inference.Symbols = &b.symbols
 	env := make([]*slot, len(p.values))
@@ -122,6 +128,9 @@ func (s *Session) bind(p *program, inputs, captures []*tensor.Tensor, caches *ca
 		b.plan.outputs = append(b.plan.outputs, b.value(p, env, id))
 	}
 	b.removeUnneeded()
+	if err := b.place(); err != nil {
+		return nil, err
+	}
 	b.keepCaches(caches)
 	if err := b.layOut(); err != nil {
 		return nil, err
@@ -130,7 +139,7 @@ func (s *Session) bind(p *program, inputs, captures []*tensor.Tensor, caches *ca
 	if err := b.kernels(); err != nil {
 		return nil, err
 	}
-	s.notePlan(b.plan.size())
+	s.notePlan(b.plan.host.size() + b.plan.remote.size())
 	return b.plan, nil
 }
 
@@ -158,6 +167,7 @@ func (b *binder) value(p *program, env []*slot, id int) *slot {
 	}
 	if env[id] == nil {
 		env[id] = b.slot(p.values[id].fact)
+		env[id].lasting = true
 	}
 	return env[id]
 }
@@ -205,7 +215,7 @@ func (b *binder) node(p *program, n *node, env []*slot) error {
 			return err
 		}
 		if !st.dynamic {
-			if err := b.session.host.fold(n.op, n.kernel, facts, outputs, bindFoldLimit); err != nil {
+			if err := b.session.host.fold(n.op, n.folding(), facts, outputs, bindFoldLimit); err != nil {
 				return err
 			}
 		}
@@ -342,7 +352,7 @@ func (b *binder) removeUnneeded() {
 func (b *binder) kernels() error {
 	for _, st := range b.plan.steps {
 		n := st.node
-		if st.dynamic {
+		if st.dynamic || st.run != nil {
 			continue
 		}
 		if n.op.Operator.View {
@@ -350,16 +360,19 @@ func (b *binder) kernels() error {
 			continue
 		}
 		call := &b.calls.take(1)[0]
-		*call = device.Call{In: b.tensorsOf(st.in), Out: b.tensorsOf(st.out), Rooms: rooms(st.in), Scratch: &b.plan.scratch}
-		err := guard(n.op.Node, func() (err error) {
-			st.run, err = n.kernel.Bind(call)
+		*call = device.Call{In: b.tensorsOf(st.in), Out: b.tensorsOf(st.out), Rooms: rooms(st.in), Scratch: &b.plan.arena(st.remote).scratch}
+		err := guard(n.op.Node, func() error {
+			kernel, err := b.session.kernel(n, st.remote)
+			if err == nil {
+				st.run, err = kernel.Bind(call)
+			}
 			return err
 		})
 		if err != nil {
 			return err
 		}
 	}
-	return b.session.memory.admitBytes(b.plan.size())
+	return b.session.memory.admitBytes(b.plan.host.size())
 }
 
 // view lets out show the memory of in, which may be another at each run.

@@ -201,7 +201,7 @@ func (c *compiler) node(n *onnx.Node, s *scope) error {
 		return fmt.Errorf("%s: the model does not import the operator domain %q", describe(n), n.Domain)
 	}
 	resolved, err := op.Resolve(n, version)
-	if err == nil && !resolved.Operator.View && controls[n.OpType] == nil && !c.device.Supports(n.Domain, n.OpType) {
+	if err == nil && !resolved.Operator.View && controls[n.OpType] == nil && !c.supports(n.Domain, n.OpType) {
 		err = fmt.Errorf("device %s has no kernel for it", c.device.Name())
 	}
 	if err != nil {
@@ -323,8 +323,7 @@ func (c *compiler) kernel(n *node, p *program) error {
 			constants[i] = p.values[v].fact.Value
 		}
 	}
-	var err error
-	n.kernel, err = c.device.Compile(n.op, constants)
+	err := c.compileKernel(n, constants)
 	if errors.Is(err, device.ErrUnsupported) {
 		c.refuse(n.op.Node, err)
 		return nil
@@ -332,6 +331,25 @@ func (c *compiler) kernel(n *node, p *program) error {
 	if err == nil {
 		c.weights.compiled(p, n)
 	}
+	return err
+}
+
+// supports reports whether the device has a kernel for an operator, or the CPU
+// for a device that has memory of its own.
+func (c *compiler) supports(domain, opType string) bool {
+	return c.device.Supports(domain, opType) || c.host.device.Supports(domain, opType)
+}
+
+// compileKernel makes the kernel of a node, the CPU's where the device has none.
+func (c *compiler) compileKernel(n *node, constants []*tensor.Tensor) (err error) {
+	if c.device == c.host.device || c.device.Supports(n.op.Domain, n.op.OpType) {
+		n.kernel, err = c.device.Compile(n.op, constants)
+		n.remote = err == nil && c.device != c.host.device
+		if c.device == c.host.device || !errors.Is(err, device.ErrUnsupported) {
+			return err
+		}
+	}
+	n.kernel, err = c.host.device.Compile(n.op, constants)
 	return err
 }
 

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime/device"
 	"github.com/fmoe-go/fmoe/runtime/op"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
@@ -27,6 +28,11 @@ func (s *Session) execute(ctx context.Context, p *program, inputs, captures []*t
 
 // run executes the steps. An error or a panic is told of the step's node.
 func (p *plan) run(ctx context.Context, s *Session, inputs, captures []*tensor.Tensor) (err error) {
+	leave, err := s.enter()
+	if err != nil {
+		return err
+	}
+	defer leave()
 	lend(p.inputs, inputs)
 	lend(p.captures, captures)
 	var n *node
@@ -44,7 +50,9 @@ func (p *plan) run(ctx context.Context, s *Session, inputs, captures []*tensor.T
 			err = st.execute(ctx, s)
 		} else {
 			start := time.Now()
-			err = st.execute(ctx, s)
+			if err = st.execute(ctx, s); st.remote && err == nil {
+				err = s.remote.Wait()
+			}
 			s.profile.add(n, time.Since(start))
 		}
 		if err != nil {
@@ -91,7 +99,10 @@ func (st *step) bindAndRun(ctx context.Context, s *Session) error {
 		if n.op.Operator.View && outputs[0].Concrete() {
 			out = []*tensor.Tensor{{Type: outputs[0].Type, Shape: outputs[0].Ints(), Data: in[0].Data, Strings: in[0].Strings}}
 		} else {
-			out, err = s.evaluator.run(n.op, n.kernel, in, outputs)
+			var kernel device.Kernel
+			if kernel, err = s.kernel(n, false); err == nil {
+				out, err = s.host.run(n.op, kernel, in, outputs)
+			}
 		}
 	}
 	if err != nil {

@@ -62,5 +62,5 @@ func (s *Session) Arena(inputs []*tensor.Tensor) (size, bound int, err error) {
 		}
 		bound = max(bound, live)
 	}
-	return p.arenaSize, bound, nil
+	return p.host.used, bound, nil
 }

@@ -350,7 +350,7 @@ func (r *rewriter) infer(n *onnx.Node, in []int, outputs int) (*node, []op.Fact,
 	if err != nil {
 		return nil, nil, err
 	}
-	if !resolved.Operator.View && !r.device.Supports(n.Domain, n.OpType) {
+	if !resolved.Operator.View && !r.supports(n.Domain, n.OpType) {
 		return nil, nil, fmt.Errorf("device %s has no kernel for it", r.device.Name())
 	}
 	inferred, err := op.Infer(resolved, facts, &r.symbols)

@@ -38,6 +38,8 @@ type node struct {
 	op      *op.Node
 	in, out []int
 	kernel  device.Kernel
+	remote  bool        // kernel is a Remote device's
+	spare   spareKernel // of the CPU, where remote
 	control controlFlow
 	bodies  []*program
 }

@@ -18,6 +18,7 @@ type Runner struct {
 	session *Session
 	bound   *boundProgram // nil before the first run, and after one that failed
 	arena   []byte
+	remote  []byte       // an arena in the device's own memory
 	caches  *cacheLayout // nil without a state
 }
 
@@ -53,8 +54,12 @@ func (r *Runner) run(ctx context.Context, p *program, inputs, captures []*tensor
 		return nil, err
 	}
 	plan := r.bound.plan
-	r.reserve(plan.size())
-	plan.attach(r.arena)
+	r.reserve(plan.host.size())
+	plan.attach(r.arena, false)
+	if err := r.reserveRemote(plan.remote.size()); err != nil {
+		return nil, err
+	}
+	plan.attach(r.remote, true)
 	if err := plan.run(ctx, r.session, inputs, captures); err != nil {
 		r.bound = nil
 		return nil, err
@@ -79,7 +84,7 @@ func (r *Runner) reserve(size int) {
 	}
 	old := r.arena
 	r.arena = nil
-	r.session.plans.detach(old)
+	r.session.plans.detach(old, false)
 	if len(old) > 0 {
 		size += size / arenaSpare // shapes that grow once are likely to grow again
 	}
@@ -87,6 +92,26 @@ func (r *Runner) reserve(size int) {
 		goruntime.GC()
 	}
 	r.arena = tensor.AlignedBytes(size)
+}
+
+// reserveRemote is reserve for the arena in the device's own memory.
+func (r *Runner) reserveRemote(size int) error {
+	if len(r.remote) >= size {
+		return nil
+	}
+	old := r.remote
+	r.remote = nil
+	device := r.session.remote
+	if len(old) > 0 {
+		r.session.plans.detach(old, true)
+		if err := device.Free(old); err != nil {
+			return err
+		}
+		size += size / arenaSpare
+	}
+	var err error
+	r.remote, err = device.Allocate(size)
+	return err
 }
 
 // arenaSpare says which part of a plan's size an arena that has to grow gets
@@ -156,13 +181,13 @@ func (ps *planStore) give(b *boundProgram) {
 	ps.idle = append(ps.idle, b)
 }
 
-// detach makes plans forget an arena that is given up, which their values
+// detach makes plans forget memory that is given up, which their values
 // would otherwise keep in memory.
-func (ps *planStore) detach(arena []byte) {
+func (ps *planStore) detach(memory []byte, remote bool) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	for _, b := range ps.idle {
-		b.plan.detach(arena)
+		b.plan.detach(memory, remote)
 	}
 }
 

@@ -44,8 +44,9 @@ type Session struct {
 	model     *onnx.Model
 	ownsModel bool
 	device    device.Device
-	evaluator *evaluator // on the device
-	host      *evaluator // on the CPU, for constants and shapes
+	remote    device.Remote // the device, where it has memory of its own
+	residents residents
+	host      *evaluator // on the CPU, for constants, shapes and what the device does not take
 	memory    *budget
 	main      *program
 	inputs    []*onnx.ValueInfo
@@ -81,30 +82,31 @@ func New(m *onnx.Model, o Options) (*Session, error) {
 	}
 	o.Device = cmp.Or(o.Device, os.Getenv("FMOE_DEVICE"), cpu.Name)
 	s := &Session{model: m.Clone(), memory: newBudget(o.MaxMemory)}
-	d, err := device.Open(o.Device, device.Options{Threads: o.Threads, Release: func(b []byte) { s.model.Evict(b) }})
+	release := func(b []byte) { s.model.Evict(b) }
+	d, err := device.Open(o.Device, device.Options{Threads: o.Threads, Release: release})
 	if err != nil {
 		return nil, err
 	}
 	s.device = d
-	s.evaluator = &evaluator{device: d, memory: s.memory}
-	s.host = s.evaluator
+	s.host = &evaluator{device: d, memory: s.memory}
+	if remote, ok := d.(device.Remote); ok {
+		s.remote, s.host.device = remote, cpu.New(device.Options{Threads: o.Threads, Release: release})
+	}
 	if o.Profile {
 		s.profile = &profile{index: map[*node]int{}}
 	}
 	if err := s.compile(o); err != nil {
-		d.Close()
-		return nil, err
+		return nil, errors.Join(err, s.closeDevices())
 	}
 	return s, nil
 }
 
 func (s *Session) compile(o Options) error {
-	supported := func(n *onnx.Node) bool { return s.device.Supports(n.Domain, n.OpType) }
-	if err := s.model.Inline(supported); err != nil {
-		return err
-	}
 	g := s.model.Graph
 	c := &compiler{model: s.model, device: s.device, host: s.host, noFusion: o.NoFusion, gradient: o.Gradient, precision: o.Precision, weights: newWeights(s.model)}
+	if err := s.model.Inline(func(n *onnx.Node) bool { return c.supports(n.Domain, n.OpType) }); err != nil {
+		return err
+	}
 	if err := o.Gradient.check(g); err != nil {
 		return err
 	}
@@ -188,9 +190,17 @@ func (s *Session) inputNames() string {
 // Close ends the device's threads, and closes the model if the session opened
 // it.
 func (s *Session) Close() error {
-	err := s.device.Close()
+	err := s.closeDevices()
 	if s.ownsModel {
 		err = errors.Join(err, s.model.Close())
+	}
+	return err
+}
+
+func (s *Session) closeDevices() error {
+	err := s.device.Close()
+	if s.remote != nil {
+		err = errors.Join(err, s.host.device.Close())
 	}
 	return err
 }

@@ -133,7 +133,7 @@ func (st *State) prepare(inputs []*tensor.Tensor) (*plan, error) {
 
 // place moves caches to where the plan wants them, as far as memory allows.
 func (st *State) place(plan *plan) error {
-	memory, total := st.runner.session.memory, plan.size()
+	memory, total := st.runner.session.memory, plan.host.size()
 	for i, kept := range plan.inPlace {
 		room := 0
 		if kept {
@@ -210,6 +210,9 @@ func (b *binder) keepCaches(layout *cacheLayout) {
 	p.inPlace = make([]bool, len(layout.inputs))
 	uses := b.usesOfCaches()
 	for i := range layout.inputs {
+		if b.session.remote != nil {
+			continue // the state's memory is the host's
+		}
 		past, present := p.inputs[layout.inputs[i]], p.outputs[layout.outputs[i]]
 		if !appends(past, present, uses[past], uses[present]) {
 			continue

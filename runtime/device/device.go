@@ -44,6 +44,36 @@ type Kernel interface {
 	Bind(c *Call) (func() error, error)
 }
 
+// Remote is a device with memory of its own, where its kernels compute. The
+// runtime keeps an arena there, copies what comes in, goes out or is wanted by
+// the other side, and lets the CPU compute what the device does not take.
+// Slices of remote memory have addresses that the host must not read. Kernels
+// are bound, and run, between Enter and the call of what it returns, on that
+// thread. They, uploads and downloads take effect in the order of their calls.
+type Remote interface {
+	Device
+
+	// Takes reports whether a kernel can compute with tensors of the call's
+	// types and shapes. Only its Parameters have content.
+	Takes(k Kernel, c *Call) bool
+
+	// Enter prepares the calling thread, to which the goroutine is tied until
+	// it calls leave.
+	Enter() (leave func(), err error)
+
+	// Allocate returns n bytes of the device's memory, n > 0, aligned to a
+	// cache line, and Free gives them back.
+	Allocate(n int) ([]byte, error)
+	Free(b []byte) error
+
+	// Upload copies host memory to the device. from may change after it.
+	Upload(to, from []byte) error
+	// Download copies to host memory. It returns when that is done.
+	Download(to, from []byte) error
+	// Wait returns when all is done that kernels have begun.
+	Wait() error
+}
+
 // Holder is a kernel that holds constants in a form of its own, such as packed
 // weights.
 type Holder interface {
@@ -61,7 +91,9 @@ func (f KernelFunc) Bind(c *Call) (func() error, error) { return f(c) }
 
 // Call is what a kernel is bound to.
 type Call struct {
-	// In has an entry for each input of the node, nil where it is absent.
+	// In has an entry for each input of the node, nil where it is absent. For
+	// a kernel of a Remote device they are in its memory, but for the
+	// operator's Parameters, which are in the host's.
 	In []*tensor.Tensor
 
 	// Out has an entry for each output, nil where nobody wants it. An output
