@@ -93,14 +93,16 @@ func addShares(row, weight []float64, factor float64, logits []float64) {
 }
 
 // addScores adds to a token's logits the gradient through the scores that
-// weigh gives the chosen experts, one for each slot.
+// weigh gives the chosen experts, one for each slot. Scores of one, which are
+// constant, let it pass as if they were shares of the softmax over all experts
+// (straight-through, Bengio et al. 2013, arXiv 1308.3432): otherwise nothing
+// would tell the router which experts help.
 func (c *Config) addScores(b *Batch, g *Gradients, token int, indices []int32) {
 	row, logits, scores := b.row(token), g.row(b, token), g.Scores[token*len(indices):][:len(indices)]
 	switch {
-	case c.Scores == ScoresOne:
 	case c.Scores == ScoresSigmoid:
 		c.addSigmoids(row, indices, scores, logits)
-	case c.Normalize:
+	case c.Normalize && c.Scores != ScoresOne:
 		top := math.Inf(-1)
 		for _, e := range indices {
 			if e >= 0 {

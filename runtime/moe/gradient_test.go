@@ -81,7 +81,21 @@ func settled(c Config, g Gate, tokens int, training bool, change func(b *Batch))
 	change(b)
 	g.Choose(b, 0, tokens)
 	g.Settle(b)
+	if c.Scores == ScoresOne {
+		passThrough(c, g, b)
+	}
 	return b
+}
+
+// passThrough replaces scores of one by those whose gradients they have.
+func passThrough(c Config, g Gate, b *Batch) {
+	for i, e := range b.Indices {
+		if e >= 0 {
+			p := slices.Clone(b.row(i / g.Slots()))
+			softmax(p, p)
+			b.Scores[i] = c.RoutedScaling * p[e]
+		}
+	}
 }
 
 // differentiate returns the gradients of weightedLoss.
