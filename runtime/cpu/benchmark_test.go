@@ -276,3 +276,38 @@ func BenchmarkAttentionGradient(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkFMoETraining times the two halves of a training step whose weights
+// change from step to step.
+func BenchmarkFMoETraining(b *testing.B) {
+	for _, l := range []layer{
+		{tokens: 1024, experts: 8, k: 2, d: 512, h: 2048, bias: true},
+		{tokens: 1024, experts: 8, k: 2, d: 512, h: 1024, bias: true, gated: true},
+		{tokens: 1024, experts: 64, k: 8, d: 512, h: 256, bias: true},
+	} {
+		config := moe.NaiveConfig(l.k, moe.GELU)
+		in := append(l.inputs(1), make([]*tensor.Tensor, moe.InputCount)...)[:moe.InputCount]
+		work := 4 * float64(l.tokens*l.k*l.d*l.h)
+		if l.gated {
+			work *= 1.5
+		}
+		for _, threads := range []int{1, 2} {
+			for _, half := range []string{"forward", "backward"} {
+				b.Run(fmt.Sprintf("%dexperts,gated=%t/%s/%dthreads", l.experts, l.gated, half, threads), func(b *testing.B) {
+					r := bindTraining(b, threads, config, in)
+					r.run(b)
+					run, work := r.forward, work
+					if half == "backward" {
+						run, work = r.backward, 2*work
+					}
+					for b.Loop() {
+						if err := run(); err != nil {
+							b.Fatal(err)
+						}
+					}
+					b.ReportMetric(work*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
+				})
+			}
+		}
+	}
+}
