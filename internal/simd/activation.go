@@ -187,3 +187,38 @@ func SwishGradient(out, gradient, x []float32, alpha float32) {
 		out[i] = gradient[i] * (s + v*(s*(e*s))) // 1 − s is e·s, without cancellation
 	}
 }
+
+// GELUSlope writes GELU(x) to value and GELU′(x) to slope, for the price of one
+// of them. The three have the same length; value may be x.
+func GELUSlope(value, slope, x []float32) {
+	value, slope = value[:len(x)], slope[:len(x)]
+	if avx2 {
+		float32GELUSlope(value, slope, x)
+		return
+	}
+	const flat = 14 // from here on the density is 0
+	for i, v := range x {
+		density := exp(-v * v * 0.5)
+		normal := erfcx(max(v, -v)*(math.Sqrt2/2)) * density * 0.5
+		if v >= 0 {
+			normal = 1 - normal
+		}
+		value[i], slope[i] = v*normal, normal+max(-flat, min(flat, v))*(density*(0.5*math.Sqrt2/math.SqrtPi))
+	}
+}
+
+// SwishSlope is likewise for Swish.
+func SwishSlope(value, slope, x []float32, alpha float32) {
+	value, slope = value[:len(x)], slope[:len(x)]
+	if avx2 {
+		float32SwishSlope(value, slope, x, alpha)
+		return
+	}
+	const flat = 88 // from here on the slope is 0 or 1
+	for i, v := range x {
+		e := exp(-alpha * v)
+		s := 1 / (1 + e)
+		rest := min(e, 0x1p126) * s // 1 − s without cancellation
+		value[i], slope[i] = v/(1+e), s+max(-flat, min(flat, alpha*v))*(s*rest)
+	}
+}

@@ -154,6 +154,16 @@ func float32GELUTanhGradient(out []float32, gradient []float32, x []float32)
 //go:noescape
 func float32SwishGradient(out []float32, gradient []float32, x []float32, alpha float32)
 
+// float32GELUSlope is [GELUSlope].
+//
+//go:noescape
+func float32GELUSlope(value []float32, slope []float32, x []float32)
+
+// float32SwishSlope is [SwishSlope].
+//
+//go:noescape
+func float32SwishSlope(value []float32, slope []float32, x []float32, alpha float32)
+
 // float32Dot is [Dot], as 32 interleaved sums.
 //
 //go:noescape

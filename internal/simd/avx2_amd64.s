@@ -8224,6 +8224,293 @@ DATA lanes42b00000<>+24(SB)/4, $0x42b00000
 DATA lanes42b00000<>+28(SB)/4, $0x42b00000
 GLOBL lanes42b00000<>(SB), RODATA|NOPTR, $32
 
+// func float32GELUSlope(value []float32, slope []float32, x []float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·float32GELUSlope(SB), NOSPLIT, $0-72
+	MOVQ x_len+56(FP), AX
+	XORQ CX, CX
+	MOVQ x_base+48(FP), DX
+	MOVQ value_base+0(FP), BX
+	MOVQ slope_base+24(FP), SI
+
+loop22_one:
+	CMPQ         AX, $0x00000008
+	JL           loop22_rest
+	VMOVUPS      (DX)(CX*4), Y0
+	VMULPS       Y0, Y0, Y1
+	VXORPS       lanes80000000<>+0(SB), Y1, Y1
+	VMULPS       lanes3f000000<>+0(SB), Y1, Y1
+	VCMPPS       $0x15, lanesc2cff1b4<>+0(SB), Y1, Y2
+	VMOVUPS      lanesc2cff1b4<>+0(SB), Y3
+	VMAXPS       Y1, Y3, Y1
+	VMOVUPS      lanes42b20000<>+0(SB), Y3
+	VMINPS       Y1, Y3, Y1
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y3
+	VFMADD213PS  lanes4b400000<>+0(SB), Y1, Y3
+	VSUBPS       lanes4b400000<>+0(SB), Y3, Y4
+	VMOVUPS      lanes3f318000<>+0(SB), Y5
+	VFNMADD213PS Y1, Y4, Y5
+	VMOVUPS      lanesb95e8083<>+0(SB), Y1
+	VFNMADD213PS Y5, Y4, Y1
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y4
+	VFMADD213PS  lanes3c091def<>+0(SB), Y1, Y4
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y1, Y4
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y1, Y4
+	VFMADD213PS  lanes3f000000<>+0(SB), Y1, Y4
+	VMULPS       Y1, Y1, Y5
+	VFMADD213PS  Y1, Y5, Y4
+	VPSUBD       lanes4b400000<>+0(SB), Y3, Y3
+	VPSRAD       $0x01, Y3, Y1
+	VPSUBD       Y1, Y3, Y3
+	VPSLLD       $0x17, Y1, Y1
+	VPADDD       lanes3f800000<>+0(SB), Y1, Y1
+	VFMADD213PS  Y1, Y1, Y4
+	VANDPS       Y2, Y4, Y1
+	VPSLLD       $0x17, Y3, Y2
+	VPADDD       lanes3f800000<>+0(SB), Y2, Y2
+	VMULPS       Y2, Y1, Y1
+	VANDPS       lanes7fffffff<>+0(SB), Y0, Y2
+	VMULPS       lanes3f3504f3<>+0(SB), Y2, Y2
+	VMOVUPS      lanes40000000<>+0(SB), Y3
+	VADDPS       lanes40000000<>+0(SB), Y2, Y2
+	VDIVPS       Y2, Y3, Y2
+	VMOVUPS      lanesbd71f252<>+0(SB), Y3
+	VFMADD213PS  lanes3e91b3d3<>+0(SB), Y2, Y3
+	VFMADD213PS  lanesbef9724c<>+0(SB), Y2, Y3
+	VFMADD213PS  lanes3e8e5eda<>+0(SB), Y2, Y3
+	VFMADD213PS  lanesbcda1e68<>+0(SB), Y2, Y3
+	VFMADD213PS  lanes3e4f8d2a<>+0(SB), Y2, Y3
+	VFMADD213PS  lanes3e78f030<>+0(SB), Y2, Y3
+	VFMADD213PS  lanes3e90937f<>+0(SB), Y2, Y3
+	VFMADD213PS  lanes3e906da2<>+0(SB), Y2, Y3
+	VMULPS       Y2, Y3, Y2
+	VMULPS       Y1, Y2, Y2
+	VMULPS       lanes3f000000<>+0(SB), Y2, Y2
+	VMOVUPS      lanes3f800000<>+0(SB), Y3
+	VSUBPS       Y2, Y3, Y3
+	VBLENDVPS    Y0, Y2, Y3, Y3
+	VMULPS       Y3, Y0, Y2
+	VMOVUPS      lanesc1600000<>+0(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMOVUPS      lanes41600000<>+0(SB), Y4
+	VMINPS       Y0, Y4, Y0
+	VMULPS       lanes3ecc422a<>+0(SB), Y1, Y1
+	VMULPS       Y1, Y0, Y0
+	VADDPS       Y0, Y3, Y0
+	VMOVUPS      Y2, (BX)(CX*4)
+	VMOVUPS      Y0, (SI)(CX*4)
+	ADDQ         $0x00000008, CX
+	SUBQ         $0x00000008, AX
+	JMP          loop22_one
+
+loop22_rest:
+	TESTQ        AX, AX
+	JE           loop22_done
+	LEAQ         masks<>+32(SB), DI
+	NEGQ         AX
+	VMOVUPS      (DI)(AX*4), Y0
+	VMASKMOVPS   (DX)(CX*4), Y0, Y1
+	VMULPS       Y1, Y1, Y2
+	VXORPS       lanes80000000<>+0(SB), Y2, Y2
+	VMULPS       lanes3f000000<>+0(SB), Y2, Y2
+	VCMPPS       $0x15, lanesc2cff1b4<>+0(SB), Y2, Y3
+	VMOVUPS      lanesc2cff1b4<>+0(SB), Y4
+	VMAXPS       Y2, Y4, Y2
+	VMOVUPS      lanes42b20000<>+0(SB), Y4
+	VMINPS       Y2, Y4, Y2
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y4
+	VFMADD213PS  lanes4b400000<>+0(SB), Y2, Y4
+	VSUBPS       lanes4b400000<>+0(SB), Y4, Y5
+	VMOVUPS      lanes3f318000<>+0(SB), Y6
+	VFNMADD213PS Y2, Y5, Y6
+	VMOVUPS      lanesb95e8083<>+0(SB), Y2
+	VFNMADD213PS Y6, Y5, Y2
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y5
+	VFMADD213PS  lanes3c091def<>+0(SB), Y2, Y5
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y2, Y5
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y2, Y5
+	VFMADD213PS  lanes3f000000<>+0(SB), Y2, Y5
+	VMULPS       Y2, Y2, Y6
+	VFMADD213PS  Y2, Y6, Y5
+	VPSUBD       lanes4b400000<>+0(SB), Y4, Y4
+	VPSRAD       $0x01, Y4, Y2
+	VPSUBD       Y2, Y4, Y4
+	VPSLLD       $0x17, Y2, Y2
+	VPADDD       lanes3f800000<>+0(SB), Y2, Y2
+	VFMADD213PS  Y2, Y2, Y5
+	VANDPS       Y3, Y5, Y2
+	VPSLLD       $0x17, Y4, Y3
+	VPADDD       lanes3f800000<>+0(SB), Y3, Y3
+	VMULPS       Y3, Y2, Y2
+	VANDPS       lanes7fffffff<>+0(SB), Y1, Y3
+	VMULPS       lanes3f3504f3<>+0(SB), Y3, Y3
+	VMOVUPS      lanes40000000<>+0(SB), Y4
+	VADDPS       lanes40000000<>+0(SB), Y3, Y3
+	VDIVPS       Y3, Y4, Y3
+	VMOVUPS      lanesbd71f252<>+0(SB), Y4
+	VFMADD213PS  lanes3e91b3d3<>+0(SB), Y3, Y4
+	VFMADD213PS  lanesbef9724c<>+0(SB), Y3, Y4
+	VFMADD213PS  lanes3e8e5eda<>+0(SB), Y3, Y4
+	VFMADD213PS  lanesbcda1e68<>+0(SB), Y3, Y4
+	VFMADD213PS  lanes3e4f8d2a<>+0(SB), Y3, Y4
+	VFMADD213PS  lanes3e78f030<>+0(SB), Y3, Y4
+	VFMADD213PS  lanes3e90937f<>+0(SB), Y3, Y4
+	VFMADD213PS  lanes3e906da2<>+0(SB), Y3, Y4
+	VMULPS       Y3, Y4, Y3
+	VMULPS       Y2, Y3, Y3
+	VMULPS       lanes3f000000<>+0(SB), Y3, Y3
+	VMOVUPS      lanes3f800000<>+0(SB), Y4
+	VSUBPS       Y3, Y4, Y4
+	VBLENDVPS    Y1, Y3, Y4, Y4
+	VMULPS       Y4, Y1, Y3
+	VMOVUPS      lanesc1600000<>+0(SB), Y5
+	VMAXPS       Y1, Y5, Y1
+	VMOVUPS      lanes41600000<>+0(SB), Y5
+	VMINPS       Y1, Y5, Y1
+	VMULPS       lanes3ecc422a<>+0(SB), Y2, Y2
+	VMULPS       Y2, Y1, Y1
+	VADDPS       Y1, Y4, Y1
+	VMASKMOVPS   Y3, Y0, (BX)(CX*4)
+	VMASKMOVPS   Y1, Y0, (SI)(CX*4)
+
+loop22_done:
+	VZEROUPPER
+	RET
+
+// func float32SwishSlope(value []float32, slope []float32, x []float32, alpha float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·float32SwishSlope(SB), NOSPLIT, $0-76
+	VBROADCASTSS alpha+72(FP), Y0
+	MOVQ         x_len+56(FP), AX
+	XORQ         CX, CX
+	MOVQ         x_base+48(FP), DX
+	MOVQ         value_base+0(FP), BX
+	MOVQ         slope_base+24(FP), SI
+
+loop23_one:
+	CMPQ         AX, $0x00000008
+	JL           loop23_rest
+	VMOVUPS      (DX)(CX*4), Y1
+	VMULPS       Y0, Y1, Y2
+	VXORPS       lanes80000000<>+0(SB), Y2, Y3
+	VCMPPS       $0x15, lanesc2cff1b4<>+0(SB), Y3, Y4
+	VMOVUPS      lanesc2cff1b4<>+0(SB), Y5
+	VMAXPS       Y3, Y5, Y3
+	VMOVUPS      lanes42b20000<>+0(SB), Y5
+	VMINPS       Y3, Y5, Y3
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y5
+	VFMADD213PS  lanes4b400000<>+0(SB), Y3, Y5
+	VSUBPS       lanes4b400000<>+0(SB), Y5, Y6
+	VMOVUPS      lanes3f318000<>+0(SB), Y7
+	VFNMADD213PS Y3, Y6, Y7
+	VMOVUPS      lanesb95e8083<>+0(SB), Y3
+	VFNMADD213PS Y7, Y6, Y3
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y6
+	VFMADD213PS  lanes3c091def<>+0(SB), Y3, Y6
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y3, Y6
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y3, Y6
+	VFMADD213PS  lanes3f000000<>+0(SB), Y3, Y6
+	VMULPS       Y3, Y3, Y7
+	VFMADD213PS  Y3, Y7, Y6
+	VPSUBD       lanes4b400000<>+0(SB), Y5, Y5
+	VPSRAD       $0x01, Y5, Y3
+	VPSUBD       Y3, Y5, Y5
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       lanes3f800000<>+0(SB), Y3, Y3
+	VFMADD213PS  Y3, Y3, Y6
+	VANDPS       Y4, Y6, Y3
+	VPSLLD       $0x17, Y5, Y4
+	VPADDD       lanes3f800000<>+0(SB), Y4, Y4
+	VMULPS       Y4, Y3, Y3
+	VADDPS       lanes3f800000<>+0(SB), Y3, Y4
+	VMOVUPS      lanes3f800000<>+0(SB), Y5
+	VDIVPS       Y4, Y5, Y5
+	VMOVUPS      lanes7e800000<>+0(SB), Y6
+	VMINPS       Y3, Y6, Y3
+	VMULPS       Y5, Y3, Y3
+	VDIVPS       Y4, Y1, Y1
+	VMOVUPS      lanesc2b00000<>+0(SB), Y4
+	VMAXPS       Y2, Y4, Y2
+	VMOVUPS      lanes42b00000<>+0(SB), Y4
+	VMINPS       Y2, Y4, Y2
+	VMULPS       Y3, Y5, Y3
+	VMULPS       Y3, Y2, Y2
+	VADDPS       Y2, Y5, Y2
+	VMOVUPS      Y1, (BX)(CX*4)
+	VMOVUPS      Y2, (SI)(CX*4)
+	ADDQ         $0x00000008, CX
+	SUBQ         $0x00000008, AX
+	JMP          loop23_one
+
+loop23_rest:
+	TESTQ        AX, AX
+	JE           loop23_done
+	LEAQ         masks<>+32(SB), DI
+	NEGQ         AX
+	VMOVUPS      (DI)(AX*4), Y1
+	VMASKMOVPS   (DX)(CX*4), Y1, Y2
+	VMULPS       Y0, Y2, Y0
+	VXORPS       lanes80000000<>+0(SB), Y0, Y3
+	VCMPPS       $0x15, lanesc2cff1b4<>+0(SB), Y3, Y4
+	VMOVUPS      lanesc2cff1b4<>+0(SB), Y5
+	VMAXPS       Y3, Y5, Y3
+	VMOVUPS      lanes42b20000<>+0(SB), Y5
+	VMINPS       Y3, Y5, Y3
+	VMOVUPS      lanes3fb8aa3b<>+0(SB), Y5
+	VFMADD213PS  lanes4b400000<>+0(SB), Y3, Y5
+	VSUBPS       lanes4b400000<>+0(SB), Y5, Y6
+	VMOVUPS      lanes3f318000<>+0(SB), Y7
+	VFNMADD213PS Y3, Y6, Y7
+	VMOVUPS      lanesb95e8083<>+0(SB), Y3
+	VFNMADD213PS Y7, Y6, Y3
+	VMOVUPS      lanes3ab6da74<>+0(SB), Y6
+	VFMADD213PS  lanes3c091def<>+0(SB), Y3, Y6
+	VFMADD213PS  lanes3d2aaa2f<>+0(SB), Y3, Y6
+	VFMADD213PS  lanes3e2aaa47<>+0(SB), Y3, Y6
+	VFMADD213PS  lanes3f000000<>+0(SB), Y3, Y6
+	VMULPS       Y3, Y3, Y7
+	VFMADD213PS  Y3, Y7, Y6
+	VPSUBD       lanes4b400000<>+0(SB), Y5, Y5
+	VPSRAD       $0x01, Y5, Y3
+	VPSUBD       Y3, Y5, Y5
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       lanes3f800000<>+0(SB), Y3, Y3
+	VFMADD213PS  Y3, Y3, Y6
+	VANDPS       Y4, Y6, Y3
+	VPSLLD       $0x17, Y5, Y4
+	VPADDD       lanes3f800000<>+0(SB), Y4, Y4
+	VMULPS       Y4, Y3, Y3
+	VADDPS       lanes3f800000<>+0(SB), Y3, Y4
+	VMOVUPS      lanes3f800000<>+0(SB), Y5
+	VDIVPS       Y4, Y5, Y5
+	VMOVUPS      lanes7e800000<>+0(SB), Y6
+	VMINPS       Y3, Y6, Y3
+	VMULPS       Y5, Y3, Y3
+	VDIVPS       Y4, Y2, Y2
+	VMOVUPS      lanesc2b00000<>+0(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMOVUPS      lanes42b00000<>+0(SB), Y4
+	VMINPS       Y0, Y4, Y0
+	VMULPS       Y3, Y5, Y3
+	VMULPS       Y3, Y0, Y0
+	VADDPS       Y0, Y5, Y0
+	VMASKMOVPS   Y2, Y1, (BX)(CX*4)
+	VMASKMOVPS   Y0, Y1, (SI)(CX*4)
+
+loop23_done:
+	VZEROUPPER
+	RET
+
+DATA lanes7e800000<>+0(SB)/4, $0x7e800000
+DATA lanes7e800000<>+4(SB)/4, $0x7e800000
+DATA lanes7e800000<>+8(SB)/4, $0x7e800000
+DATA lanes7e800000<>+12(SB)/4, $0x7e800000
+DATA lanes7e800000<>+16(SB)/4, $0x7e800000
+DATA lanes7e800000<>+20(SB)/4, $0x7e800000
+DATA lanes7e800000<>+24(SB)/4, $0x7e800000
+DATA lanes7e800000<>+28(SB)/4, $0x7e800000
+GLOBL lanes7e800000<>(SB), RODATA|NOPTR, $32
+
 // func float32Dot(x []float32, y []float32) float32
 // Requires: AVX, FMA3, SSE
 TEXT ·float32Dot(SB), NOSPLIT, $0-52
@@ -8236,9 +8523,9 @@ TEXT ·float32Dot(SB), NOSPLIT, $0-52
 	MOVQ   x_base+0(FP), DX
 	MOVQ   y_base+24(FP), BX
 
-loop22_many:
+loop24_many:
 	CMPQ        AX, $0x00000020
-	JL          loop22_one
+	JL          loop24_one
 	VMOVUPS     (DX)(CX*4), Y4
 	VMOVUPS     (BX)(CX*4), Y5
 	VFMADD231PS Y4, Y5, Y1
@@ -8253,21 +8540,21 @@ loop22_many:
 	VFMADD231PS Y4, Y5, Y0
 	ADDQ        $0x00000020, CX
 	SUBQ        $0x00000020, AX
-	JMP         loop22_many
+	JMP         loop24_many
 
-loop22_one:
+loop24_one:
 	CMPQ        AX, $0x00000008
-	JL          loop22_rest
+	JL          loop24_rest
 	VMOVUPS     (DX)(CX*4), Y4
 	VMOVUPS     (BX)(CX*4), Y5
 	VFMADD231PS Y4, Y5, Y1
 	ADDQ        $0x00000008, CX
 	SUBQ        $0x00000008, AX
-	JMP         loop22_one
+	JMP         loop24_one
 
-loop22_rest:
+loop24_rest:
 	TESTQ       AX, AX
-	JE          loop22_done
+	JE          loop24_done
 	LEAQ        masks<>+32(SB), SI
 	NEGQ        AX
 	VMOVUPS     (SI)(AX*4), Y4
@@ -8275,7 +8562,7 @@ loop22_rest:
 	VMASKMOVPS  (BX)(CX*4), Y4, Y4
 	VFMADD231PS Y5, Y4, Y2
 
-loop22_done:
+loop24_done:
 	VADDPS       Y2, Y0, Y0
 	VADDPS       Y3, Y1, Y1
 	VADDPS       Y1, Y0, Y0
@@ -8298,9 +8585,9 @@ TEXT ·float32Sum(SB), NOSPLIT, $0-28
 	XORQ   CX, CX
 	MOVQ   x_base+0(FP), DX
 
-loop23_many:
+loop25_many:
 	CMPQ    AX, $0x00000020
-	JL      loop23_one
+	JL      loop25_one
 	VMOVUPS (DX)(CX*4), Y4
 	VADDPS  Y4, Y1, Y1
 	VMOVUPS 32(DX)(CX*4), Y4
@@ -8311,27 +8598,27 @@ loop23_many:
 	VADDPS  Y4, Y0, Y0
 	ADDQ    $0x00000020, CX
 	SUBQ    $0x00000020, AX
-	JMP     loop23_many
+	JMP     loop25_many
 
-loop23_one:
+loop25_one:
 	CMPQ    AX, $0x00000008
-	JL      loop23_rest
+	JL      loop25_rest
 	VMOVUPS (DX)(CX*4), Y4
 	VADDPS  Y4, Y1, Y1
 	ADDQ    $0x00000008, CX
 	SUBQ    $0x00000008, AX
-	JMP     loop23_one
+	JMP     loop25_one
 
-loop23_rest:
+loop25_rest:
 	TESTQ      AX, AX
-	JE         loop23_done
+	JE         loop25_done
 	LEAQ       masks<>+32(SB), BX
 	NEGQ       AX
 	VMOVUPS    (BX)(AX*4), Y4
 	VMASKMOVPS (DX)(CX*4), Y4, Y4
 	VADDPS     Y4, Y2, Y2
 
-loop23_done:
+loop25_done:
 	VADDPS       Y2, Y0, Y0
 	VADDPS       Y3, Y1, Y1
 	VADDPS       Y1, Y0, Y0
@@ -8359,9 +8646,9 @@ TEXT ·float32Max(SB), NOSPLIT, $0-28
 	XORQ    CX, CX
 	MOVQ    x_base+0(FP), DX
 
-loop24_many:
+loop26_many:
 	CMPQ    AX, $0x00000020
-	JL      loop24_one
+	JL      loop26_one
 	VMOVUPS (DX)(CX*4), Y5
 	VMAXPS  Y2, Y5, Y2
 	VMOVUPS 32(DX)(CX*4), Y5
@@ -8372,20 +8659,20 @@ loop24_many:
 	VMAXPS  Y1, Y5, Y1
 	ADDQ    $0x00000020, CX
 	SUBQ    $0x00000020, AX
-	JMP     loop24_many
+	JMP     loop26_many
 
-loop24_one:
+loop26_one:
 	CMPQ    AX, $0x00000008
-	JL      loop24_rest
+	JL      loop26_rest
 	VMOVUPS (DX)(CX*4), Y5
 	VMAXPS  Y2, Y5, Y2
 	ADDQ    $0x00000008, CX
 	SUBQ    $0x00000008, AX
-	JMP     loop24_one
+	JMP     loop26_one
 
-loop24_rest:
+loop26_rest:
 	TESTQ      AX, AX
-	JE         loop24_done
+	JE         loop26_done
 	LEAQ       masks<>+32(SB), BX
 	NEGQ       AX
 	VMOVUPS    (BX)(AX*4), Y5
@@ -8393,7 +8680,7 @@ loop24_rest:
 	VBLENDVPS  Y5, Y6, Y0, Y6
 	VMAXPS     Y3, Y6, Y3
 
-loop24_done:
+loop26_done:
 	VMAXPS       Y3, Y1, Y1
 	VMAXPS       Y4, Y2, Y2
 	VMAXPS       Y2, Y1, Y1
@@ -8428,9 +8715,9 @@ TEXT ·float32WideSum(SB), NOSPLIT, $0-32
 	XORQ   CX, CX
 	MOVQ   x_base+0(FP), DX
 
-loop25_many:
+loop27_many:
 	CMPQ         AX, $0x00000020
-	JL           loop25_one
+	JL           loop27_one
 	VMOVUPS      (DX)(CX*4), Y4
 	VCVTPS2PD    X4, Y5
 	VEXTRACTF128 $0x01, Y4, X4
@@ -8457,11 +8744,11 @@ loop25_many:
 	VADDPD       Y4, Y0, Y0
 	ADDQ         $0x00000020, CX
 	SUBQ         $0x00000020, AX
-	JMP          loop25_many
+	JMP          loop27_many
 
-loop25_one:
+loop27_one:
 	CMPQ         AX, $0x00000008
-	JL           loop25_rest
+	JL           loop27_rest
 	VMOVUPS      (DX)(CX*4), Y4
 	VCVTPS2PD    X4, Y5
 	VEXTRACTF128 $0x01, Y4, X4
@@ -8470,11 +8757,11 @@ loop25_one:
 	VADDPD       Y4, Y2, Y2
 	ADDQ         $0x00000008, CX
 	SUBQ         $0x00000008, AX
-	JMP          loop25_one
+	JMP          loop27_one
 
-loop25_rest:
+loop27_rest:
 	TESTQ        AX, AX
-	JE           loop25_done
+	JE           loop27_done
 	LEAQ         masks<>+32(SB), BX
 	NEGQ         AX
 	VMOVUPS      (BX)(AX*4), Y4
@@ -8485,7 +8772,7 @@ loop25_rest:
 	VADDPD       Y5, Y3, Y3
 	VADDPD       Y4, Y0, Y0
 
-loop25_done:
+loop27_done:
 	VADDPD       Y2, Y0, Y0
 	VADDPD       Y3, Y1, Y1
 	VADDPD       Y1, Y0, Y0
@@ -8508,9 +8795,9 @@ TEXT ·float32Deviation(SB), NOSPLIT, $0-40
 	XORQ         CX, CX
 	MOVQ         x_base+0(FP), DX
 
-loop26_many:
+loop28_many:
 	CMPQ         AX, $0x00000020
-	JL           loop26_one
+	JL           loop28_one
 	VMOVUPS      (DX)(CX*4), Y5
 	VCVTPS2PD    X5, Y6
 	VEXTRACTF128 $0x01, Y5, X5
@@ -8545,11 +8832,11 @@ loop26_many:
 	VFMADD231PD  Y5, Y5, Y1
 	ADDQ         $0x00000020, CX
 	SUBQ         $0x00000020, AX
-	JMP          loop26_many
+	JMP          loop28_many
 
-loop26_one:
+loop28_one:
 	CMPQ         AX, $0x00000008
-	JL           loop26_rest
+	JL           loop28_rest
 	VMOVUPS      (DX)(CX*4), Y5
 	VCVTPS2PD    X5, Y6
 	VEXTRACTF128 $0x01, Y5, X5
@@ -8560,11 +8847,11 @@ loop26_one:
 	VFMADD231PD  Y5, Y5, Y3
 	ADDQ         $0x00000008, CX
 	SUBQ         $0x00000008, AX
-	JMP          loop26_one
+	JMP          loop28_one
 
-loop26_rest:
+loop28_rest:
 	TESTQ        AX, AX
-	JE           loop26_done
+	JE           loop28_done
 	LEAQ         masks<>+32(SB), BX
 	NEGQ         AX
 	VMOVUPS      (BX)(AX*4), Y5
@@ -8582,7 +8869,7 @@ loop26_rest:
 	VANDPD       Y5, Y6, Y6
 	VFMADD231PD  Y6, Y6, Y1
 
-loop26_done:
+loop28_done:
 	VADDPD       Y3, Y1, Y1
 	VADDPD       Y4, Y2, Y2
 	VADDPD       Y2, Y1, Y1
@@ -8606,9 +8893,9 @@ TEXT ·float32ExpSum(SB), NOSPLIT, $0-64
 	MOVQ         x_base+24(FP), DX
 	MOVQ         out_base+0(FP), BX
 
-loop27_one:
+loop29_one:
 	CMPQ         AX, $0x00000008
-	JL           loop27_rest
+	JL           loop29_rest
 	VMOVUPS      (DX)(CX*4), Y5
 	VSUBPS       Y0, Y5, Y5
 	VCMPPS       $0x15, lanesc2cff1b4<>+0(SB), Y5, Y6
@@ -8648,11 +8935,11 @@ loop27_one:
 	VMOVUPS      Y5, (BX)(CX*4)
 	ADDQ         $0x00000008, CX
 	SUBQ         $0x00000008, AX
-	JMP          loop27_one
+	JMP          loop29_one
 
-loop27_rest:
+loop29_rest:
 	TESTQ        AX, AX
-	JE           loop27_done
+	JE           loop29_done
 	LEAQ         masks<>+32(SB), SI
 	NEGQ         AX
 	VMOVUPS      (SI)(AX*4), Y5
@@ -8695,7 +8982,7 @@ loop27_rest:
 	VADDPD       Y6, Y1, Y1
 	VMASKMOVPS   Y0, Y5, (BX)(CX*4)
 
-loop27_done:
+loop29_done:
 	VADDPD       Y3, Y1, Y1
 	VADDPD       Y4, Y2, Y2
 	VADDPD       Y2, Y1, Y1
@@ -8724,9 +9011,9 @@ TEXT ·float32Normalize(SB), NOSPLIT, $0-104
 	MOVQ         bias_base+72(FP), SI
 	MOVQ         out_base+0(FP), DI
 
-loop28_one:
+loop30_one:
 	CMPQ        AX, $0x00000008
-	JL          loop28_rest
+	JL          loop30_rest
 	VMOVUPS     (DX)(CX*4), Y2
 	VMOVUPS     (BX)(CX*4), Y3
 	VMOVUPS     (SI)(CX*4), Y4
@@ -8736,11 +9023,11 @@ loop28_one:
 	VMOVUPS     Y2, (DI)(CX*4)
 	ADDQ        $0x00000008, CX
 	SUBQ        $0x00000008, AX
-	JMP         loop28_one
+	JMP         loop30_one
 
-loop28_rest:
+loop30_rest:
 	TESTQ       AX, AX
-	JE          loop28_done
+	JE          loop30_done
 	LEAQ        masks<>+32(SB), R8
 	NEGQ        AX
 	VMOVUPS     (R8)(AX*4), Y2
@@ -8752,7 +9039,7 @@ loop28_rest:
 	VFMADD213PS Y5, Y4, Y0
 	VMASKMOVPS  Y0, Y2, (DI)(CX*4)
 
-loop28_done:
+loop30_done:
 	VZEROUPPER
 	RET
 
@@ -8763,9 +9050,9 @@ no_bias:
 	MOVQ scale_base+48(FP), BX
 	MOVQ out_base+0(FP), SI
 
-loop29_one:
+loop31_one:
 	CMPQ    AX, $0x00000008
-	JL      loop29_rest
+	JL      loop31_rest
 	VMOVUPS (DX)(CX*4), Y2
 	VMOVUPS (BX)(CX*4), Y3
 	VSUBPS  Y0, Y2, Y2
@@ -8774,11 +9061,11 @@ loop29_one:
 	VMOVUPS Y2, (SI)(CX*4)
 	ADDQ    $0x00000008, CX
 	SUBQ    $0x00000008, AX
-	JMP     loop29_one
+	JMP     loop31_one
 
-loop29_rest:
+loop31_rest:
 	TESTQ      AX, AX
-	JE         loop29_done
+	JE         loop31_done
 	LEAQ       masks<>+32(SB), DI
 	NEGQ       AX
 	VMOVUPS    (DI)(AX*4), Y2
@@ -8789,7 +9076,7 @@ loop29_rest:
 	VMULPS     Y4, Y0, Y0
 	VMASKMOVPS Y0, Y2, (SI)(CX*4)
 
-loop29_done:
+loop31_done:
 	VZEROUPPER
 	RET
 
@@ -8799,20 +9086,20 @@ no_scale:
 	MOVQ x_base+24(FP), DX
 	MOVQ out_base+0(FP), BX
 
-loop30_one:
+loop32_one:
 	CMPQ    AX, $0x00000008
-	JL      loop30_rest
+	JL      loop32_rest
 	VMOVUPS (DX)(CX*4), Y2
 	VSUBPS  Y0, Y2, Y2
 	VMULPS  Y1, Y2, Y2
 	VMOVUPS Y2, (BX)(CX*4)
 	ADDQ    $0x00000008, CX
 	SUBQ    $0x00000008, AX
-	JMP     loop30_one
+	JMP     loop32_one
 
-loop30_rest:
+loop32_rest:
 	TESTQ      AX, AX
-	JE         loop30_done
+	JE         loop32_done
 	LEAQ       masks<>+32(SB), SI
 	NEGQ       AX
 	VMOVUPS    (SI)(AX*4), Y2
@@ -8821,7 +9108,7 @@ loop30_rest:
 	VMULPS     Y1, Y0, Y0
 	VMASKMOVPS Y0, Y2, (BX)(CX*4)
 
-loop30_done:
+loop32_done:
 	VZEROUPPER
 	RET
 
@@ -9294,9 +9581,9 @@ TEXT ·float32AddMask(SB), NOSPLIT, $0-48
 	MOVQ    x_base+0(FP), DX
 	MOVQ    mask_base+24(FP), BX
 
-loop31_many:
+loop33_many:
 	CMPQ      AX, $0x00000010
-	JL        loop31_one
+	JL        loop33_one
 	VMOVUPS   (DX)(CX*4), Y1
 	VMOVUPS   (BX)(CX*4), Y2
 	VADDPS    Y2, Y1, Y1
@@ -9311,11 +9598,11 @@ loop31_many:
 	VMOVUPS   Y1, 32(DX)(CX*4)
 	ADDQ      $0x00000010, CX
 	SUBQ      $0x00000010, AX
-	JMP       loop31_many
+	JMP       loop33_many
 
-loop31_one:
+loop33_one:
 	CMPQ      AX, $0x00000008
-	JL        loop31_rest
+	JL        loop33_rest
 	VMOVUPS   (DX)(CX*4), Y1
 	VMOVUPS   (BX)(CX*4), Y2
 	VADDPS    Y2, Y1, Y1
@@ -9324,11 +9611,11 @@ loop31_one:
 	VMOVUPS   Y1, (DX)(CX*4)
 	ADDQ      $0x00000008, CX
 	SUBQ      $0x00000008, AX
-	JMP       loop31_one
+	JMP       loop33_one
 
-loop31_rest:
+loop33_rest:
 	TESTQ      AX, AX
-	JE         loop31_done
+	JE         loop33_done
 	LEAQ       masks<>+32(SB), SI
 	NEGQ       AX
 	VMOVUPS    (SI)(AX*4), Y1
@@ -9339,7 +9626,7 @@ loop31_rest:
 	VBLENDVPS  Y3, Y0, Y2, Y2
 	VMASKMOVPS Y2, Y1, (DX)(CX*4)
 
-loop31_done:
+loop33_done:
 	VZEROUPPER
 	RET
 

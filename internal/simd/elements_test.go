@@ -31,6 +31,8 @@ var elementwise = []struct {
 	{"QuickGELU", inPlace(QuickGELU), transcendental},
 	{"Swish", inPlace(func(x []float32) { Swish(x, -0.3) }), transcendental},
 	{"Mish", inPlace(Mish), transcendental},
+	{"GELUSlope", func(out, a, _, _ []float32) { GELUSlope(out, make([]float32, len(a)), a) }, transcendental},
+	{"SwishSlope", func(out, a, _, _ []float32) { SwishSlope(out, make([]float32, len(a)), a, 1.3) }, transcendental},
 	{"SwiGLU", func(out, a, b, _ []float32) { SwiGLU(out, a, b, 1.3) }, transcendental},
 	{"ReLUGradient", func(out, a, b, _ []float32) { ReLUGradient(out, a, b) }, 0},
 	{"Add", func(out, a, b, _ []float32) { Add(out, a, b) }, 0},
@@ -50,6 +52,8 @@ var fused = map[string]func(out, a, b, c []float32){
 	"GELUGradient":        func(out, a, b, _ []float32) { GELUGradient(out, a, b) },
 	"GELUTanhGradient":    func(out, a, b, _ []float32) { GELUTanhGradient(out, a, b) },
 	"SwishGradient":       func(out, a, b, _ []float32) { SwishGradient(out, a, b, 1.3) },
+	"slope of GELUSlope":  func(out, a, _, _ []float32) { GELUSlope(make([]float32, len(a)), out, a) },
+	"slope of SwishSlope": func(out, a, _, _ []float32) { SwishSlope(make([]float32, len(a)), out, a, 1.3) },
 	"Normalize with bias": func(out, a, b, c []float32) { Normalize(out, a, b, c, 1.1, 0.3) },
 }
 

@@ -37,7 +37,10 @@ func erf(x float32) float32 {
 // erfc returns 1 − erf(a) for a ≥ 0 without cancellation: e^(−a²) times a
 // polynomial of t = 1/(1 + a/2) that was fitted to a ≤ 10; beyond, erfc is
 // below what a float32 can hold.
-func erfc(a float32) float32 {
+func erfc(a float32) float32 { return erfcx(a) * exp(-a*a) }
+
+// erfcx is the polynomial times t.
+func erfcx(a float32) float32 {
 	t := 2 / (2 + a)
 	p := float32(-5.9068985e-2)
 	p = p*t + 2.8457508e-1
@@ -48,5 +51,5 @@ func erfc(a float32) float32 {
 	p = p*t + 2.4310374e-1
 	p = p*t + 2.8237531e-1
 	p = p*t + 2.8208642e-1
-	return p * t * exp(-a*a)
+	return p * t
 }

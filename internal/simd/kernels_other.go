@@ -53,6 +53,8 @@ func float32ReLUGradient(out, gradient, y []float32)                       {}
 func float32GELUGradient(out, gradient, x []float32)                       {}
 func float32GELUTanhGradient(out, gradient, x []float32)                   {}
 func float32SwishGradient(out, gradient, x []float32, alpha float32)       {}
+func float32GELUSlope(value, slope, x []float32)                           {}
+func float32SwishSlope(value, slope, x []float32, alpha float32)           {}
 func float32Max(x []float32) float32                                       { return 0 }
 func float32WideSum(x []float32) float64                                   { return 0 }
 func float32Deviation(x []float32, mean float64) float64                   { return 0 }

@@ -28,6 +28,8 @@ func TestMathAgainstFloat64(t *testing.T) {
 		{"SiLU", SiLU, func(x float64) float64 { return x * sigmoid(x) }, 5e-7},
 		{"QuickGELU", QuickGELU, func(x float64) float64 { return x * sigmoid(1.702*x) }, 1e-5},
 		{"Mish", Mish, func(x float64) float64 { return x * math.Tanh(math.Log1p(math.Exp(x))) }, 1e-6},
+		{"GELUSlope", func(x []float32) { GELUSlope(x, make([]float32, len(x)), x) }, func(x float64) float64 { return 0.5 * x * math.Erfc(-x/math.Sqrt2) }, 2e-5},
+		{"SwishSlope", func(x []float32) { SwishSlope(x, make([]float32, len(x)), x, 1) }, func(x float64) float64 { return x * sigmoid(x) }, 5e-7},
 	} {
 		t.Run(f.name, func(t *testing.T) {
 			worst, at := 0.0, float32(0)
@@ -89,6 +91,8 @@ func TestSlopesAgainstFloat64(t *testing.T) {
 	}{
 		{"GELU", GELUGradient, func(x float64) float64 { return 0.5 * x * math.Erfc(-x/math.Sqrt2) }},
 		{"GELUTanh", GELUTanhGradient, func(x float64) float64 { return x * sigmoid(2*math.Sqrt(2/math.Pi)*(x+0.044715*x*x*x)) }},
+		{"GELUSlope", func(out, _, x []float32) { GELUSlope(make([]float32, len(x)), out, x) }, func(x float64) float64 { return 0.5 * x * math.Erfc(-x/math.Sqrt2) }},
+		{"SwishSlope", func(out, _, x []float32) { SwishSlope(make([]float32, len(x)), out, x, 1) }, func(x float64) float64 { return x * sigmoid(x) }},
 		{"SiLU", func(out, gradient, x []float32) { SwishGradient(out, gradient, x, 1) }, func(x float64) float64 { return x * sigmoid(x) }},
 		{"QuickGELU", func(out, gradient, x []float32) { SwishGradient(out, gradient, x, 1.702) }, func(x float64) float64 { return x * sigmoid(1.702*x) }},
 	} {

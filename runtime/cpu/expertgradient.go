@@ -7,40 +7,60 @@ import (
 	"github.com/fmoe-go/fmoe/runtime/moe"
 )
 
-// expertDerivatives are those of the experts' activations: they multiply dy by
-// the derivative at x.
-var expertDerivatives = map[moe.Activation]struct {
-	float32 func(dy, x []float32)
-	float64 func(dy, x []float64)
-}{
-	moe.Identity: {func(_, _ []float32) {}, func(_, _ []float64) {}},
-	moe.ReLU:     {timesStep[float32], timesStep[float64]},
-	moe.ReLU2: {timesSlope[float32](func(x float64) float64 { return 2 * relu(x) }),
-		timesSlope[float64](func(x float64) float64 { return 2 * relu(x) })},
-	moe.GELU:      {func(dy, x []float32) { simd.GELUGradient(dy, dy, x) }, timesSlope[float64](geluSlope)},
-	moe.GELUTanh:  {func(dy, x []float32) { simd.GELUTanhGradient(dy, dy, x) }, timesSlope[float64](geluTanhSlope)},
-	moe.QuickGELU: {func(dy, x []float32) { simd.SwishGradient(dy, dy, x, 1.702) }, timesSlope[float64](swishSlope(1.702))},
-	moe.SiLU:      {func(dy, x []float32) { simd.SwishGradient(dy, dy, x, 1) }, timesSlope[float64](swishSlope(1))},
-	moe.Mish:      {timesSlope[float32](mishSlope), timesSlope[float64](mishSlope)},
-	moe.HardSwish: {timesSlope[float32](hardSwishSlope), timesSlope[float64](hardSwishSlope)},
-	moe.Sigmoid:   {timesSlope[float32](sigmoidSlope), timesSlope[float64](sigmoidSlope)},
-	moe.Tanh:      {timesSlope[float32](tanhSlope), timesSlope[float64](tanhSlope)},
+// slopes are those of the experts' activations: they write what an activation
+// makes of x to value, and its derivative at x to slope.
+type slopes struct {
+	float32 func(value, slope, x []float32)
+	float64 func(value, slope, x []float64)
 }
 
-func timesSlope[T float](slope func(float64) float64) func(dy, x []T) {
-	return func(dy, x []T) {
+var expertSlopes = map[moe.Activation]slopes{
+	moe.Identity:  slopesOf(moe.Identity, func(float64) float64 { return 1 }),
+	moe.ReLU:      slopesOf(moe.ReLU, reluSlope),
+	moe.ReLU2:     slopesOf(moe.ReLU2, func(x float64) float64 { return 2 * relu(x) }),
+	moe.GELU:      {simd.GELUSlope, slopesOf(moe.GELU, geluSlope).float64},
+	moe.GELUTanh:  {geluTanhSlopes, slopesOf(moe.GELUTanh, geluTanhSlope).float64},
+	moe.QuickGELU: {swishSlopes(1.702), slopesOf(moe.QuickGELU, swishSlope(1.702)).float64},
+	moe.SiLU:      {swishSlopes(1), slopesOf(moe.SiLU, swishSlope(1)).float64},
+	moe.Mish:      slopesOf(moe.Mish, mishSlope),
+	moe.HardSwish: slopesOf(moe.HardSwish, hardSwishSlope),
+	moe.Sigmoid:   slopesOf(moe.Sigmoid, sigmoidSlope),
+	moe.Tanh:      slopesOf(moe.Tanh, tanhSlope),
+}
+
+// slopesOf makes them from an activation's derivative.
+func slopesOf(a moe.Activation, slope func(float64) float64) slopes {
+	return slopes{withSlope(expertActivations[a].float32, slope), withSlope(expertActivations[a].float64, slope)}
+}
+
+func withSlope[T float](activate func([]T), of func(float64) float64) func(value, slope, x []T) {
+	return func(value, slope, x []T) {
 		for i, v := range x {
-			dy[i] *= T(slope(float64(v)))
+			slope[i] = T(of(float64(v)))
 		}
+		copy(value, x)
+		activate(value)
 	}
 }
 
-func timesStep[T float](dy, x []T) {
-	for i, v := range x {
-		if v <= 0 {
-			dy[i] = 0
-		}
+func geluTanhSlopes(value, slope, x []float32) {
+	for i := range slope {
+		slope[i] = 1
 	}
+	simd.GELUTanhGradient(slope, slope, x)
+	copy(value, x)
+	simd.GELUTanh(value)
+}
+
+func swishSlopes(alpha float32) func(value, slope, x []float32) {
+	return func(value, slope, x []float32) { simd.SwishSlope(value, slope, x, alpha) }
+}
+
+func reluSlope(x float64) float64 {
+	if x > 0 {
+		return 1
+	}
+	return 0
 }
 
 func swishSlope(alpha float64) func(float64) float64 {

@@ -46,12 +46,10 @@ func (k *fmoeGradient) bind(c *device.Call) (func() error, error) {
 	activation := k.config.Activation
 	switch t := c.In[moe.InputX].Type; t {
 	case onnx.Float32:
-		return bindFMoEGradient(k, c, hiddenFunctions[float32]{activate: expertActivations[activation].float32,
-			derivative: expertDerivatives[activation].float32, multiply: simd.Mul, scale: simd.Scale})
+		return bindFMoEGradient(k, c, hiddenFunctions[float32]{slopes: expertSlopes[activation].float32, multiply: simd.Mul, scale: simd.Scale})
 	case onnx.Float64:
-		return bindFMoEGradient(k, c, hiddenFunctions[float64]{activate: expertActivations[activation].float64,
-			derivative: expertDerivatives[activation].float64,
-			multiply:   eachPair(func(x, y float64) float64 { return x * y }),
+		return bindFMoEGradient(k, c, hiddenFunctions[float64]{slopes: expertSlopes[activation].float64,
+			multiply: eachPair(func(x, y float64) float64 { return x * y }),
 			scale: func(x []float64, factor float64) {
 				for i := range x {
 					x[i] *= factor
@@ -64,10 +62,9 @@ func (k *fmoeGradient) bind(c *device.Call) (func() error, error) {
 
 // hiddenFunctions are what the gradients of hidden values are made of.
 type hiddenFunctions[T simd.Float] struct {
-	activate   func(x []T)
-	derivative func(dy, x []T) // see expertDerivatives
-	multiply   func(out, x, y []T)
-	scale      func(x []T, factor T)
+	slopes   func(value, slope, x []T) // see expertSlopes
+	multiply func(out, x, y []T)
+	scale    func(x []T, factor T)
 }
 
 // fmoeGradientRun is FMoEGradient bound to N tokens of width d and T experts of
@@ -112,7 +109,7 @@ type fmoeGradientRun[T simd.Float] struct {
 }
 
 func bindFMoEGradient[T simd.Float](k *fmoeGradient, c *device.Call, f hiddenFunctions[T]) (func() error, error) {
-	if f.activate == nil || f.derivative == nil {
+	if f.slopes == nil {
 		return nil, fmt.Errorf("activation %q is %w on the CPU", k.config.Activation, device.ErrUnsupported)
 	}
 	r := &fmoeGradientRun[T]{hiddenFunctions: f, node: c}
@@ -197,7 +194,7 @@ func (r *fmoeGradientRun[T]) prepare(k *fmoeGradient) error {
 
 // workLen returns the working memory that a thread needs.
 func (r *fmoeGradientRun[T]) workLen() int {
-	work := max(r.back1.workLen(r.most), r.back2.workLen(r.most), r.sums.workLen())
+	work := max(r.back1.workLen(r.most), r.back2.workLen(r.most), r.sums.workLen(), r.h)
 	if r.back3 != nil {
 		_, width := pieceSize(r.most, false)
 		work = max(work, min(r.most, maxPieceRows)*width+r.back3.workLen(r.most))
@@ -289,6 +286,9 @@ func (r *fmoeGradientRun[T]) throughHidden(lo, hi int) {
 	if t := r.in(moe.InputFC2Bias); t != nil {
 		bias = tensor.Of[T](t)
 	}
+	number, work := r.space.take()
+	defer r.space.give(number)
+	slope := work[:r.h]
 	expert := sort.SearchInts(r.dispatch.Offset, lo+1) - 1
 	for row := lo; row < hi; row++ {
 		for row >= r.dispatch.Offset[expert+1] {
@@ -296,8 +296,7 @@ func (r *fmoeGradientRun[T]) throughHidden(lo, hi int) {
 		}
 		from, to := row*r.h, (row+1)*r.h
 		p, a, b, s := r.hidden[from:to], r.activated[from:to], r.byHidden[from:to], r.scores[row]
-		copy(a, p)
-		r.activate(a)
+		r.slopes(a, slope, p)
 		if r.factor != nil {
 			factor, byFactor := r.factor[from:to], r.byFactor[from:to]
 			r.multiply(byFactor, b, a)
@@ -312,7 +311,7 @@ func (r *fmoeGradientRun[T]) throughHidden(lo, hi int) {
 			token := int(r.dispatch.Token[row])
 			r.byScore[row] += simd.Dot(r.dy[token*r.d:][:r.d], bias[expert*r.d:])
 		}
-		r.derivative(b, p)
+		r.multiply(b, b, slope)
 		r.scale(b, s)
 		r.scale(a, s)
 	}

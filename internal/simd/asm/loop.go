@@ -18,8 +18,10 @@ const lanes = register / 4
 type loop struct {
 	inputs   []string // slices to read; the length is that of the first
 	output   string   // slice to write; "" for none
+	second   string   // another one; pair gives the elements of both then
 	unroll   int      // how many registers to do at a time while there are as many; 0 for one
 	elements func(in []vector, mask vector) vector
+	pair     func(in []vector) (first, second vector)
 }
 
 // write writes the loop. elements receives the inputs' next eight elements and
@@ -31,7 +33,7 @@ func (l loop) write() {
 	index := GP64()
 	XORQ(index, index)
 	at := map[string]reg.Register{}
-	for _, name := range append(l.inputs, l.output) {
+	for _, name := range append(l.inputs, l.output, l.second) {
 		if name != "" && at[name] == nil {
 			at[name] = Load(Param(name).Base(), GP64())
 		}
@@ -45,7 +47,11 @@ func (l loop) write() {
 			for j, name := range l.inputs {
 				in[j] = load(mem(name))
 			}
-			if out := l.elements(in, nil); out != nil {
+			if l.pair != nil {
+				first, second := l.pair(in)
+				VMOVUPS(first, mem(l.output))
+				VMOVUPS(second, mem(l.second))
+			} else if out := l.elements(in, nil); out != nil {
 				VMOVUPS(out, mem(l.output))
 			}
 		}
@@ -74,8 +80,15 @@ func (l loop) write() {
 		in[j] = YMM()
 		VMASKMOVPS(Mem{Base: at[name], Index: index, Scale: 4}, mask, in[j])
 	}
-	if out := l.elements(in, mask); out != nil {
-		VMASKMOVPS(out, mask, Mem{Base: at[l.output], Index: index, Scale: 4})
+	store := func(v vector, name string) {
+		VMASKMOVPS(v, mask, Mem{Base: at[name], Index: index, Scale: 4})
+	}
+	if l.pair != nil {
+		first, second := l.pair(in)
+		store(first, l.output)
+		store(second, l.second)
+	} else if out := l.elements(in, mask); out != nil {
+		store(out, l.output)
 	}
 	Label(prefix + "done")
 }

@@ -23,6 +23,7 @@ func main() {
 	functions()
 	swish()
 	gradients()
+	slopes()
 	dot()
 	sum()
 	largest()

@@ -79,11 +79,14 @@ func tanh(x vector) vector {
 	return or(divide(m, add(m, constant(2))), sign(x))
 }
 
-func erfc(a vector) vector {
+func erfc(a vector) vector { return multiply(erfcx(a), exp(negative(multiply(a, a)))) }
+
+// erfcx returns e^a²·erfc(a).
+func erfcx(a vector) vector {
 	t := divide(load(constant(2)), add(a, constant(2)))
 	p := horner(t, -5.9068985e-2, 2.8457508e-1, -4.8720013e-1, 2.7806741e-1, -2.6625827e-2,
 		2.0268694e-1, 2.4310374e-1, 2.8237531e-1, 2.8208642e-1)
-	return multiply(multiply(p, t), exp(negative(multiply(a, a))))
+	return multiply(p, t)
 }
 
 func erf(x vector) vector {
@@ -189,6 +192,41 @@ func logisticGradient(x, slope vector) vector {
 	e := exp(negative(x))
 	s := divide(load(constant(1)), add(e, constant(1)))
 	return add(s, multiply(slope, multiply(s, multiply(e, s))))
+}
+
+// geluSlope shares the exponential between the function and its derivative.
+func geluSlope(x vector) (value, slope vector) {
+	density := exp(multiply(negative(multiply(x, x)), constant(0.5)))
+	tail := multiply(multiply(erfcx(multiply(magnitude(x), constant(math.Sqrt2/2))), density), constant(0.5))
+	normal := subtract(load(constant(1)), tail)
+	VBLENDVPS(x, tail, normal, normal) // by the sign of x
+	return multiply(x, normal), add(normal, multiply(within(x, 14), multiply(density, constant(0.5*math.Sqrt2/math.SqrtPi))))
+}
+
+// swishSlope is likewise, exponent being α·x.
+func swishSlope(x, exponent vector) (value, slope vector) {
+	e := exp(negative(exponent))
+	whole := add(e, constant(1))
+	s := divide(load(constant(1)), whole)
+	// 1 − s is e·s, but where e is infinite.
+	rest := multiply(atMost(e, 0x1p126), s)
+	return divide(x, whole), add(s, multiply(within(exponent, 88), multiply(s, rest)))
+}
+
+// slopes writes functions that write a function's values and its derivative.
+func slopes() {
+	text("float32GELUSlope", "(value, slope, x []float32)", "[GELUSlope].")
+	loop{inputs: []string{"x"}, output: "value", second: "slope", pair: func(in []vector) (vector, vector) {
+		return geluSlope(in[0])
+	}}.write()
+	end()
+
+	text("float32SwishSlope", "(value, slope, x []float32, alpha float32)", "[SwishSlope].")
+	factor := broadcast("alpha")
+	loop{inputs: []string{"x"}, output: "value", second: "slope", pair: func(in []vector) (vector, vector) {
+		return swishSlope(in[0], multiply(in[0], factor))
+	}}.write()
+	end()
 }
 
 // gradients writes the products of a gradient and a function's derivative.
