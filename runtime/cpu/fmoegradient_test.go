@@ -2,9 +2,12 @@ package cpu
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -301,5 +304,51 @@ func TestFMoEGradientParts(t *testing.T) {
 			t.Fatal(err)
 		}
 		wantNear(t, moe.InputNames[slot], out[slot], make([]float64, out[slot].Len()), 0)
+	}
+}
+
+// TestFMoEGradientPyTorch compares gradients with those that PyTorch computed,
+// see testdata/fmoegradient.py.
+func TestFMoEGradientPyTorch(t *testing.T) {
+	data, err := os.ReadFile(filepath.Join("testdata", "fmoegradient.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cases []struct {
+		Name, Gate        string
+		TopK              int
+		Activation        moe.Activation
+		ByY               []float64
+		Shapes            map[string][]int
+		Inputs, Gradients map[string][]float64
+	}
+	if err := json.Unmarshal(data, &cases); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range cases {
+		t.Run(c.Name, func(t *testing.T) {
+			config := moe.DefaultConfig(c.Gate)
+			config.TopK, config.Activation, config.CapacityEval = c.TopK, c.Activation, moe.Unlimited
+			in := make([]*tensor.Tensor, moe.InputCount)
+			for slot, name := range moe.InputNames {
+				if x, ok := c.Inputs[name]; ok {
+					in[slot] = tensor.FromSlice(x, c.Shapes[name]...)
+				}
+			}
+			r := bindTraining(t, 2, config, in)
+			for _, by := range r.by {
+				if by != nil {
+					clear(by.Data)
+				}
+			}
+			copy(tensor.Of[float64](r.by[moe.OutputY]), c.ByY)
+			tensor.Of[float64](r.by[moe.OutputAuxLoss])[0] = 3
+			r.run(t)
+			for slot, name := range moe.InputNames[:moe.GradientCount] {
+				if want, ok := c.Gradients[name]; ok {
+					wantNear(t, name, r.gradients[slot], want, 1e-12)
+				}
+			}
+		})
 	}
 }
