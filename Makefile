@@ -14,7 +14,7 @@ SAMPLES = $(patsubst models/%/model.onnx,%,$(wildcard models/*/model.onnx))
 SHARED  = $(wildcard ../shared/models/*.onnx)
 REWRITE = --num-experts 8 --top-k 2
 
-.PHONY: help build cuda cuda-test test race lint fuzz demo verify merge big conformance zoo compare experts bench bench-smoke plots split routing clean
+.PHONY: help build cuda cuda-test test race lint fuzz demo verify merge big conformance zoo compare experts bench bench-smoke plots split routing demo-train train-split clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 15
@@ -79,6 +79,33 @@ demo: build ## rewrite a trained GPT into 8 experts, run both on text, let it wr
 	@bin/moerun perplexity build/demo/moe.onnx --text $(GPT)/heldout.txt --max-tokens 8193
 	@echo; echo "== moerun generate: the mixture of experts writes"
 	@bin/moerun generate build/demo/moe.onnx --prompt 'The Rays of Light' --max-tokens 200 --temperature 0.6 --top-p 0.95 --seed 4
+
+# The book that the sample was trained on; its last tenth is the held-out text.
+BOOK = $(shell $(GO) env GOROOT)/src/testdata/Isaac.Newton-Opticks.txt
+TRAIN = build/train
+$(TRAIN)/book.txt:
+	@mkdir -p $(TRAIN)
+	head -c -$$(wc -c < $(GPT)/heldout.txt) $(BOOK) > $@
+
+TRAIN_STEPS = 300
+TRAIN_FLAGS = --data $(TRAIN)/book.txt --evaluate $(GPT)/heldout.txt --steps $(TRAIN_STEPS) --batch 8 --length 256 --json
+demo-train: build $(TRAIN)/book.txt ## train the sample GPT further, dense and upcycled to 8 experts, compare, draw a report
+	@rm -rf $(TRAIN)/dense $(TRAIN)/moe
+	bin/fmoefy $(GPT)/model.onnx -o $(TRAIN)/moe.onnx --num-experts 8 --gate sigmoid --selection-bias --seed 1
+	bin/moerun train $(GPT)/model.onnx --output $(TRAIN)/dense $(TRAIN_FLAGS) > $(TRAIN)/dense.json
+	bin/moerun train $(TRAIN)/moe.onnx --output $(TRAIN)/moe $(TRAIN_FLAGS) --report $(TRAIN)/report.html > $(TRAIN)/moe.json
+	bin/moerun export $(TRAIN)/moe -o $(TRAIN)/trained.onnx
+	$(GO) run ./internal/tools/trained --variation 0.3 $(TRAIN)/dense.json $(TRAIN)/moe.json
+	bin/moerun generate $(TRAIN)/trained.onnx --prompt 'The Rays of Light' --max-tokens 200 --temperature 0.6 --top-p 0.95 --seed 4
+
+# Muon, since two minutes are few for experts that begin as parts of the MLP.
+train-split: build $(TRAIN)/book.txt ## train the sample GPT split into 8 experts, 2 for each token, compare with the dense model
+	@rm -rf $(TRAIN)/start $(TRAIN)/split
+	bin/fmoefy $(GPT)/model.onnx -o $(TRAIN)/split.onnx --num-experts 8 --top-k 2 --init split --calibrate $(TRAIN)/book.txt
+	bin/moerun train $(GPT)/model.onnx --output $(TRAIN)/start $(TRAIN_FLAGS) --steps 1 --learning-rate 0 > $(TRAIN)/start.json
+	bin/moerun train $(TRAIN)/split.onnx --output $(TRAIN)/split $(TRAIN_FLAGS) --steps 600 --optimizer muon --learning-rate 2e-3 \
+		--warmup 20 --set optimizer.weight_decay=1.5 --set schedule.minimum=0 > $(TRAIN)/split.json
+	$(GO) run ./internal/tools/trained --ratio 1.05 $(TRAIN)/start.json $(TRAIN)/split.json
 
 merge: build ## split the sample GPT over two tensor-parallel ranks, merge them, compare
 	@mkdir -p build/merge
@@ -165,8 +192,6 @@ build/venv/peers: build/venv/ready
 	-build/venv/bin/python -m pip install --quiet $$(grep '^torch==' models/requirements.txt)
 	@touch $@
 
-# The book that the sample was trained on; its last tenth is the held-out text.
-BOOK = $(shell $(GO) env GOROOT)/src/testdata/Isaac.Newton-Opticks.txt
 split: build ## split the sample GPT into 8 experts, calibrated; perplexity for top-k 1 to 8, drawn into docs/, and time of the MLPs
 	@mkdir -p build/split
 	head -c -$$(wc -c < $(GPT)/heldout.txt) $(BOOK) > build/split/training.txt
