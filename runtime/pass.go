@@ -274,7 +274,7 @@ func (r *rewriter) replace(old *node, with *onnx.Node, in ...int) bool {
 func (r *rewriter) replaceValues(old *node, with *onnx.Node, in, out []int) bool {
 	with.Name = old.op.Name
 	made, facts, err := r.infer(with, in, len(out))
-	if err != nil {
+	if err != nil || !made.op.Operator.View && !r.device.Supports(with.Domain, with.OpType) {
 		return false
 	}
 	for i, v := range out {

@@ -1,0 +1,300 @@
+// FMoE: the gate's choice, a stable counting sort of slots by expert, the experts' products and the sum of each token's
+// slots. Counts and offsets stay on the device.
+#include "common.cuh"
+
+// A warp chooses the k experts with the largest logits of a token, the lower index first where two are equal, and weighs
+// them by a softmax over those, or over all experts. R is the router's type.
+struct Choose {
+    float *logits; const void *bias; // [tokens, experts]; the bias is added to them
+    int *indices; float *scores;     // [tokens, k]
+    i64 *outIndices; void *outScores, *outLogits; // of the node, or null
+    int tokens, experts, k, normalize;
+    float scaling;
+};
+template <typename R> __device__ void choose(const Choose &p) {
+    int token = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (token >= p.tokens) return;
+    float *row = p.logits + (i64)token * p.experts;
+    const R *bias = (const R *)p.bias;
+    for (int e = lane; e < p.experts; e += 32) {
+        if (bias) row[e] += load(bias[e]);
+        if (p.outLogits) ((R *)p.outLogits)[(i64)token * p.experts + e] = store<R>(row[e]);
+    }
+    __syncwarp();
+    float last = INFINITY, first = 0.0f, sum = 0.0f;
+    int lastIndex = -1;
+    for (int j = 0; j < p.k; j++) {
+        float best = -INFINITY;
+        int at = 0x7fffffff;
+        for (int e = lane; e < p.experts; e += 32) {
+            float x = row[e];
+            if (x != x) x = -INFINITY;
+            if ((x < last || (x == last && e > lastIndex)) && (x > best || (x == best && e < at))) best = x, at = e;
+        }
+        for (int i = 16; i > 0; i >>= 1) {
+            float x = __shfl_xor_sync(~0u, best, i);
+            int e = __shfl_xor_sync(~0u, at, i);
+            if (x > best || (x == best && e < at)) best = x, at = e;
+        }
+        if (j == 0) first = best;
+        float score = expf(best - first);
+        if (p.normalize) sum += score;
+        if (lane == 0) p.indices[(i64)token * p.k + j] = at, p.scores[(i64)token * p.k + j] = score;
+        last = best, lastIndex = at;
+    }
+    if (!p.normalize) {
+        for (int e = lane; e < p.experts; e += 32) sum += expf(row[e] - first);
+        for (int i = 16; i > 0; i >>= 1) sum += __shfl_xor_sync(~0u, sum, i);
+    }
+    __syncwarp();
+    for (int j = lane; j < p.k; j += 32) {
+        i64 i = (i64)token * p.k + j;
+        float score = p.scores[i] / sum * p.scaling;
+        p.scores[i] = score;
+        if (p.outScores) ((R *)p.outScores)[i] = store<R>(score);
+        if (p.outIndices) p.outIndices[i] = p.indices[i];
+    }
+}
+#define CHOOSE(T, ending) extern "C" __global__ void choose_##ending(Choose p) { choose<T>(p); }
+FLOATS(CHOOSE)
+
+// The sort goes through chunks of slots: each is counted, counts are added up over experts and chunks, and slots get their
+// rows in their order.
+#define CHUNK 1024
+struct Sort {
+    const int *indices; int *counts; // [slots], [chunks, experts]
+    int *offsets, *tiles;            // [experts+1]: first row, and first tile of rows, of each expert
+    int *row, *token;                // [slots]: row of each slot, and token of each row
+    i64 *outCounts;                  // of the node, or null
+    int slots, experts, k, tile;
+};
+
+// A thread for each expert goes through its block's chunk.
+extern "C" __global__ void count(Sort p) {
+    __shared__ int chunk[CHUNK];
+    int first = blockIdx.x * CHUNK, n = min(CHUNK, p.slots - first);
+    for (int i = threadIdx.x; i < n; i += blockDim.x) chunk[i] = p.indices[first + i];
+    __syncthreads();
+    for (int e = threadIdx.x; e < p.experts; e += blockDim.x) {
+        int total = 0;
+        for (int i = 0; i < n; i++) total += chunk[i] == e;
+        p.counts[(i64)blockIdx.x * p.experts + e] = total;
+    }
+}
+
+// One block; counts become the rows with which each chunk's slots of an expert begin.
+extern "C" __global__ void offsets(Sort p) {
+    int chunks = (p.slots + CHUNK - 1) / CHUNK;
+    for (int e = threadIdx.x; e < p.experts; e += blockDim.x) {
+        int total = 0;
+#pragma unroll 8
+        for (int c = 0; c < chunks; c++) total += p.counts[(i64)c * p.experts + e];
+        p.offsets[e] = total;
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        int row = 0, tile = 0;
+        for (int e = 0; e < p.experts; e++) {
+            int n = p.offsets[e];
+            if (p.outCounts) p.outCounts[e] = n;
+            p.offsets[e] = row, p.tiles[e] = tile;
+            row += n, tile += (n + p.tile - 1) / p.tile;
+        }
+        p.offsets[p.experts] = row, p.tiles[p.experts] = tile;
+    }
+    __syncthreads();
+    for (int e = threadIdx.x; e < p.experts; e += blockDim.x) {
+        int row = p.offsets[e];
+        for (int c = 0; c < chunks; c++) {
+            int n = p.counts[(i64)c * p.experts + e];
+            p.counts[(i64)c * p.experts + e] = row;
+            row += n;
+        }
+    }
+}
+
+extern "C" __global__ void place(Sort p) {
+    __shared__ int chunk[CHUNK];
+    int first = blockIdx.x * CHUNK, n = min(CHUNK, p.slots - first);
+    for (int i = threadIdx.x; i < n; i += blockDim.x) chunk[i] = p.indices[first + i];
+    __syncthreads();
+    for (int e = threadIdx.x; e < p.experts; e += blockDim.x) {
+        int row = p.counts[(i64)blockIdx.x * p.experts + e];
+        for (int i = 0; i < n; i++) {
+            if (chunk[i] != e) continue;
+            p.row[first + i] = row;
+            p.token[row++] = (first + i) / p.k;
+        }
+    }
+}
+
+// Y = finish(X·Wᵀ + bias) for the rows of all experts in one launch: a block computes a tile of one expert's rows.
+// X's rows are those of token, where that is given.
+struct Product {
+    const void *x, *weight, *bias; void *y; // [·, depth], [experts, width, depth], [experts, width], [rows, width]
+    const int *token, *offsets, *tiles;
+    int experts, depth, width, activation;
+    int factor; // y becomes activation(y)·(X·Wᵀ + bias): the second branch of gated experts
+};
+
+// expertOf finds the expert of a tile of rows, −1 behind the last.
+__device__ __forceinline__ int expertOf(const Product &p, int tile) {
+    if (tile >= p.tiles[p.experts]) return -1;
+    int lo = 0, hi = p.experts;
+    while (hi - lo > 1) {
+        int middle = (lo + hi) / 2;
+        if (p.tiles[middle] <= tile) lo = middle; else hi = middle;
+    }
+    return lo;
+}
+
+template <typename T> __device__ __forceinline__ void finish(const Product &p, int e, i64 row, int column, float x) {
+    if (p.bias) x += load(((const T *)p.bias)[(i64)e * p.width + column]);
+    T *y = (T *)p.y + row * p.width + column;
+    *y = store<T>(p.factor ? activate(load(*y), p.activation) * x : activate(x, p.activation));
+}
+
+// On the ordinary units, for float32 and for widths that the matrix units do not take: tiles of 64 × 64.
+template <typename T> __device__ void product(const Product &p) {
+    __shared__ float a[16][64 + 4], b[16][64 + 4];
+    int e = expertOf(p, blockIdx.x);
+    if (e < 0) return;
+    int first = p.offsets[e] + (blockIdx.x - p.tiles[e]) * 64, rows = min(64, p.offsets[e + 1] - first);
+    int column = blockIdx.y * 64, columns = min(64, p.width - column);
+    const T *x = (const T *)p.x, *w = (const T *)p.weight + ((i64)e * p.width + column) * p.depth;
+    int r = threadIdx.x / 16 * 4, c = threadIdx.x % 16 * 4; // of the thread's 4 × 4 results
+    i64 source[4];
+    for (int i = 0; i < 4; i++) {
+        int row = threadIdx.x / 16 + 16 * i;
+        source[i] = row < rows ? (i64)(p.token ? p.token[first + row] : first + row) * p.depth : -1;
+    }
+    float sums[4][4] = {};
+    for (int k = 0; k < p.depth; k += 16) {
+        int at = k + threadIdx.x % 16;
+        __syncthreads();
+        for (int i = 0; i < 4; i++) {
+            int row = threadIdx.x / 16 + 16 * i;
+            a[threadIdx.x % 16][row] = source[i] >= 0 && at < p.depth ? load(x[source[i] + at]) : 0.0f;
+            b[threadIdx.x % 16][row] = row < columns && at < p.depth ? load(w[(i64)row * p.depth + at]) : 0.0f;
+        }
+        __syncthreads();
+#pragma unroll
+        for (int kk = 0; kk < 16; kk++) {
+            float4 u = *(float4 *)&a[kk][r], v = *(float4 *)&b[kk][c];
+            float us[4] = {u.x, u.y, u.z, u.w}, vs[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+#pragma unroll
+                for (int j = 0; j < 4; j++) sums[i][j] += us[i] * vs[j];
+        }
+    }
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < 4; j++)
+            if (r + i < rows && c + j < columns) finish<T>(p, e, first + r + i, column + c + j, sums[i][j]);
+}
+#define PRODUCT(T, ending) extern "C" __global__ void __launch_bounds__(256) product_##ending(Product p) { product<T>(p); }
+FLOATS(PRODUCT)
+
+// On the matrix units (mma.sync): tiles of 128 × 128, 8 warps of 64 × 32 each, 32 deep and two at a time in shared memory.
+// depth and width are multiples of 8.
+#define DEEP 32
+#define PITCH (DEEP + 8)
+
+__device__ __forceinline__ u32 shared(const void *p) { return (u32)__cvta_generic_to_shared(p); }
+__device__ __forceinline__ void copy16(u32 to, const void *from, bool some) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(some ? 16 : 0));
+}
+__device__ __forceinline__ void matrices(u32 r[4], u32 at) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at));
+}
+__device__ __forceinline__ void multiply(float c[4], const u32 a[4], const u32 b[2], __nv_bfloat16) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+__device__ __forceinline__ void multiply(float c[4], const u32 a[4], const u32 b[2], __half) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+template <typename T> __device__ void matrixProduct(const Product &p) {
+    __shared__ __align__(16) T a[2][128 * PITCH], b[2][128 * PITCH];
+    int e = expertOf(p, blockIdx.y);
+    if (e < 0) return;
+    int first = p.offsets[e] + (blockIdx.y - p.tiles[e]) * 128, rows = min(128, p.offsets[e + 1] - first);
+    int column = blockIdx.x * 128, columns = min(128, p.width - column);
+    const T *x = (const T *)p.x, *w = (const T *)p.weight + ((i64)e * p.width + column) * p.depth;
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, r = warp / 4 * 64, c = warp % 4 * 32;
+
+    // Each thread copies 16 bytes of two rows of each operand.
+    int line = threadIdx.x / 4, part = threadIdx.x % 4 * 8;
+    const T *from[2], *weight[2];
+    bool hasRow[2], hasColumn[2];
+    for (int i = 0; i < 2; i++) {
+        int n = line + 64 * i;
+        hasRow[i] = n < rows, hasColumn[i] = n < columns;
+        i64 row = hasRow[i] ? (p.token ? p.token[first + n] : first + n) : 0;
+        from[i] = x + row * p.depth, weight[i] = w + (hasColumn[i] ? (i64)n * p.depth : 0);
+    }
+    auto fetch = [&](int stage, int k) {
+        int at = k + part;
+        bool deep = at < p.depth;
+        for (int i = 0; i < 2; i++) {
+            int to = (line + 64 * i) * PITCH + part;
+            copy16(shared(&a[stage][to]), from[i] + (deep ? at : 0), hasRow[i] && deep);
+            copy16(shared(&b[stage][to]), weight[i] + (deep ? at : 0), hasColumn[i] && deep);
+        }
+        asm volatile("cp.async.commit_group;");
+    };
+
+    float sums[4][4][4] = {};
+    fetch(0, 0);
+    int stage = 0;
+    for (int k = 0; k < p.depth; k += DEEP, stage ^= 1) {
+        if (k + DEEP < p.depth) {
+            fetch(stage ^ 1, k + DEEP);
+            asm volatile("cp.async.wait_group 1;");
+        } else {
+            asm volatile("cp.async.wait_group 0;");
+        }
+        __syncthreads();
+#pragma unroll
+        for (int kk = 0; kk < DEEP; kk += 16) {
+            u32 left[4][4], right[2][4];
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                matrices(left[i], shared(&a[stage][(r + 16 * i + lane % 16) * PITCH + kk + lane / 16 * 8]));
+#pragma unroll
+            for (int j = 0; j < 2; j++)
+                matrices(right[j], shared(&b[stage][(c + 16 * j + lane / 16 * 8 + lane % 8) * PITCH + kk + lane / 8 % 2 * 8]));
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+#pragma unroll
+                for (int j = 0; j < 4; j++) multiply(sums[i][j], left[i], &right[j / 2][j % 2 * 2], T());
+        }
+        __syncthreads();
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+#pragma unroll
+            for (int n = 0; n < 4; n++) {
+                int row = r + 16 * i + lane / 4 + n / 2 * 8, col = c + 8 * j + lane % 4 * 2 + n % 2;
+                if (row < rows && col < columns) finish<T>(p, e, first + row, column + col, sums[i][j][n]);
+            }
+}
+extern "C" __global__ void __launch_bounds__(256, 2) matrix_product_bf16(Product p) { matrixProduct<__nv_bfloat16>(p); }
+extern "C" __global__ void __launch_bounds__(256, 2) matrix_product_f16(Product p) { matrixProduct<__half>(p); }
+
+// y = Σ score·result over a token's slots, in their order.
+struct Combine { const void *result; const float *scores; const int *row; void *y; i64 n; int d, k; };
+template <typename T> __device__ void combine(const Combine &p) {
+    for (i64 i = blockIdx.x * (i64)blockDim.x + threadIdx.x; i < p.n; i += gridDim.x * (i64)blockDim.x) {
+        i64 token = i / p.d, column = i % p.d;
+        float sum = 0.0f;
+        for (int j = 0; j < p.k; j++) sum += p.scores[token * p.k + j] * load(((const T *)p.result)[(i64)p.row[token * p.k + j] * p.d + column]);
+        ((T *)p.y)[i] = store<T>(sum);
+    }
+}
+#define COMBINE(T, ending) extern "C" __global__ void combine_##ending(Combine p) { combine<T>(p); }
+FLOATS(COMBINE)
