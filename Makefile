@@ -8,7 +8,7 @@ LDFLAGS  = -s -w -X github.com/fmoe-go/fmoe/internal/cli.version=$(VERSION)
 GOLANGCI_LINT_VERSION = v2.15.0
 
 # Packages that start goroutines, or are used by several.
-CONCURRENT = ./onnx ./runtime ./runtime/cpu ./runtime/language ./runtime/train/data
+CONCURRENT = ./onnx ./runtime ./runtime/comm ./runtime/cpu ./runtime/language ./runtime/train/data
 
 SAMPLES = $(patsubst models/%/model.onnx,%,$(wildcard models/*/model.onnx))
 SHARED  = $(wildcard ../shared/models/*.onnx)
