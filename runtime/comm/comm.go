@@ -27,7 +27,8 @@ import (
 // A call ends with an error when its context is done, when [Options.Timeout]
 // has passed, or when a rank that it needs has stopped. An error is final: the
 // rank has then stopped, for all groups that it is in, and the calls that need
-// it fail on other ranks too, with a [RankError].
+// it fail on other ranks too, with a [RankError]. What calls that failed were to
+// receive must not be used until the communicator is closed.
 //
 // Counts are numbers of elements, by rank.
 type Communicator interface {

@@ -151,7 +151,7 @@ func (l *localRank) meet(p *parcel, tag Tag) {
 		}
 		var err error
 		if len(send.Data) != len(receive.Data) {
-			err = SizeMismatch(r.from, r.to, len(send.Data), len(receive.Data))
+			err = SizeMismatch(r.from, r.to, len(receive.Data))
 		}
 		copy(receive.Data, send.Data)
 		send.of.finish(err)

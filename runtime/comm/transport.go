@@ -17,7 +17,8 @@ type Transport interface {
 	Size() int
 
 	// Exchange sends to and receives from other ranks, all at once, and returns
-	// when the memory of the messages is no longer used. A message is received
+	// when that is done; if it fails, the memory of the messages may be in use
+	// until Close. A message is received
 	// by the Exchange with the same tag; those with the same tag between the
 	// same ranks, in order. It fails with a [RankError] for ranks that have
 	// stopped, for messages of another size than expected, and, when ctx is
@@ -67,6 +68,6 @@ func Missing(ctx context.Context, rank int, others []int) error {
 
 // SizeMismatch returns the error of a message that is not of the size that the
 // receiver expects.
-func SizeMismatch(from, to, sent, expected int) error {
-	return &RankError{[]int{from}, fmt.Errorf("sent %d bytes to rank %d, which expected %d; counts and types must agree", sent, to, expected)}
+func SizeMismatch(from, to, expected int) error {
+	return &RankError{[]int{from}, fmt.Errorf("did not send rank %d the %d bytes that it expected; counts and types must agree", to, expected)}
 }

@@ -427,7 +427,7 @@ func sizeMismatch(ctx context.Context, c comm.Communicator) error {
 		}
 		return ended(c.Barrier(ctx).Wait())
 	case 0:
-		return blamed(c, c.Receive(ctx, comm.Slice(make([]int64, 2)), last(c)).Wait(), "24 bytes")
+		return blamed(c, c.Receive(ctx, comm.Slice(make([]int64, 2)), last(c)).Wait(), "16 bytes")
 	}
 	return ended(c.Barrier(ctx).Wait())
 }
