@@ -260,6 +260,13 @@ func (p *plan) attach(memory []byte, remote bool) {
 	}
 }
 
+// alone reports whether no other value uses the memory of one that lies in the
+// host's arena.
+func (p *plan) alone(s *slot) bool {
+	return s.planned && !s.remote && s.root == s && s.first >= 0 && len(s.tensor.Data) > 0 &&
+		!slices.ContainsFunc(p.slots, func(other *slot) bool { return other != s && other.storage() == s })
+}
+
 // detach forgets the memory of one side if it is the given one.
 func (p *plan) detach(memory []byte, remote bool) {
 	a := p.arena(remote)

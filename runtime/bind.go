@@ -49,6 +49,12 @@ type step struct {
 	run      func() error
 }
 
+// isView reports whether output 0 has the elements of input 0.
+func (s *step) isView() bool {
+	o := s.node.op.Operator
+	return o.View || o.ViewOfSame && !s.dynamic && s.out[0] != nil && slices.Equal(s.in[0].fact.Shape, s.out[0].fact.Shape)
+}
+
 // plan is a program bound to the types and shapes of its inputs. One run at a
 // time may use it.
 type plan struct {
@@ -242,7 +248,7 @@ func (b *binder) node(p *program, n *node, env []*slot) error {
 			}
 		}
 	}
-	if n.op.Operator.View && st.out[0] != nil {
+	if st.isView() && st.out[0] != nil {
 		st.out[0].root = st.in[0]
 		st.out[0].planned = st.in[0].planned && !st.dynamic
 	}
@@ -355,7 +361,7 @@ func (b *binder) kernels() error {
 		if st.dynamic || st.run != nil {
 			continue
 		}
-		if n.op.Operator.View {
+		if st.isView() {
 			st.run = view(st.in[0].tensor, st.out[0].tensor)
 			continue
 		}

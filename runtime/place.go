@@ -63,7 +63,7 @@ func (b *binder) takes(st *step) bool {
 	if st.dynamic || st.node.control != nil {
 		return false
 	}
-	if st.node.op.Operator.View {
+	if st.isView() {
 		return st.in[0].remote
 	}
 	if !st.node.remote {

@@ -36,6 +36,42 @@ func (r *Runner) Run(ctx context.Context, inputs []*tensor.Tensor) ([]*tensor.Te
 	return r.run(ctx, r.session.main, inputs, nil)
 }
 
+// RunInto is Run for outputs that the caller has memory for: outputs has a
+// tensor for each, of its type and shape. An output may have the memory of an
+// input of which each element is read before that of the same place is written,
+// and which no other node reads afterwards; this is not checked.
+func (r *Runner) RunInto(ctx context.Context, inputs, outputs []*tensor.Tensor) error {
+	if err := r.admits(inputs); err != nil {
+		return err
+	}
+	plan, err := r.prepare(r.session.main, inputs, nil)
+	if err != nil {
+		return err
+	}
+	lent := make([][]byte, len(outputs))
+	for i, s := range plan.outputs {
+		to := outputs[i]
+		if to.Type != s.fact.Type || !slices.Equal(to.Shape, s.tensor.Shape) {
+			return fmt.Errorf("output %d is %s, memory for %s is given", i, s.tensor, to)
+		}
+		if plan.alone(s) {
+			lent[i], s.tensor.Data = s.tensor.Data, to.Data
+		}
+	}
+	err = plan.run(ctx, r.session, inputs, nil)
+	for i, s := range plan.outputs {
+		if lent[i] != nil {
+			s.tensor.Data = lent[i]
+		} else if err == nil {
+			copy(outputs[i].Data, s.tensor.Data)
+		}
+	}
+	if err != nil {
+		r.bound = nil
+	}
+	return err
+}
+
 func (r *Runner) admits(inputs []*tensor.Tensor) error {
 	s := r.session
 	if len(inputs) != len(s.inputs) {
@@ -50,6 +86,19 @@ func (r *Runner) admits(inputs []*tensor.Tensor) error {
 }
 
 func (r *Runner) run(ctx context.Context, p *program, inputs, captures []*tensor.Tensor) ([]*tensor.Tensor, error) {
+	plan, err := r.prepare(p, inputs, captures)
+	if err != nil {
+		return nil, err
+	}
+	if err := plan.run(ctx, r.session, inputs, captures); err != nil {
+		r.bound = nil
+		return nil, err
+	}
+	return plan.results, nil
+}
+
+// prepare gives the plan for inputs and captures its memory.
+func (r *Runner) prepare(p *program, inputs, captures []*tensor.Tensor) (*plan, error) {
 	if err := r.bind(p, inputs, captures); err != nil {
 		return nil, err
 	}
@@ -60,11 +109,7 @@ func (r *Runner) run(ctx context.Context, p *program, inputs, captures []*tensor
 		return nil, err
 	}
 	plan.attach(r.remote, true)
-	if err := plan.run(ctx, r.session, inputs, captures); err != nil {
-		r.bound = nil
-		return nil, err
-	}
-	return plan.results, nil
+	return plan, nil
 }
 
 // bind finds or makes the plan for inputs and captures.

@@ -20,6 +20,8 @@ import (
 	"github.com/fmoe-go/fmoe/runtime/benchmark"
 	"github.com/fmoe-go/fmoe/runtime/language"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
+	"github.com/fmoe-go/fmoe/runtime/train"
+	"github.com/fmoe-go/fmoe/runtime/train/data"
 )
 
 var benchCommand = &cli.Command{
@@ -46,6 +48,7 @@ Examples:
 		flags.IntVar(&o.runs, "runs", 0, "number of runs; 0 means as many as take about 3 seconds")
 		flags.IntVar(&o.prefill, "prefill", 128, "with --decode: number of tokens of the prompt")
 		flags.IntVar(&o.decode, "decode", 0, "number of tokens to read one by one after the prompt")
+		flags.BoolVar(&o.train, "train", false, "measure steps of training: gradients of the next token's cross-entropy, and AdamW")
 		flags.BoolVar(&o.runtime.profile, "profile", false, "show the time by operator")
 		flags.StringVar(&o.cpuProfile, "cpuprofile", "", "write a profile for go tool pprof to this `file`")
 		o.runtime.register(flags)
@@ -59,6 +62,7 @@ type benchFlags struct {
 	runtime         runtimeFlags
 	runs            int
 	prefill, decode int
+	train           bool
 	cpuProfile      string
 	json            bool
 	flags           *pflag.FlagSet
@@ -118,8 +122,11 @@ func (o *benchFlags) run(ctx context.Context, out io.Writer, path string) error 
 		result.Threads = goruntime.GOMAXPROCS(0)
 	}
 	measure := o.measureRuns
-	if o.decode > 0 {
+	switch {
+	case o.decode > 0:
 		measure = o.measureLanguage
+	case o.train:
+		measure = o.measureTraining
 	}
 	if err := measure(ctx, &result); err != nil {
 		return err
@@ -144,6 +151,8 @@ func (o *benchFlags) validate() error {
 		return cli.Misusef("--decode=%d must be 0 or more", o.decode)
 	case o.prefill < 1:
 		return cli.Misusef("--prefill=%d must be 1 or more", o.prefill)
+	case o.decode > 0 && o.train:
+		return cli.Misusef("--decode and --train are two things to measure: give one of them")
 	case o.decode == 0 && o.flags.Changed("prefill"):
 		return cli.Misusef("--prefill is for language models: give --decode too")
 	}
@@ -243,6 +252,56 @@ func (o *benchFlags) measureLanguage(ctx context.Context, result *benchResult) (
 	}
 	rest, err := newPhase("decode", 1, decode, m.Graph(), m.Step(o.prefill+o.decode/2, 1))
 	result.Phases = []phase{first, rest}
+	return err
+}
+
+// measureTraining measures steps of training on random tokens.
+func (o *benchFlags) measureTraining(ctx context.Context, result *benchResult) (err error) {
+	options := train.DefaultOptions()
+	if options.Runtime, err = o.runtime.options(); err != nil {
+		return err
+	}
+	m, err := onnx.ReadFile(result.Model)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, m.Close()) }()
+	t, err := train.New(m, options)
+	if err != nil {
+		return fmt.Errorf("%s: %w", result.Model, err)
+	}
+	defer func() { err = errors.Join(err, t.Close()) }()
+	tokens := slices.IndexFunc(m.Graph.Inputs, func(v *onnx.ValueInfo) bool { return v.Name == data.InputIDs })
+	if tokens < 0 {
+		return fmt.Errorf("%s has no input %q, without which it is no language model that --train measures", result.Model, data.InputIDs)
+	}
+	batch, err := o.data.read(m, m.Graph.Inputs[tokens:tokens+1])
+	if err != nil {
+		return err
+	}
+	batch[data.Labels] = batch[data.InputIDs]
+	result.Inputs = []valueInfo{{data.InputIDs, batch[data.InputIDs].String()}}
+	step := func() error {
+		_, err := t.Step(ctx, batch)
+		return err
+	}
+	if err := step(); err != nil { // to warm up
+		return err
+	}
+	t.Session().ResetProfile()
+	times, allocations, err := o.steady(step)
+	if err != nil {
+		return err
+	}
+	result.inspect(t.Session())
+	inputs, err := t.Inputs(batch)
+	if err != nil {
+		return err
+	}
+	p, err := newPhase("step", batch[data.InputIDs].Len(), times, m, inputs)
+	p.GFLOP *= 3 // a product has two gradients
+	p.Allocations = &allocations
+	result.Phases = []phase{p}
 	return err
 }
 

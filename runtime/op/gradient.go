@@ -275,7 +275,7 @@ func init() {
 		// along which a value of the shape that input 1 states is repeated
 		// when it broadcasts to input 0.
 		Operator{Domain: moe.Domain, Name: "SumTo", Since: []int{1}, Inputs: Exactly(2), Outputs: Exactly(1),
-			Parameters: []int{1}, Infer: inferSumTo},
+			Parameters: []int{1}, ViewOfSame: true, Infer: inferSumTo},
 	)
 }
 

@@ -44,6 +44,9 @@ type Operator struct {
 	// it needs no memory of its own.
 	View bool
 
+	// ViewOfSame: output 0 is input 0 where both have the same shape.
+	ViewOfSame bool
+
 	// Caches lists the inputs that may be caches with room between their
 	// heads; see Rooms of a device's Call.
 	Caches []int

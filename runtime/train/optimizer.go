@@ -169,8 +169,8 @@ func newUpdater(r rule, t onnx.DataType, rank int, o runtime.Options) (*updater,
 }
 
 // pieceLength is the number of elements that are updated at a time where each
-// is updated alone, so that what is computed stays in cache.
-const pieceLength = 1 << 17
+// is updated alone, so that what is computed on the way stays in cache.
+const pieceLength = 1 << 18
 
 // apply changes a weight and its states, all of which stay where they are.
 // scale multiplies the gradient.
@@ -180,42 +180,34 @@ func (u *updater) apply(weight, gradient *tensor.Tensor, states []*tensor.Tensor
 	}
 	numbers := u.rule.numbers(h)
 	numbers["scale"] = scale
-	in := append([]*tensor.Tensor{weight, gradient}, states...)
-	changed := len(states) + 2
+	whole := append([]*tensor.Tensor{weight, gradient}, states...)
+	in := slices.Clone(whole)
 	for _, name := range u.scalars {
 		x := tensor.New(u.t, 1)
 		tensor.ConvertFloat(x, tensor.FromSlice([]float64{numbers[name]}, 1))
 		in = append(in, x)
 	}
 	if u.rule.whole() {
-		return u.run(in, in[:changed])
+		return u.run(in, states)
 	}
 	length, width := weight.Len(), u.t.Bits()/8
-	piece := slices.Clone(in)
 	for lo := 0; lo < length; lo += pieceLength {
 		hi := min(lo+pieceLength, length)
-		for i := range changed {
-			piece[i] = &tensor.Tensor{Type: in[i].Type, Shape: []int{hi - lo}, Data: in[i].Data[lo*width : hi*width]}
+		for i, t := range whole {
+			in[i] = &tensor.Tensor{Type: t.Type, Shape: []int{hi - lo}, Data: t.Data[lo*width : hi*width]}
 		}
-		if err := u.run(piece, piece[:changed]); err != nil {
+		if err := u.run(in, in[2:2+len(states)]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// run computes an update and copies it to where weight and states are.
-func (u *updater) run(in, to []*tensor.Tensor) error {
+// run computes an update into the weight and the states, whose elements are
+// read before they are written.
+func (u *updater) run(in, states []*tensor.Tensor) error {
 	// An update that has begun is finished.
-	out, err := u.runner.Run(context.Background(), in)
-	if err != nil {
-		return err
-	}
-	copy(to[0].Data, out[0].Data)
-	for i, t := range to[2:] {
-		copy(t.Data, out[1+i].Data)
-	}
-	return nil
+	return u.runner.RunInto(context.Background(), in, append([]*tensor.Tensor{in[0]}, states...))
 }
 
 func (u *updater) close() error { return u.session.Close() }

@@ -3,6 +3,7 @@ package train
 import (
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime"
+	"github.com/fmoe-go/fmoe/runtime/tensor"
 	"github.com/fmoe-go/fmoe/runtime/train/safetensors"
 )
 
@@ -65,4 +66,20 @@ func (t *Trainer) Restore(p Progress, weights, state func(into []Named) error) e
 // loss and the gradients, to look at.
 func (t *Trainer) Graph() (*onnx.Model, error) {
 	return runtime.Graph(t.objective.model, t.gradientOptions())
+}
+
+// Session returns the session that computes gradients.
+func (t *Trainer) Session() *runtime.Session { return t.session }
+
+// Inputs returns what the model itself is given of a batch, by name.
+func (t *Trainer) Inputs(batch Batch) (map[string]*tensor.Tensor, error) {
+	inputs := map[string]*tensor.Tensor{}
+	for _, v := range t.objective.inputs {
+		x, err := t.objective.feed(v, batch)
+		if err != nil {
+			return nil, err
+		}
+		inputs[v.Name] = x
+	}
+	return inputs, nil
 }

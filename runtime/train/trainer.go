@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	goruntime "runtime"
 	"slices"
 
 	"github.com/fmoe-go/fmoe/onnx"
@@ -512,11 +513,7 @@ func (t *Trainer) accumulate(out []*tensor.Tensor, first bool) {
 func (t *Trainer) update(s *Step, gradients []*tensor.Tensor) error {
 	squares := 0.0
 	var infinite string
-	for i, g := range gradients {
-		if g == nil {
-			continue
-		}
-		x := sumOfSquares(g)
+	for i, x := range sumsOfSquares(gradients, t.threads()) {
 		if squares += x; infinite == "" && (math.IsNaN(x) || math.IsInf(x, 0)) {
 			infinite = t.parameters[i].Name
 		}
@@ -558,6 +555,14 @@ func (t *Trainer) update(s *Step, gradients []*tensor.Tensor) error {
 		b.move(s.rows, t.options.BiasRate)
 	}
 	return nil
+}
+
+// threads is the number of threads that may compute.
+func (t *Trainer) threads() int {
+	if n := t.options.Runtime.Threads; n > 0 {
+		return n
+	}
+	return goruntime.GOMAXPROCS(0)
 }
 
 // rates returns the learning rates of all groups.

@@ -13,6 +13,7 @@ type contest struct {
 	dims     map[string]int // the open dimensions of the models' inputs, or
 	prefill  int            // the tokens of a prompt, and
 	decode   int            // those after it
+	train    bool           // steps of training are measured
 	runs     int            // of a process
 	threads  []int
 	programs []program
@@ -40,6 +41,12 @@ func library(name, what string, sizes ...int) program {
 	return p
 }
 
+// aimed is a program that a target depends on.
+func (p program) aimed() program {
+	p.aside = false
+	return p
+}
+
 func (p program) variant(name string) program {
 	p.name += "/" + name
 	return p
@@ -58,12 +65,25 @@ var (
 	// threads are those of the acceptance.
 	threads = []int{1, 2}
 
-	gpt     = &model{name: "gpt", make: benchmodel.GPT2.Decoder}
-	mixed   = mixedOf(gpt, "float32")
-	layers  = &model{name: "layers", make: benchmodel.GPT2.Perceptrons}
-	bert    = &model{name: "bert", make: benchmodel.BERT.Encoder}
-	formats = []string{"float32", "bf16", "int8", "int4"} // of experts' weights
+	gpt      = &model{name: "gpt", make: benchmodel.GPT2.Decoder}
+	mixed    = mixedOf(gpt, "float32")
+	small    = &model{name: "gpt-small", make: smallGPT.Decoder}
+	upcycled = mixedOf(small, "float32")
+	layers   = &model{name: "layers", make: benchmodel.GPT2.Perceptrons}
+	bert     = &model{name: "bert", make: benchmodel.BERT.Encoder}
+	formats  = []string{"float32", "bf16", "int8", "int4"} // of experts' weights
 )
+
+// smallGPT is what training is measured with.
+var smallGPT = benchmodel.Transformer{Layers: 6, Model: 512, Heads: 8, Hidden: 2048, Vocabulary: 32000, Positions: 1024}
+
+// trainContest is a step of training of a model with so many experts, 0 where
+// it is dense.
+func trainContest(name string, m *model, t benchmodel.Transformer, experts, batch, sequence, runs int) contest {
+	const topK = 2
+	return contest{name: name, dims: map[string]int{"batch": batch, "sequence": sequence}, runs: runs, threads: threads, train: true, programs: []program{
+		fmoe(m), library("torch", "training", t.Layers, t.Model, t.Heads, t.Hidden, t.Vocabulary, t.Positions, batch, sequence, experts, topK).aimed()}}
+}
 
 // contests are all, in the order of the document.
 func contests() []contest {
@@ -95,6 +115,8 @@ func contests() []contest {
 	e := benchmodel.BERT
 	list = append(list, contest{name: "bert", dims: map[string]int{"batch": batch, "sequence": sequence}, runs: 2, threads: threads, programs: []program{
 		fmoe(bert), onnxruntime(bert), library("torch", "encoder", e.Layers, e.Model, e.Heads, e.Hidden, batch, sequence)}})
+
+	list = append(list, trainContest("train-gpt", small, smallGPT, 0, batch, sequence, 3), trainContest("train-gpt-mixture", upcycled, smallGPT, layer.Experts, batch, sequence, 3))
 
 	whole := contest{name: "storage-gpt", prefill: 16, decode: 64, runs: 1, threads: threads, aside: true}
 	alone := contest{name: "storage-experts", dims: map[string]int{"tokens": 1}, runs: 40, threads: threads}
@@ -141,6 +163,7 @@ func smokeContests() []contest {
 		{name: "smoke-layer", dims: map[string]int{"tokens": 8}, runs: 1, threads: threads, programs: []program{fmoe(one), onnxruntime(forONNXRuntime(one))}},
 		{name: "smoke-gpt", prefill: 8, decode: 4, runs: 1, threads: threads, programs: both(decoder)},
 		{name: "smoke-mixture", prefill: 8, decode: 4, runs: 1, threads: threads, programs: []program{fmoe(experts), onnxruntime(forONNXRuntime(experts))}},
+		trainContest("smoke-train", experts, tiny, 4, 2, 8, 1),
 		{name: "smoke-bert", dims: map[string]int{"batch": 2, "sequence": 8}, runs: 1, threads: threads, programs: both(encoder)},
 	}
 }

@@ -295,6 +295,32 @@ func (d *document) Models() string {
 	return t.String()
 }
 
+// Training compares steps of training, and the memory that they take.
+func (d *document) Training() string {
+	t := &table{head: []string{"model", "threads", "fmoe, ms", "PyTorch, ms", "times as fast", "target", "of peak", "fmoe's memory, MB", "PyTorch's, MB", "times as much", "target"}}
+	for _, m := range []struct {
+		label, contest string
+		faster         float64
+	}{{"GPT", "train-gpt", 1}, {"GPT of 8 experts", "train-gpt-mixture", 1.4}} {
+		for _, n := range threads {
+			o := d.of(m.contest, n)
+			ours, ok := o.latency("fmoe", 0)
+			if !ok {
+				continue
+			}
+			ratio, compared := o.ratio("fmoe", "torch", 0)
+			peak := func(program string) (float64, bool) {
+				return o.median(program, func(r *result) float64 { return float64(r.Memory.Peak) / 1e6 })
+			}
+			memory, _ := peak("fmoe")
+			theirs, _ := peak("torch")
+			t.row(m.label, fmt.Sprint(n), milliseconds(ours, ok), milliseconds(o.latency("torch", 0)), times(ratio, compared), atLeast(m.faster).cell(ratio, compared),
+				percent(o.peakShare("fmoe", 0)), number("%.0f", memory, ok), number("%.0f", theirs, compared), times(memory/theirs, compared), atMost(1).cell(memory/theirs, compared))
+		}
+	}
+	return t.String()
+}
+
 // Storage compares formats of experts' weights.
 func (d *document) Storage() string {
 	faster := map[string]float64{"int8": 2, "int4": 3}

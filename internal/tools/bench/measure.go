@@ -96,7 +96,13 @@ func (s *suite) command(c contest, p program, threads int) ([]string, error) {
 			return nil, err
 		}
 		args = []string{path}
-		if c.decode == 0 {
+		switch {
+		case c.train:
+			args = append(args, "--train")
+			for name, n := range c.dims {
+				args = append(args, "--dim", fmt.Sprintf("%s=%d", name, n))
+			}
+		case c.decode == 0:
 			dir, err := s.inputs(c.name, path, c.dims)
 			if err != nil {
 				return nil, err

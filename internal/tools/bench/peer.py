@@ -129,7 +129,7 @@ def run_torch(arguments):
 
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(1)
-    with torch.inference_mode():
+    with torch.inference_mode(arguments.model != "training"):
         return torch.__version__, TORCH[arguments.model](torch, F, arguments)
 
 
@@ -224,7 +224,69 @@ def torch_encoder(torch, F, arguments):
     return median(arguments.runs, run)
 
 
-TORCH = {"product": torch_product, "mixture": torch_mixture, "decoder": torch_decoder, "encoder": torch_encoder}
+def torch_training(torch, F, arguments):
+    """A step of training: cross-entropy of the next token, its gradients, and AdamW."""
+    layers, model, heads, hidden, vocabulary, positions, batch, sequence, experts, top_k = arguments.sizes
+    parameters = []
+
+    def parameter(*shape):
+        parameters.append(torch.nn.Parameter(torch.randn(*shape) * 0.02))
+        return parameters[-1]
+
+    def matrix(rows, columns, *stack):
+        return parameter(*stack, rows, columns), parameter(*stack, rows)
+
+    def norm():
+        weights = torch.nn.Parameter(torch.ones(model)), torch.nn.Parameter(torch.zeros(model))
+        parameters.extend(weights)
+        return weights
+
+    stack = (experts,) if experts else ()
+    table, places, head = parameter(vocabulary, model), parameter(positions, model), parameter(vocabulary, model)
+    blocks = [
+        (norm(), matrix(3 * model, model), matrix(model, model), norm(), matrix(hidden, model, *stack), matrix(model, hidden, *stack))
+        for _ in range(layers)
+    ]
+    routers = [parameter(experts, model) for _ in range(layers)] if experts else [None] * layers
+    final = norm()
+
+    def mlp(x, up, down):
+        return F.linear(F.gelu(F.linear(x, *up), approximate="tanh"), *down)
+
+    def mixture(x, router, up, down):
+        """A loop over the experts, each computing the tokens that chose it."""
+        x = x.reshape(-1, model)
+        logits, chosen = torch.topk(F.linear(x, router), top_k)
+        scores, y = torch.softmax(logits, -1), torch.zeros_like(x)
+        for expert in range(experts):
+            rows, slots = torch.where(chosen == expert)
+            if len(rows):
+                h = mlp(x[rows], (up[0][expert], up[1][expert]), (down[0][expert], down[1][expert]))
+                y = y.index_add(0, rows, h * scores[rows, slots, None])
+        return y.view(batch, sequence, model)
+
+    ids = torch.tensor([[token(i * sequence + j, vocabulary) for j in range(sequence)] for i in range(batch)])
+    optimizer = torch.optim.AdamW(parameters, lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1)
+
+    def step():
+        x = table[ids] + places[:sequence]
+        for (norm1, qkv, out, norm2, up, down), router in zip(blocks, routers):
+            y = F.linear(F.layer_norm(x, (model,), *norm1), *qkv).view(batch, sequence, 3, heads, -1).permute(2, 0, 3, 1, 4)
+            y = F.scaled_dot_product_attention(y[0], y[1], y[2], is_causal=True)
+            x = x + F.linear(y.transpose(1, 2).reshape(batch, sequence, model), *out)
+            y = F.layer_norm(x, (model,), *norm2)
+            x = x + (mlp(y, up, down) if router is None else mixture(y, router, up, down))
+        logits = F.linear(F.layer_norm(x, (model,), *final), head)
+        loss = F.cross_entropy(logits.view(-1, vocabulary), ids.view(-1))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+
+    return {"step": median(arguments.runs, step)["run"]}
+
+
+TORCH = {"training": torch_training, "product": torch_product, "mixture": torch_mixture, "decoder": torch_decoder, "encoder": torch_encoder}
 LIBRARIES = {"onnxruntime": run_onnxruntime, "numpy": run_numpy, "torch": run_torch}
 
 
