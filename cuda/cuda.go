@@ -293,7 +293,8 @@ type launch[P any] struct {
 	function cu.Function
 	grid     [3]int
 	threads  int
-	p        *P // an object of its own, as cgo wants what C gets to see
+	shared   int // bytes of memory that a block has beside what the kernel declares
+	p        *P  // an object of its own, as cgo wants what C gets to see
 }
 
 func newLaunch[P any](d *Device, name string, threads int, grid ...int) (*launch[P], error) {
@@ -309,12 +310,20 @@ func newLaunch[P any](d *Device, name string, threads int, grid ...int) (*launch
 	return l, nil
 }
 
+// share gives blocks shared memory.
+func (l *launch[P]) share(bytes int) error {
+	if l.shared = bytes; bytes == 0 {
+		return nil
+	}
+	return driver.AllowShared(l.function, bytes)
+}
+
 // run starts the kernel, unless there is nothing to do.
 func (l *launch[P]) run() error {
 	if l.grid[0] == 0 || l.grid[1] == 0 || l.grid[2] == 0 {
 		return nil
 	}
-	return driver.Launch(l.function, l.grid, l.threads, 0, l.device.stream, l.p)
+	return driver.Launch(l.function, l.grid, l.threads, l.shared, l.device.stream, l.p)
 }
 
 // function finds a kernel by name.
@@ -331,6 +340,12 @@ func (g *gpu) function(name string) (cu.Function, error) {
 		}
 	}
 	return cu.Function{}, fmt.Errorf("kernel %s is %w", name, device.ErrUnsupported)
+}
+
+// has reports whether there is a kernel of the given name for this GPU.
+func (g *gpu) has(name string) bool {
+	_, err := g.function(name)
+	return err == nil
 }
 
 const blockThreads = 256

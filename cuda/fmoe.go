@@ -33,10 +33,16 @@ type (
 	}
 	combineParameters struct {
 		result, scores, row, y uintptr
-		n                      int64
 		d, k                   int32
 	}
 )
+
+// fmoeExperts bounds the experts that the kernels of the sort have room for.
+const fmoeExperts = 1024
+
+// wgmmaShared is the shared memory of wgmma_product: three stages of both
+// operands, and what aligns them to 1 KiB.
+const wgmmaShared = 3*2*128*128 + 1024
 
 // sortChunk is how many slots a block sorts.
 const sortChunk = 1024
@@ -93,7 +99,7 @@ func bindFMoE(d *Device, n *op.Node, c *device.Call) (func() error, error) {
 	k.d, k.h, k.experts = x.Shape[x.Rank()-1], c.In[moe.InputFC1Weight].Shape[1], c.In[moe.InputFC1Weight].Shape[0]
 	k.tokens = tensor.Count(x.Shape[:x.Rank()-1])
 	k.slots = k.tokens * config.TopK
-	if k.slots == 0 || k.slots > math.MaxInt32 || k.d == 0 || k.h == 0 {
+	if k.slots == 0 || k.slots > math.MaxInt32 || k.experts > fmoeExperts || k.d == 0 || k.h == 0 {
 		return nil, errForm
 	}
 	if err := k.plan(end, x.Type, gate.Type); err != nil {
@@ -135,17 +141,20 @@ func (k *fmoe) plan(end string, t, router onnx.DataType) error {
 	}
 	k.indices, k.scores = k.take(4*k.slots), k.take(4*k.slots)
 
-	name, tile := "product"+end, 64
+	name, tile, shared := "product"+end, 64, 0
 	if t != onnx.Float32 && k.d%8 == 0 && k.h%8 == 0 {
 		name, tile = "matrix_product"+end, 128
+		if hopper := "wgmma_product" + end; d.has(hopper) {
+			name, shared = hopper, wgmmaShared
+		}
 	}
 	chunks, threads := ceilDiv(k.slots, sortChunk), min(1024, ceilDiv(k.experts, 32)*32)
 	for _, sort := range []struct {
-		to   **launch[sortParameters]
-		name string
-		grid int
-	}{{&k.count, "count", chunks}, {&k.offsets, "offsets", 1}, {&k.place, "place", chunks}} {
-		if *sort.to, err = newLaunch[sortParameters](d, sort.name, threads, sort.grid); err != nil {
+		to            **launch[sortParameters]
+		name          string
+		threads, grid int
+	}{{&k.count, "count", threads, chunks}, {&k.offsets, "offsets", threads, 1}, {&k.place, "place", 256, chunks}} {
+		if *sort.to, err = newLaunch[sortParameters](d, sort.name, sort.threads, sort.grid); err != nil {
 			return err
 		}
 		*(*sort.to).p = sortParameters{slots: int32(k.slots), experts: int32(k.experts), k: int32(k.config.TopK), tile: int32(tile)}
@@ -164,6 +173,9 @@ func (k *fmoe) plan(end string, t, router onnx.DataType) error {
 			slices.Reverse(grid)
 		}
 		l, err := newLaunch[productParameters](d, name, 256, grid...)
+		if err == nil {
+			err = l.share(shared)
+		}
 		if err == nil {
 			*l.p = productParameters{experts: int32(k.experts), depth: int32(depth), width: int32(width), activation: activation}
 		}
@@ -185,10 +197,15 @@ func (k *fmoe) plan(end string, t, router onnx.DataType) error {
 	}
 	width := t.Bits() / 8
 	k.hidden, k.result = k.take(width*k.slots*k.h), k.take(width*k.slots*k.d)
-	if k.combine, err = newLaunch[combineParameters](d, "combine"+end, blockThreads, blocks(k.tokens*k.d)); err != nil {
+	wide, lanes := "combine", 1
+	if perLane := 128 / t.Bits(); k.d%perLane == 0 {
+		wide, lanes = "combine_wide", perLane
+	}
+	threads = min(256, ceilDiv(ceilDiv(k.d, lanes), 32)*32)
+	if k.combine, err = newLaunch[combineParameters](d, wide+end, threads, k.tokens); err != nil {
 		return err
 	}
-	*k.combine.p = combineParameters{n: int64(k.tokens * k.d), d: int32(k.d), k: int32(k.config.TopK)}
+	*k.combine.p = combineParameters{d: int32(k.d), k: int32(k.config.TopK)}
 	return nil
 }
 

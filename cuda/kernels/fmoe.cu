@@ -87,7 +87,7 @@ extern "C" __global__ void offsets(Sort p) {
     int chunks = (p.slots + CHUNK - 1) / CHUNK;
     for (int e = threadIdx.x; e < p.experts; e += blockDim.x) {
         int total = 0;
-#pragma unroll 8
+#pragma unroll 16
         for (int c = 0; c < chunks; c++) total += p.counts[(i64)c * p.experts + e];
         p.offsets[e] = total;
     }
@@ -105,26 +105,45 @@ extern "C" __global__ void offsets(Sort p) {
     __syncthreads();
     for (int e = threadIdx.x; e < p.experts; e += blockDim.x) {
         int row = p.offsets[e];
-        for (int c = 0; c < chunks; c++) {
-            int n = p.counts[(i64)c * p.experts + e];
-            p.counts[(i64)c * p.experts + e] = row;
-            row += n;
+        for (int c = 0; c < chunks; c += 16) { // many loads at a time, as each takes long
+            int n[16];
+#pragma unroll
+            for (int i = 0; i < 16; i++) n[i] = c + i < chunks ? p.counts[(i64)(c + i) * p.experts + e] : 0;
+#pragma unroll
+            for (int i = 0; i < 16; i++) {
+                if (c + i < chunks) p.counts[(i64)(c + i) * p.experts + e] = row;
+                row += n[i];
+            }
         }
     }
 }
 
+// A block of 256 threads goes through its chunk a slot a thread. Slots of an expert are ranked within their warp, and warps
+// by what those before them have of it.
+#define MAX_EXPERTS 1024
 extern "C" __global__ void place(Sort p) {
-    __shared__ int chunk[CHUNK];
-    int first = blockIdx.x * CHUNK, n = min(CHUNK, p.slots - first);
-    for (int i = threadIdx.x; i < n; i += blockDim.x) chunk[i] = p.indices[first + i];
-    __syncthreads();
-    for (int e = threadIdx.x; e < p.experts; e += blockDim.x) {
-        int row = p.counts[(i64)blockIdx.x * p.experts + e];
-        for (int i = 0; i < n; i++) {
-            if (chunk[i] != e) continue;
-            p.row[first + i] = row;
-            p.token[row++] = (first + i) / p.k;
+    __shared__ int next[MAX_EXPERTS], had[8][MAX_EXPERTS];
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    for (int e = threadIdx.x; e < p.experts; e += 256) next[e] = p.counts[(i64)blockIdx.x * p.experts + e];
+    for (int round = 0; round < CHUNK / 256; round++) {
+        int i = blockIdx.x * CHUNK + round * 256 + threadIdx.x, e = i < p.slots ? p.indices[i] : -1;
+        for (int w = 0; w < 8; w++)
+            for (int n = threadIdx.x; n < p.experts; n += 256) had[w][n] = 0;
+        __syncthreads();
+        u32 alike = __match_any_sync(~0u, e);
+        int rank = __popc(alike & ((1u << lane) - 1));
+        if (e >= 0 && rank == 0) had[warp][e] = __popc(alike);
+        __syncthreads();
+        if (e >= 0) {
+            int row = next[e] + rank;
+            for (int w = 0; w < warp; w++) row += had[w][e];
+            p.row[i] = row;
+            p.token[row] = i / p.k;
         }
+        __syncthreads();
+        for (int n = threadIdx.x; n < p.experts; n += 256)
+            for (int w = 0; w < 8; w++) next[n] += had[w][n];
+        __syncthreads();
     }
 }
 
@@ -152,6 +171,26 @@ template <typename T> __device__ __forceinline__ void finish(const Product &p, i
     if (p.bias) x += load(((const T *)p.bias)[(i64)e * p.width + column]);
     T *y = (T *)p.y + row * p.width + column;
     *y = store<T>(p.factor ? activate(load(*y), p.activation) * x : activate(x, p.activation));
+}
+
+// finishPair is finish for two columns side by side, the first of which is even.
+template <typename T> struct Pair { T x, y; };
+template <typename T> __device__ __forceinline__ void finishPair(const Product &p, int e, i64 row, int column, float x, float y) {
+    if (p.bias) {
+        Pair<T> b = *(const Pair<T> *)((const T *)p.bias + (i64)e * p.width + column);
+        x += load(b.x), y += load(b.y);
+    }
+    u32 *to = (u32 *)((T *)p.y + row * p.width + column);
+    Pair<T> out;
+    if (p.factor) {
+        u32 bits = *to;
+        Pair<T> v = *(Pair<T> *)&bits;
+        x *= activate(load(v.x), p.activation), y *= activate(load(v.y), p.activation);
+    } else {
+        x = activate(x, p.activation), y = activate(y, p.activation);
+    }
+    out.x = store<T>(x), out.y = store<T>(y);
+    *to = *(u32 *)&out;
 }
 
 // On the ordinary units, for float32 and for widths that the matrix units do not take: tiles of 64 × 64.
@@ -278,23 +317,166 @@ template <typename T> __device__ void matrixProduct(const Product &p) {
 #pragma unroll
         for (int j = 0; j < 4; j++)
 #pragma unroll
-            for (int n = 0; n < 4; n++) {
-                int row = r + 16 * i + lane / 4 + n / 2 * 8, col = c + 8 * j + lane % 4 * 2 + n % 2;
-                if (row < rows && col < columns) finish<T>(p, e, first + row, column + col, sums[i][j][n]);
+            for (int n = 0; n < 4; n += 2) {
+                int row = r + 16 * i + lane / 4 + n * 4, col = c + 8 * j + lane % 4 * 2;
+                if (row < rows && col < columns) finishPair<T>(p, e, first + row, column + col, sums[i][j][n], sums[i][j][n + 1]);
             }
 }
 extern "C" __global__ void __launch_bounds__(256, 2) matrix_product_bf16(Product p) { matrixProduct<__nv_bfloat16>(p); }
 extern "C" __global__ void __launch_bounds__(256, 2) matrix_product_f16(Product p) { matrixProduct<__half>(p); }
 
-// y = Σ score·result over a token's slots, in their order.
-struct Combine { const void *result; const float *scores; const int *row; void *y; i64 n; int d, k; };
-template <typename T> __device__ void combine(const Combine &p) {
-    for (i64 i = blockIdx.x * (i64)blockDim.x + threadIdx.x; i < p.n; i += gridDim.x * (i64)blockDim.x) {
-        i64 token = i / p.d, column = i % p.d;
-        float sum = 0.0f;
-        for (int j = 0; j < p.k; j++) sum += p.scores[token * p.k + j] * load(((const T *)p.result)[(i64)p.row[token * p.k + j] * p.d + column]);
-        ((T *)p.y)[i] = store<T>(sum);
+// activateAll applies an activation to eight numbers, deciding once.
+__device__ __forceinline__ void activateAll(float x[8], int a) {
+#define ALL(expression) \
+    for (int i = 0; i < 8; i++) x[i] = expression; \
+    break;
+    switch (a) {
+    case IDENTITY: break;
+    case SILU: ALL(x[i] * sigmoid(x[i]))
+    case GELU: ALL(gelu(x[i]))
+    case GELU_TANH: ALL(geluTanh(x[i]))
+    case RELU: ALL(fmaxf(x[i], 0.0f))
+    default: ALL(activate(x[i], a))
+    }
+#undef ALL
+}
+
+// finishAll is finish for eight columns side by side, the first of which is a multiple of 8.
+template <typename T> struct __align__(16) Eight { T x[8]; };
+template <typename T> __device__ __forceinline__ void finishAll(const Product &p, int e, i64 row, int column, float x[8]) {
+    if (p.bias) {
+        Eight<T> b = *(const Eight<T> *)((const T *)p.bias + (i64)e * p.width + column);
+        for (int i = 0; i < 8; i++) x[i] += load(b.x[i]);
+    }
+    Eight<T> *to = (Eight<T> *)((T *)p.y + row * p.width + column), out;
+    if (p.factor) {
+        Eight<T> before = *to;
+        float y[8];
+        for (int i = 0; i < 8; i++) y[i] = load(before.x[i]);
+        activateAll(y, p.activation);
+        for (int i = 0; i < 8; i++) x[i] *= y[i];
+    } else {
+        activateAll(x, p.activation);
+    }
+    for (int i = 0; i < 8; i++) out.x[i] = store<T>(x[i]);
+    *to = out;
+}
+
+// On Hopper's matrix units (wgmma), which read both operands from shared memory: tiles of 128 × 128, a warpgroup for each
+// half of the rows, 64 deep, three in shared memory, two blocks on a processor. Rows of 128 bytes lie there with their
+// pieces of 16 bytes swapped by row, as the units want it.
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+#define STAGES 3
+#define TILE (128 * 128) // bytes of an operand
+
+__device__ __forceinline__ unsigned long long descriptor(u32 at) {
+    return (unsigned long long)(at >> 4 & 0x3fff) | 1ull << 16 | 64ull << 32 | 1ull << 62;
+}
+#define MULTIPLY(T, name) \
+    __device__ __forceinline__ void multiply(float c[64], unsigned long long a, unsigned long long b, int add, T) { \
+        asm volatile("{ .reg .pred p; setp.ne.b32 p, %66, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32." name "." name \
+            " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, %64, %65, p, 1, 1, 0, 0; }" \
+            : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]), "+f"(c[4]), "+f"(c[5]), "+f"(c[6]), "+f"(c[7]), "+f"(c[8]), "+f"(c[9]), "+f"(c[10]), "+f"(c[11]), "+f"(c[12]), "+f"(c[13]), "+f"(c[14]), "+f"(c[15]), "+f"(c[16]), "+f"(c[17]), "+f"(c[18]), "+f"(c[19]), "+f"(c[20]), "+f"(c[21]), "+f"(c[22]), "+f"(c[23]), "+f"(c[24]), "+f"(c[25]), "+f"(c[26]), "+f"(c[27]), "+f"(c[28]), "+f"(c[29]), "+f"(c[30]), "+f"(c[31]), "+f"(c[32]), "+f"(c[33]), "+f"(c[34]), "+f"(c[35]), "+f"(c[36]), "+f"(c[37]), "+f"(c[38]), "+f"(c[39]), "+f"(c[40]), "+f"(c[41]), "+f"(c[42]), "+f"(c[43]), "+f"(c[44]), "+f"(c[45]), "+f"(c[46]), "+f"(c[47]), "+f"(c[48]), "+f"(c[49]), "+f"(c[50]), "+f"(c[51]), "+f"(c[52]), "+f"(c[53]), "+f"(c[54]), "+f"(c[55]), "+f"(c[56]), "+f"(c[57]), "+f"(c[58]), "+f"(c[59]), "+f"(c[60]), "+f"(c[61]), "+f"(c[62]), "+f"(c[63]) \
+            : "l"(a), "l"(b), "r"(add)); }
+MULTIPLY(__nv_bfloat16, "bf16") MULTIPLY(__half, "f16")
+
+template <typename T> __device__ void wgmmaProduct(const Product &p) {
+    extern __shared__ unsigned char memory[];
+    u32 base = (shared(memory) + 1023) & ~1023u;
+    int e = expertOf(p, blockIdx.y);
+    if (e < 0) return;
+    int first = p.offsets[e] + (blockIdx.y - p.tiles[e]) * 128, rows = min(128, p.offsets[e + 1] - first);
+    int column = blockIdx.x * 128, columns = min(128, p.width - column);
+    const T *x = (const T *)p.x, *w = (const T *)p.weight + ((i64)e * p.width + column) * p.depth;
+
+    // Each thread copies 16 bytes of four rows of each operand.
+    int line = threadIdx.x / 8, part = threadIdx.x % 8;
+    const T *from[4], *weight[4];
+    u32 hasRow = 0, hasColumn = 0;
+    for (int i = 0; i < 4; i++) {
+        int n = line + 32 * i;
+        if (n < rows) hasRow |= 1 << i;
+        if (n < columns) hasColumn |= 1 << i;
+        from[i] = x + (n < rows ? (i64)(p.token ? p.token[first + n] : first + n) * p.depth : 0);
+        weight[i] = w + (n < columns ? (i64)n * p.depth : 0);
+    }
+    auto fetch = [&](int k) {
+        int at = k * 64 + part * 8;
+        bool deep = at < p.depth;
+        if (!deep) at = 0;
+        u32 to = base + k % STAGES * 2 * TILE + line * 128 + (part ^ line % 8) * 16;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            copy16(to + i * 32 * 128, from[i] + at, deep && hasRow >> i & 1);
+            copy16(to + TILE + i * 32 * 128, weight[i] + at, deep && hasColumn >> i & 1);
+        }
+    };
+
+    float sums[64] = {};
+    int steps = (p.depth + 63) / 64, half = threadIdx.x / 128;
+    for (int k = 0; k < STAGES - 1; k++) {
+        if (k < steps) fetch(k);
+        asm volatile("cp.async.commit_group;");
+    }
+    for (int k = 0; k < steps; k++) {
+        asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2));
+        asm volatile("fence.proxy.async;");
+        __syncthreads();
+        if (k + STAGES - 1 < steps) fetch(k + STAGES - 1);
+        asm volatile("cp.async.commit_group;");
+        u32 a = base + k % STAGES * 2 * TILE + half * 64 * 128, b = base + k % STAGES * 2 * TILE + TILE;
+        asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#pragma unroll
+        for (int kk = 0; kk < 4; kk++) multiply(sums, descriptor(a + kk * 32), descriptor(b + kk * 32), 1, T());
+        asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+        asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+    }
+
+    // Results go through shared memory, so that each thread stores columns side by side.
+    float *results = (float *)(memory + (base - shared(memory)));
+    const int pitch = 128 + 4;
+    int lane = threadIdx.x % 32, top = threadIdx.x / 32 * 16 + lane / 4;
+    __syncthreads();
+#pragma unroll
+    for (int j = 0; j < 16; j++)
+#pragma unroll
+        for (int n = 0; n < 2; n++)
+            *(float2 *)&results[(top + 8 * n) * pitch + 8 * j + lane % 4 * 2] = make_float2(sums[4 * j + 2 * n], sums[4 * j + 2 * n + 1]);
+    __syncthreads();
+#pragma unroll 1
+    for (int i = threadIdx.x; i < 128 * 16; i += 256) {
+        int row = i / 16, col = i % 16 * 8;
+        if (row >= rows || col >= columns) continue;
+        float y[8];
+        *(float4 *)&y[0] = *(float4 *)&results[row * pitch + col];
+        *(float4 *)&y[4] = *(float4 *)&results[row * pitch + col + 4];
+        finishAll<T>(p, e, first + row, column + col, y);
     }
 }
-#define COMBINE(T, ending) extern "C" __global__ void combine_##ending(Combine p) { combine<T>(p); }
+extern "C" __global__ void __launch_bounds__(256, 2) wgmma_product_bf16(Product p) { wgmmaProduct<__nv_bfloat16>(p); }
+extern "C" __global__ void __launch_bounds__(256, 2) wgmma_product_f16(Product p) { wgmmaProduct<__half>(p); }
+#endif
+
+// y = Σ score·result over a token's slots, in their order. A block computes a token, each thread W columns side by side.
+struct Combine { const void *result; const float *scores; const int *row; void *y; int d, k; };
+template <typename T, int W> struct __align__(sizeof(T) * W) Some { T x[W]; };
+template <typename T, int W> __device__ void combine(const Combine &p) {
+    i64 slot = (i64)blockIdx.x * p.k;
+    for (int column = threadIdx.x * W; column < p.d; column += blockDim.x * W) {
+        float sums[W] = {};
+        for (int j = 0; j < p.k; j++) {
+            float score = p.scores[slot + j];
+            Some<T, W> part = *(const Some<T, W> *)((const T *)p.result + (i64)p.row[slot + j] * p.d + column);
+#pragma unroll
+            for (int i = 0; i < W; i++) sums[i] += score * load(part.x[i]);
+        }
+        Some<T, W> out;
+#pragma unroll
+        for (int i = 0; i < W; i++) out.x[i] = store<T>(sums[i]);
+        *(Some<T, W> *)((T *)p.y + (i64)blockIdx.x * p.d + column) = out;
+    }
+}
+#define COMBINE(T, ending) \
+    extern "C" __global__ void combine_##ending(Combine p) { combine<T, 1>(p); } \
+    extern "C" __global__ void combine_wide_##ending(Combine p) { combine<T, 16 / sizeof(T)>(p); }
 FLOATS(COMBINE)
