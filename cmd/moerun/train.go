@@ -38,7 +38,7 @@ Examples:
   moerun train moe.onnx --config train.yaml --output runs/second --learning-rate 1e-4
   moerun train moe.onnx --data book.txt --print-config > train.yaml
   moerun train moe.onnx --data book.txt --set 'groups=[{match: "*attention*", freeze: true}]'
-  moerun train moe.onnx --output runs/second --resume
+  moerun train moe.onnx --output runs/second --resume --workers 4
   moerun train moe.onnx --parameters`,
 	Flags: func(flags *pflag.FlagSet) cli.Action {
 		o := &trainFlags{flags: flags}
@@ -49,6 +49,7 @@ Examples:
 		}
 		flags.StringVar(&o.output, "output", "", "run `directory` (default MODEL's name and -train)")
 		flags.BoolVar(&o.resume, "resume", false, "go on from the newest checkpoint in the run directory")
+		flags.IntVar(&o.workers, "workers", 1, "`number` of workers, which divide batches and threads")
 		flags.StringVar(&o.report, "report", "", "write a page of HTML with curves and heat maps to this `file`")
 		flags.BoolVar(&o.tensorBoard, "tensorboard", false, "write event files for TensorBoard into the run directory")
 		flags.BoolVar(&o.quiet, "quiet", false, "do not show how far the run is")
@@ -83,6 +84,7 @@ type trainFlags struct {
 	set         []string
 	output      string
 	resume      bool
+	workers     int
 	report      string
 	tensorBoard bool
 	quiet       bool
@@ -108,7 +110,10 @@ func (o *trainFlags) run(ctx context.Context, out io.Writer, path string) error 
 		_, err := io.WriteString(out, c.YAML())
 		return err
 	}
-	options := job.Options{Dir: o.output, Resume: o.resume, Report: o.report, TensorBoard: o.tensorBoard,
+	if o.workers < 1 {
+		return cli.Misusef("--workers %d must be 1 or more", o.workers)
+	}
+	options := job.Options{Dir: o.output, Resume: o.resume, Workers: o.workers, Report: o.report, TensorBoard: o.tensorBoard,
 		Machine: machine(), Version: cli.Version()}
 	if options.Runtime, err = o.runtime.options(); err != nil {
 		return err

@@ -22,7 +22,7 @@ func Local(n int, o Options) []Communicator {
 
 // RunLocal runs a function as each of n ranks, and returns when all have. A
 // rank that returns an error or panics makes the others fail. The error is that
-// of the ranks that failed by themselves.
+// of the ranks that failed by themselves, each text once.
 func RunLocal(ctx context.Context, n int, o Options, f func(ctx context.Context, c Communicator) error) error {
 	errs := make([]error, n)
 	var ranks sync.WaitGroup
@@ -30,7 +30,7 @@ func RunLocal(ctx context.Context, n int, o Options, f func(ctx context.Context,
 		ranks.Go(func() {
 			defer func() {
 				if p := recover(); p != nil {
-					errs[i] = fmt.Errorf("rank %d: panic: %v\n%s", i, p, debug.Stack())
+					errs[i] = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 				}
 				if errs[i] != nil {
 					c.Abort(errs[i])
@@ -42,11 +42,21 @@ func RunLocal(ctx context.Context, n int, o Options, f func(ctx context.Context,
 	}
 	ranks.Wait()
 	var consequence *RankError
-	causes := slices.DeleteFunc(slices.Clone(errs), func(err error) bool { return err == nil || errors.As(err, &consequence) })
-	if len(causes) > 0 {
-		errs = causes
+	isCause := func(err error) bool { return err != nil && !errors.As(err, &consequence) }
+	caused := slices.ContainsFunc(errs, isCause)
+	var list []error
+	seen := map[string]bool{}
+	for i, err := range errs {
+		if err == nil || caused && !isCause(err) || seen[err.Error()] {
+			continue
+		}
+		seen[err.Error()] = true
+		if n > 1 {
+			err = fmt.Errorf("rank %d: %w", i, err)
+		}
+		list = append(list, err)
 	}
-	return errors.Join(errs...)
+	return errors.Join(list...)
 }
 
 // local is a transport in shared memory: a sender and a receiver meet, and who

@@ -21,7 +21,7 @@ type evaluation struct {
 }
 
 // Evaluate returns the loss of the task over batches, of which next returns
-// one after the other and at last io.EOF. Gates behave as they do when the model
+// one after the other and at last io.EOF. Each worker may have other batches. Gates behave as they do when the model
 // is used, and dropout drops nothing.
 func (t *Trainer) Evaluate(ctx context.Context, next func() (Batch, error)) (report.Evaluation, error) {
 	e, err := t.evaluator()
@@ -43,6 +43,9 @@ func (t *Trainer) Evaluate(ctx context.Context, next func() (Batch, error)) (rep
 		if err != nil {
 			return result, err
 		}
+		if w == 0 { // rows of padding: the loss is not a number
+			continue
+		}
 		if err := e.objective.supply(e.inputs, e.feeds, batch); err != nil {
 			return result, err
 		}
@@ -57,6 +60,9 @@ func (t *Trainer) Evaluate(ctx context.Context, next func() (Batch, error)) (rep
 		loss += w * float64(s.Loss)
 		weight += w
 		result.Tokens += s.Labels
+	}
+	if err := sumEvaluation(ctx, &t.options, &loss, &weight, &result); err != nil {
+		return result, err
 	}
 	result.Loss, result.Perplexity = report.Number(loss/weight), report.Number(math.NaN())
 	if e.objective.count != "" {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime"
+	"github.com/fmoe-go/fmoe/runtime/comm"
 	"github.com/fmoe-go/fmoe/runtime/moe"
 	"github.com/fmoe-go/fmoe/runtime/routing"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
@@ -37,6 +38,10 @@ type Options struct {
 	Recompute bool
 	// Seed is the key of all random numbers.
 	Seed int64
+	// Communicator is that of the workers that train together; nil is one
+	// worker. Each makes steps over its own batches, and all come to the same
+	// weights. Their options, models and numbers of steps must be the same.
+	Communicator comm.Communicator
 	// Runtime are the options of the sessions.
 	Runtime runtime.Options
 }
@@ -93,7 +98,8 @@ type Trainer struct {
 	at         map[string]int   // where outputs are
 	scale      *tensor.Tensor   // the gradient of the loss
 	stepInput  *tensor.Tensor
-	step       int64 // updates done
+	sums       *gradients // over all workers
+	step       int64      // updates done
 	skipped    int64
 }
 
@@ -155,7 +161,7 @@ func New(m *onnx.Model, o Options) (*Trainer, error) {
 			t.parameters = append(t.parameters, &parameter{Parameter: p, setting: list[i]})
 		}
 	}
-	if t.objective, err = newObjective(m, o.Loss, trained, true, o.Seed); err != nil {
+	if t.objective, err = newObjective(m, o.Loss, trained, true, o.Seed+int64(o.rank())); err != nil {
 		return nil, err
 	}
 	if err := t.open(); err != nil {
@@ -355,9 +361,10 @@ type Step struct {
 }
 
 // Step updates the weights by the mean gradient over batches, in which each
-// label counts the same. It stops, changing nothing, when ctx is done.
+// label counts the same, on whatever worker. It stops, changing nothing, when
+// ctx is done.
 func (t *Trainer) Step(ctx context.Context, batches ...Batch) (*Step, error) {
-	shares, err := t.shares(batches)
+	shares, err := t.shares(ctx, batches)
 	if err != nil {
 		return nil, err
 	}
@@ -381,6 +388,9 @@ func (t *Trainer) Step(ctx context.Context, batches ...Batch) (*Step, error) {
 			t.accumulate(out, i == 0)
 		}
 	}
+	if err := s.sum(ctx, &t.options); err != nil {
+		return nil, err
+	}
 	s.finish(t.objective, t.options.Loss)
 	gradients := make([]*tensor.Tensor, len(t.parameters))
 	for i, p := range t.parameters {
@@ -392,11 +402,14 @@ func (t *Trainer) Step(ctx context.Context, batches ...Batch) (*Step, error) {
 			gradients[i] = inFloat32(out[p.gradient])
 		}
 	}
+	if err := t.sumGradients(ctx, gradients); err != nil {
+		return nil, err
+	}
 	return s, t.update(s, gradients)
 }
 
-// shares returns what part of all labels each batch has.
-func (t *Trainer) shares(batches []Batch) ([]float64, error) {
+// shares returns what part of the labels of all workers each batch has.
+func (t *Trainer) shares(ctx context.Context, batches []Batch) ([]float64, error) {
 	if len(batches) == 0 {
 		return nil, errors.New("a step needs a batch")
 	}
@@ -409,6 +422,9 @@ func (t *Trainer) shares(batches []Batch) ([]float64, error) {
 		}
 		shares[i] = n
 		total += n
+	}
+	if err := sum(ctx, &t.options, &total); err != nil {
+		return nil, err
 	}
 	for i := range shares {
 		shares[i] /= max(total, 1)

@@ -10,12 +10,14 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	goruntime "runtime"
 	"time"
 
 	"github.com/fmoe-go/fmoe/internal/files"
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime"
 	"github.com/fmoe-go/fmoe/runtime/benchmark"
+	"github.com/fmoe-go/fmoe/runtime/comm"
 	"github.com/fmoe-go/fmoe/runtime/train"
 	"github.com/fmoe-go/fmoe/runtime/train/checkpoint"
 	"github.com/fmoe-go/fmoe/runtime/train/data"
@@ -44,7 +46,11 @@ type Options struct {
 	Progress io.Writer
 	// Describe tells of the machine and the program, for the log.
 	Machine, Version string
-	Runtime          runtime.Options
+	// Workers is the number of workers in this process, which divide the rows
+	// of each batch and the threads; 0 is 1. A run may be resumed on another
+	// number of workers.
+	Workers int
+	Runtime runtime.Options
 }
 
 // Result is how a run ended.
@@ -70,8 +76,10 @@ type state struct {
 	Seconds  float64        `json:"seconds"`
 }
 
-// job is a run in progress.
+// job is a run in progress, or a worker's part of it. Worker 0 saves and
+// reports.
 type job struct {
+	workers  comm.Communicator
 	options  Options
 	config   Config
 	model    *onnx.Model
@@ -94,14 +102,38 @@ type job struct {
 
 // Run trains the model at path. When ctx is done it saves a checkpoint after
 // the step before, and returns without an error.
-func Run(ctx context.Context, path string, c Config, o Options) (_ *Result, err error) {
+func Run(ctx context.Context, path string, c Config, o Options) (*Result, error) {
+	n := max(o.Workers, 1)
+	threads := o.Runtime.Threads
+	if threads == 0 {
+		threads = goruntime.GOMAXPROCS(0)
+	}
+	if n > 1 {
+		o.Runtime.Threads = max(threads/n, 1)
+	}
+	var result *Result
+	err := comm.RunLocal(ctx, n, comm.Options{}, func(ctx context.Context, w comm.Communicator) error {
+		r, err := run(ctx, path, c, o, w)
+		if w.Rank() == 0 {
+			result = r
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return result, nil
+}
+
+// run is the part of one worker.
+func run(ctx context.Context, path string, c Config, o Options, w comm.Communicator) (_ *Result, err error) {
 	m, err := onnx.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
-	j := &job{options: o, config: c, model: m, path: path}
+	j := &job{workers: w, options: o, config: c, model: m, path: path}
 	defer func() { err = errors.Join(err, j.close()) }()
-	if err := j.open(); err != nil {
+	if err := j.open(ctx); err != nil {
 		return nil, err
 	}
 	if err := j.loop(ctx); err != nil {
@@ -132,8 +164,17 @@ func WriteGraph(path, out string, c Config, o runtime.Options) (err error) {
 	return onnx.WriteFile(out, g, onnx.WriteOptions{})
 }
 
-func (j *job) open() (err error) {
-	if j.run, err = checkpoint.OpenRun(j.options.Dir, checkpoint.Options{Keep: j.config.Keep}); err != nil {
+// first reports whether this is worker 0.
+func (j *job) first() bool { return j.workers.Rank() == 0 }
+
+func (j *job) open(ctx context.Context) (err error) {
+	if j.first() {
+		if j.run, err = checkpoint.OpenRun(j.options.Dir, checkpoint.Options{Keep: j.config.Keep}); err != nil {
+			return err
+		}
+	}
+	// The others look for checkpoints in a directory that is in order.
+	if err := j.workers.Barrier(ctx).Wait(); err != nil {
 		return err
 	}
 	saved, err := j.saved()
@@ -147,11 +188,12 @@ func (j *job) open() (err error) {
 		return err
 	}
 	o := j.config.options()
-	o.Runtime = j.options.Runtime
+	o.Runtime, o.Communicator = j.options.Runtime, j.workers
 	if j.trainer, err = train.New(j.model, o); err != nil {
 		return fmt.Errorf("%s: %w", j.path, err)
 	}
-	j.loader, err = data.NewLoader(j.corpus.training, data.LoaderOptions{Batch: j.config.Data.Batch, Shuffle: true, Seed: uint64(j.config.Seed)})
+	j.loader, err = data.NewLoader(j.corpus.training, data.LoaderOptions{Batch: j.config.Data.Batch, Shuffle: true, Seed: uint64(j.config.Seed),
+		Rank: j.workers.Rank(), Workers: j.workers.Size()})
 	if err != nil {
 		return err
 	}
@@ -161,10 +203,12 @@ func (j *job) open() (err error) {
 			return fmt.Errorf("%s: %w", saved.Path(), err)
 		}
 	}
-	if err := j.writeConfig(); err != nil {
-		return err
+	if j.first() {
+		if err := errors.Join(j.writeConfig(), j.openSinks(saved != nil)); err != nil {
+			return err
+		}
 	}
-	return j.openSinks(saved != nil)
+	return j.workers.Barrier(ctx).Wait() // before worker 0 removes checkpoints
 }
 
 // saved opens the checkpoint to go on from, nil where the run is a new one.
@@ -287,6 +331,9 @@ func (j *job) loop(ctx context.Context) error {
 			return err
 		}
 	}
+	if j.result.Interrupted {
+		j.workers.Abort(ctx.Err()) // the others may wait for this one
+	}
 	return j.finish(ctx)
 }
 
@@ -294,22 +341,27 @@ func (j *job) loop(ctx context.Context) error {
 func (j *job) step(ctx context.Context) error {
 	begin := time.Now()
 	batches := make([]train.Batch, j.config.Accumulate)
-	tokens := 0
+	tokens := int64(0)
 	for i := range batches {
 		b, err := j.loader.Next()
 		if err != nil {
 			return err
 		}
 		batches[i] = b.Arrays
-		tokens += b.Tokens
+		tokens += int64(b.Tokens)
 	}
+	counts := []int64{tokens}
+	if err := j.workers.AllReduce(ctx, comm.Slice(counts), comm.Sum).Wait(); err != nil {
+		return err
+	}
+	tokens = counts[0]
 	s, err := j.trainer.Step(ctx, batches...)
 	if err != nil {
 		return err
 	}
 	seconds := time.Since(begin).Seconds()
 	j.position = j.loader.Position()
-	j.tokens += int64(tokens)
+	j.tokens += tokens
 	j.seconds += seconds
 	s.Tokens, s.Seconds = j.tokens, report.Number(j.seconds)
 	s.TokensPerSecond, s.Memory = report.Number(float64(tokens)/seconds), benchmark.PeakMemory()
@@ -369,7 +421,8 @@ func (j *job) evaluate(ctx context.Context) error {
 	if j.corpus.heldOut == nil {
 		return nil
 	}
-	l, err := data.NewLoader(j.corpus.heldOut, data.LoaderOptions{Batch: j.config.Data.Batch, Once: true, Seed: uint64(j.config.Seed)})
+	l, err := data.NewLoader(j.corpus.heldOut, data.LoaderOptions{Batch: j.config.Data.Batch, Once: true, Seed: uint64(j.config.Seed),
+		Rank: j.workers.Rank(), Workers: j.workers.Size()})
 	if err != nil {
 		return err
 	}
@@ -389,6 +442,9 @@ func (j *job) evaluate(ctx context.Context) error {
 
 // save writes a checkpoint.
 func (j *job) save() (err error) {
+	if !j.first() {
+		return nil
+	}
 	if err := j.log.Sync(); err != nil {
 		return err
 	}
