@@ -413,22 +413,20 @@ func (t *transport) Close() error {
 // finish ends MPI when all ranks have told that they stopped. If one does not,
 // MPI stays open, and the launcher ends the other processes when this one ends.
 func (t *transport) finish() {
-	deadline := time.Now().Add(t.limit)
-	under := func() bool {
-		return slices.ContainsFunc(t.pieces, func(p *piece) bool { return p.sent && len(p.data) <= noticeBytes && p.of == nil })
-	}
-	for slices.Contains(t.stopped, nil) && time.Now().Before(deadline) {
-		if !t.poll() {
-			<-time.After(100 * time.Microsecond)
+	pollWhile := func(limit time.Duration, condition func() bool) {
+		for deadline := time.Now().Add(limit); condition() && time.Now().Before(deadline); {
+			if len(t.requests) == 0 || !t.poll() {
+				<-time.After(100 * time.Microsecond)
+			}
 		}
 	}
-	if slices.Contains(t.stopped, nil) {
+	absent := func() bool { return slices.Contains(t.stopped, nil) }
+	if pollWhile(t.limit, absent); absent() {
 		return
 	}
-	for grace := time.Now().Add(time.Second); len(t.pieces) > 0 && under() && time.Now().Before(grace) && time.Now().Before(deadline); {
-		if !t.poll() {
-			<-time.After(100 * time.Microsecond)
-		}
-	}
+	// The own notices arrive, but what was sent in calls that failed may not.
+	pollWhile(min(t.limit, time.Second), func() bool {
+		return slices.ContainsFunc(t.pieces, func(p *piece) bool { return p.sent })
+	})
 	C.MPI_Finalize()
 }
