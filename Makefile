@@ -27,13 +27,19 @@ CUDA_TARGETS ?= sm_80,sm_90a,compute_80
 cuda: cuda-kernels ## build bin/moerun with the CUDA device (needs gcc and Python, no GPU)
 	build/cuda/lib/env $(GO) build -trimpath -tags fmoecuda -ldflags '$(LDFLAGS)' -o bin/ ./cmd/moerun
 
-.PHONY: cuda-kernels
+.PHONY: cuda-kernels cuda-package
 cuda-kernels: build/cuda/venv/ready
 	build/cuda/venv/bin/python cuda/build.py --out build/cuda/lib --targets $(CUDA_TARGETS)
 
 cuda-test: cuda-kernels ## test the CUDA device as far as this machine can
 	build/cuda/lib/env $(GO) vet -tags fmoecuda ./cuda/... ./runtime ./cmd/moerun
 	build/cuda/lib/env $(GO) test -tags fmoecuda ./cuda/... ./cmd/moerun
+
+cuda-package: cuda-kernels ## put the programs of scripts/gpu-check.sh, for a machine with a GPU, into build/cuda/package
+	@mkdir -p build/cuda/package
+	build/cuda/lib/env $(GO) build -trimpath -tags fmoecuda -ldflags '$(LDFLAGS)' -o build/cuda/package/ ./cmd/moerun
+	build/cuda/lib/env $(GO) test -c -tags fmoecuda -ldflags '-s -w' -o build/cuda/package/cuda.test ./cuda
+	build/cuda/lib/env $(GO) test -c -tags fmoecuda -ldflags '-s -w' -o build/cuda/package/runtime.test ./runtime
 
 build/cuda/venv/ready: cuda/requirements.txt
 	$(PYTHON) -m venv build/cuda/venv

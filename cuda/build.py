@@ -53,7 +53,7 @@ class Compiler:
     def compile(self, source, target, what, report):
         program = ctypes.c_void_p()
         self.check(self.nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.read_bytes(), source.name.encode(), 0, None, None))
-        options = [f"--gpu-architecture={target}", "--std=c++17", "-default-device", f"-I{source.parent}", *(f"-I{h}" for h in self.headers)]
+        options = [f"--gpu-architecture={target}", "--std=c++17", "-default-device", "-diag-suppress=550,177", f"-I{source.parent}", *(f"-I{h}" for h in self.headers)]
         if report:
             options.append("--ptxas-options=-v")
         array = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))
