@@ -391,7 +391,7 @@ func at(list []*tensor.Tensor, i int) *tensor.Tensor {
 	return list[i]
 }
 
-// wants reports whether a call wants no output behind the first n.
+// wantsOnly reports whether a call wants no output behind the first n.
 func wantsOnly(c *device.Call, n int) bool {
 	for _, t := range c.Out[min(n, len(c.Out)):] {
 		if t != nil {

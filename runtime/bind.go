@@ -50,9 +50,9 @@ type step struct {
 }
 
 // isView reports whether output 0 has the elements of input 0.
-func (s *step) isView() bool {
-	o := s.node.op.Operator
-	return o.View || o.ViewOfSame && !s.dynamic && s.out[0] != nil && slices.Equal(s.in[0].fact.Shape, s.out[0].fact.Shape)
+func (st *step) isView() bool {
+	o := st.node.op.Operator
+	return o.View || o.ViewOfSame && !st.dynamic && st.out[0] != nil && slices.Equal(st.in[0].fact.Shape, st.out[0].fact.Shape)
 }
 
 // plan is a program bound to the types and shapes of its inputs. One run at a
