@@ -12,7 +12,7 @@ func init() {
 		// MoE of ONNX Runtime, com.microsoft 1: a mixture of experts whose
 		// router is computed elsewhere; see moe.MicrosoftConfig.
 		Operator{Domain: moe.MicrosoftDomain, Name: "MoE", Since: []int{1}, Inputs: Between(3, 8), Outputs: Exactly(1),
-			Attributes: moe.MicrosoftAttributes[:8], Infer: inferMoE},
+			Attributes: moe.MicrosoftAttributes[:8], Gradient: refuseMoEGradient, Infer: inferMoE},
 		// QMoE of ONNX Runtime, com.microsoft 1: MoE with weights of 2, 4 or 8
 		// bits, without the inputs from router_weights on.
 		Operator{Domain: moe.MicrosoftDomain, Name: "QMoE", Since: []int{1}, Inputs: Between(4, 14), Outputs: Exactly(1),
@@ -62,4 +62,9 @@ func inferMoE(c *Inference) error {
 	}
 	c.Set(0, t, c.Shape(moe.MicrosoftX))
 	return nil
+}
+
+// refuseMoEGradient says how a model with this operator is trained.
+func refuseMoEGradient(b *Backward) {
+	b.Fail(fmt.Errorf("%w: rewrite com.microsoft::MoE to FMoE by `fmoefy import`, and train that model", ErrNoGradient))
 }
