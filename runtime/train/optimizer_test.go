@@ -68,7 +68,11 @@ func TestOptimizers(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				t.Cleanup(func() { u.close() })
+				t.Cleanup(func() {
+					if err := u.close(); err != nil {
+						t.Error(err)
+					}
+				})
 				weight := tensor.FromSlice(append([]float64{}, c.Weights[i]...), shape...)
 				var states []*tensor.Tensor
 				for _, s := range r.states(shape) {

@@ -23,10 +23,10 @@ type corpus struct {
 	closers           []io.Closer
 }
 
-func (c *corpus) Close() error {
+func (x *corpus) Close() error {
 	var errs []error
-	for _, x := range c.closers {
-		errs = append(errs, x.Close())
+	for _, c := range x.closers {
+		errs = append(errs, c.Close())
 	}
 	return errors.Join(errs...)
 }
