@@ -96,6 +96,9 @@ func operatorName(domain, name string) string {
 // TestGradientsOfONNXCases checks gradients of the nodes that ONNX tests
 // operators with.
 func TestGradientsOfONNXCases(t *testing.T) {
+	if raceDetector {
+		t.Skip("other tests run the same kernels in less time")
+	}
 	checked := 0
 	for _, c := range devicetest.ONNXCases(t) {
 		switch err := devicetest.RunGradients(c, runtime.Options{Threads: 1}); {
