@@ -84,10 +84,7 @@ func (c *compiler) differentiate(p *program) (err error) {
 	}()
 	d := &differentiator{rewriter: newRewriter(c, p), depends: make([]bool, len(p.values)), gradients: make([][]int, len(p.values))}
 	loss := p.outputs[slices.IndexFunc(c.model.Graph.Outputs, func(v *onnx.ValueInfo) bool { return v.Name == c.gradient.Of })]
-	with, err := d.variables()
-	if err != nil {
-		return err
-	}
+	with := d.variables()
 	if err := d.seed(loss); err != nil {
 		return err
 	}
@@ -113,7 +110,7 @@ func (c *compiler) differentiate(p *program) (err error) {
 
 // variables finds the values that gradients are with respect to, and all that
 // depends on them.
-func (d *differentiator) variables() ([]int, error) {
+func (d *differentiator) variables() []int {
 	p := d.program
 	with := make([]int, len(d.compiler.gradient.With))
 	for i, name := range d.compiler.gradient.With {
@@ -132,7 +129,7 @@ func (d *differentiator) variables() ([]int, error) {
 			}
 		}
 	}
-	return with, nil
+	return with
 }
 
 // seed adds the input that is the gradient of the loss.
@@ -164,7 +161,7 @@ func (d *differentiator) gradient(v int) int {
 	}
 	list := d.gradients[v]
 	if len(list) > 1 {
-		sum, err := d.nodes1(onnxNode("Sum"), v, list)
+		sum, err := d.insertOne(onnxNode("Sum"), v, list)
 		if err != nil {
 			panic(err)
 		}
@@ -280,7 +277,7 @@ func (d *differentiator) insertMany(n *onnx.Node, outputs int, in []int) ([]int,
 	return made.out, nil
 }
 
-func (d *differentiator) nodes1(n *onnx.Node, like int, in []int) (int, error) {
+func (d *differentiator) insertOne(n *onnx.Node, like int, in []int) (int, error) {
 	n.Name = GradientName(d.program.values[like].name)
 	out, err := d.insertMany(n, 1, in)
 	if err != nil {

@@ -55,12 +55,16 @@ func (k *fmoe) Held(i int) int {
 	return packedSize(k.packed[i])
 }
 
-func (k *fmoe) Bind(c *device.Call) (func() error, error) {
+func (k *fmoe) Bind(c *device.Call) (func() error, error) { return k.bindWidened(c, k.bind) }
+
+// bindWidened binds to a call in which experts' weights that are narrower than
+// what they are computed with are wide, as each run makes them.
+func (k *fmoe) bindWidened(c *device.Call, bind func(*device.Call) (func() error, error)) (func() error, error) {
 	c, widen, err := k.widenExperts(c)
 	if err != nil {
 		return nil, err
 	}
-	run, err := k.bind(c)
+	run, err := bind(c)
 	if err != nil || widen == nil {
 		return run, err
 	}

@@ -27,20 +27,7 @@ func newFMoEGradient(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, 
 	return &fmoeGradient{fmoe{device: d, config: config}}, nil
 }
 
-func (k *fmoeGradient) Bind(c *device.Call) (func() error, error) {
-	c, widen, err := k.widenExperts(c)
-	if err != nil {
-		return nil, err
-	}
-	run, err := k.bind(c)
-	if err != nil || widen == nil {
-		return run, err
-	}
-	return func() error {
-		widen()
-		return run()
-	}, nil
-}
+func (k *fmoeGradient) Bind(c *device.Call) (func() error, error) { return k.bindWidened(c, k.bind) }
 
 func (k *fmoeGradient) bind(c *device.Call) (func() error, error) {
 	activation := k.config.Activation

@@ -21,8 +21,8 @@ type evaluation struct {
 }
 
 // Evaluate returns the loss of the task over batches, of which next returns
-// one after the other and at last io.EOF. Each worker may have other batches. Gates behave as they do when the model
-// is used, and dropout drops nothing.
+// one after the other and at last io.EOF. Each worker may have other batches.
+// Gates behave as they do when the model is used, and dropout drops nothing.
 func (t *Trainer) Evaluate(ctx context.Context, next func() (Batch, error)) (report.Evaluation, error) {
 	e, err := t.evaluator()
 	result := report.Evaluation{Step: t.step}
@@ -89,22 +89,14 @@ func (t *Trainer) evaluator() (*evaluation, error) {
 	for _, b := range t.biases {
 		makeInput(o.model.Graph, b)
 	}
-	e := &evaluation{objective: o, at: map[string]int{}}
+	e := &evaluation{objective: o}
 	options := t.options.sessions()
 	options.Gradient = nil
 	if e.session, err = runtime.New(o.model, options); err != nil {
 		return nil, err
 	}
-	for i, v := range e.session.Outputs() {
-		e.at[v.Name] = i
-	}
-	fixed := t.fixed()
-	e.inputs = make([]*tensor.Tensor, len(e.session.Inputs()))
-	for i, v := range e.session.Inputs() {
-		if e.inputs[i] = fixed[v.Name]; e.inputs[i] == nil {
-			e.feeds = append(e.feeds, feed{i, v})
-		}
-	}
+	e.at = places(e.session)
+	e.inputs, e.feeds = connected(e.session, t.fixed())
 	t.evaluation = e
 	return e, nil
 }

@@ -145,7 +145,7 @@ func New(m *onnx.Model, o Options) (*Trainer, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Trainer{options: o, source: m, updaters: map[updaterKey]*updater{}, at: map[string]int{}}
+	t := &Trainer{options: o, source: m, updaters: map[updaterKey]*updater{}}
 	found := Parameters(m)
 	if len(found) == 0 {
 		return nil, noParameters(m)
@@ -200,15 +200,14 @@ func (t *Trainer) open() error {
 		return err
 	}
 	t.runner = t.session.NewRunner()
-	for i, v := range t.session.Outputs() {
-		t.at[v.Name] = i
-	}
+	t.at = places(t.session)
 	for _, p := range t.parameters {
 		if err := t.load(p); err != nil {
 			return fmt.Errorf("parameter %q: %w", p.Name, err)
 		}
 	}
-	return t.connect()
+	t.connect()
+	return nil
 }
 
 // gradientOptions are those of the session that makes steps.
@@ -294,24 +293,41 @@ func makeInput(g *onnx.Graph, b *selectionBias) {
 }
 
 // connect finds what each input of the session is given.
-func (t *Trainer) connect() error {
-	t.inputs = make([]*tensor.Tensor, len(t.session.Inputs()))
+func (t *Trainer) connect() {
 	fixed := t.fixed()
-	for i, v := range t.session.Inputs() {
-		switch v.Name {
-		case t.objective.step:
-			t.stepInput = tensor.Scalar(int64(0))
-			t.inputs[i] = t.stepInput
-		case runtime.GradientName(t.objective.total):
+	if t.objective.step != "" {
+		t.stepInput = tensor.Scalar(int64(0))
+		fixed[t.objective.step] = t.stepInput
+	}
+	seed := runtime.GradientName(t.objective.total)
+	for _, v := range t.session.Inputs() {
+		if v.Name == seed {
 			t.scale = tensor.New(v.Type.ElemType)
-			t.inputs[i] = t.scale
-		default:
-			if t.inputs[i] = fixed[v.Name]; t.inputs[i] == nil {
-				t.feeds = append(t.feeds, feed{i, v})
-			}
+			fixed[seed] = t.scale
 		}
 	}
-	return nil
+	t.inputs, t.feeds = connected(t.session, fixed)
+}
+
+// connected lists the inputs of a session, those that are fixed, and where
+// those are that a batch supplies.
+func connected(s *runtime.Session, fixed map[string]*tensor.Tensor) (inputs []*tensor.Tensor, feeds []feed) {
+	inputs = make([]*tensor.Tensor, len(s.Inputs()))
+	for i, v := range s.Inputs() {
+		if inputs[i] = fixed[v.Name]; inputs[i] == nil {
+			feeds = append(feeds, feed{i, v})
+		}
+	}
+	return inputs, feeds
+}
+
+// places returns the numbers of a session's outputs by their names.
+func places(s *runtime.Session) map[string]int {
+	at := map[string]int{}
+	for i, v := range s.Outputs() {
+		at[v.Name] = i
+	}
+	return at
 }
 
 // fixed returns the inputs that are not of a batch, by name.

@@ -44,7 +44,7 @@ type Options struct {
 	TensorBoard bool
 	// Progress is where the state of the run is shown; nil shows none.
 	Progress io.Writer
-	// Describe tells of the machine and the program, for the log.
+	// Machine and Version are those of the computer and the program, for the log.
 	Machine, Version string
 	// Workers is the number of workers in this process, which divide the rows
 	// of each batch and the threads; 0 is 1. A run may be resumed on another
@@ -217,15 +217,12 @@ func (j *job) saved() (*checkpoint.Checkpoint, error) {
 	switch {
 	case errors.Is(err, checkpoint.ErrNone):
 		return nil, nil
-	case err != nil && !j.options.Resume:
-		return nil, fmt.Errorf("%s has checkpoints: give --resume, or another --output", j.options.Dir)
-	case err != nil:
-		return nil, err
-	case !j.options.Resume:
+	case j.options.Resume:
+		return newest, err
+	case err == nil:
 		newest.Close()
-		return nil, fmt.Errorf("%s has checkpoints: give --resume, or another --output", j.options.Dir)
 	}
-	return newest, nil
+	return nil, fmt.Errorf("%s has checkpoints: give --resume, or another --output", j.options.Dir)
 }
 
 func (j *job) restore(from *checkpoint.Checkpoint) error {
