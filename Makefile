@@ -14,7 +14,7 @@ SAMPLES = $(patsubst models/%/model.onnx,%,$(wildcard models/*/model.onnx))
 SHARED  = $(wildcard ../shared/models/*.onnx)
 REWRITE = --num-experts 8 --top-k 2
 
-.PHONY: help build cuda cuda-test test race mpi-test lint fuzz demo verify merge big conformance zoo compare experts bench bench-smoke plots split routing demo-train train-split clean
+.PHONY: help build cuda cuda-test test race mpi mpi-test mpi-kill-test lint fuzz demo verify merge big conformance zoo compare experts bench bench-smoke plots split routing demo-train train-split clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 15
@@ -52,9 +52,17 @@ test: ## run all tests
 race: ## test the concurrent packages with the race detector (needs gcc)
 	CGO_ENABLED=1 $(GO) test -race $(CONCURRENT)
 
-mpi-test: ## test workers over MPI (needs mpicc and mpirun of Open MPI or MPICH)
-	CGO_ENABLED=1 CC=mpicc $(GO) vet -tags mpi ./runtime/comm/mpi
+mpi: ## build bin/moerun-mpi, whose workers mpirun and srun start (needs mpicc of Open MPI or MPICH)
+	CGO_ENABLED=1 CC=mpicc $(GO) build -trimpath -tags mpi -ldflags '$(LDFLAGS)' -o bin/moerun-mpi ./cmd/moerun
+
+mpi-test: ## test workers over MPI, killed ones too (needs mpicc and mpirun)
+	CGO_ENABLED=1 CC=mpicc $(GO) vet -tags mpi ./runtime/comm/mpi ./cmd/moerun
 	CGO_ENABLED=1 CC=mpicc $(GO) test -tags mpi -count=1 ./runtime/comm/mpi
+	CGO_ENABLED=1 CC=mpicc $(GO) test -tags mpi -count=1 -run 'MPI|(Killed|Stopped)Workers' ./cmd/moerun
+
+KILLS = 30
+mpi-kill-test: ## kill KILLS workers of runs over MPI, stop as many, compare with runs that nothing disturbs
+	CGO_ENABLED=1 CC=mpicc $(GO) test -tags mpi -count=1 -v -timeout 60m -run '(Killed|Stopped)Workers' ./cmd/moerun -kills $(KILLS)
 
 GOLANGCI_LINT = build/tools/golangci-lint-$(GOLANGCI_LINT_VERSION)
 lint: $(GOLANGCI_LINT) ## check format, go vet, staticcheck and more (.golangci.yml)

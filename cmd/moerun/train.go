@@ -39,6 +39,7 @@ Examples:
   moerun train moe.onnx --data book.txt --print-config > train.yaml
   moerun train moe.onnx --data book.txt --set 'groups=[{match: "*attention*", freeze: true}]'
   moerun train moe.onnx --output runs/second --resume --workers 4
+  mpirun -n 8 moerun-mpi train moe.onnx --data book.txt --elastic --timeout 2m
   moerun train moe.onnx --parameters`,
 	Flags: func(flags *pflag.FlagSet) cli.Action {
 		o := &trainFlags{flags: flags}
@@ -49,7 +50,8 @@ Examples:
 		}
 		flags.StringVar(&o.output, "output", "", "run `directory` (default MODEL's name and -train)")
 		flags.BoolVar(&o.resume, "resume", false, "go on from the newest checkpoint in the run directory")
-		flags.IntVar(&o.workers, "workers", 1, "`number` of workers, which divide batches and threads")
+		flags.BoolVar(&o.elastic, "elastic", false, "like --resume, but begin where there is nothing to go on from: for launchers that restart what failed, on any number of workers")
+		o.workers.register(flags)
 		flags.StringVar(&o.report, "report", "", "write a page of HTML with curves and heat maps to this `file`")
 		flags.BoolVar(&o.tensorBoard, "tensorboard", false, "write event files for TensorBoard into the run directory")
 		flags.BoolVar(&o.quiet, "quiet", false, "do not show how far the run is")
@@ -84,7 +86,8 @@ type trainFlags struct {
 	set         []string
 	output      string
 	resume      bool
-	workers     int
+	elastic     bool
+	workers     workersFlags
 	report      string
 	tensorBoard bool
 	quiet       bool
@@ -96,6 +99,14 @@ type trainFlags struct {
 }
 
 func (o *trainFlags) run(ctx context.Context, out io.Writer, path string) error {
+	p, err := o.workers.plan()
+	if err != nil {
+		return err
+	}
+	first := p.process.rank == 0 || p.workers > 0
+	if !first && (o.parameters || o.printConfig || o.writeGraph != "") {
+		return nil // one process is enough
+	}
 	if o.parameters {
 		return o.list(out, path)
 	}
@@ -110,11 +121,8 @@ func (o *trainFlags) run(ctx context.Context, out io.Writer, path string) error 
 		_, err := io.WriteString(out, c.YAML())
 		return err
 	}
-	if o.workers < 1 {
-		return cli.Misusef("--workers %d must be 1 or more", o.workers)
-	}
-	options := job.Options{Dir: o.output, Resume: o.resume, Workers: o.workers, Report: o.report, TensorBoard: o.tensorBoard,
-		Machine: machine(), Version: cli.Version()}
+	options := job.Options{Dir: o.output, Resume: o.resume || o.elastic, Workers: p.workers, Timeout: o.workers.timeout, Report: o.report,
+		TensorBoard: o.tensorBoard, Machine: machine(), Version: cli.Version()}
 	if options.Runtime, err = o.runtime.options(); err != nil {
 		return err
 	}
@@ -124,8 +132,14 @@ func (o *trainFlags) run(ctx context.Context, out io.Writer, path string) error 
 	if !o.quiet {
 		options.Progress = os.Stderr
 	}
+	if options.World, err = o.workers.world(p); err != nil {
+		return err
+	}
+	if options.World != nil && options.Runtime.Threads == 0 {
+		options.Runtime.Threads = p.process.threads()
+	}
 	result, err := job.Run(ctx, path, c, options)
-	if err != nil {
+	if err != nil || !first {
 		return err
 	}
 	if o.json {
@@ -145,12 +159,13 @@ func machine() string {
 func (o *trainFlags) parse() (job.Config, error) {
 	var text []byte
 	file := o.config
-	if file == "" && o.resume {
+	if file == "" && (o.resume || o.elastic) {
 		file = filepath.Join(o.output, job.ConfigFile)
 	}
 	if file != "" {
 		var err error
-		if text, err = os.ReadFile(file); err != nil {
+		text, err = os.ReadFile(file)
+		if begins := o.config == "" && !o.resume && errors.Is(err, os.ErrNotExist); err != nil && !begins {
 			return job.Config{}, err
 		}
 	}

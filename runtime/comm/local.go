@@ -20,6 +20,23 @@ func Local(n int, o Options) []Communicator {
 	return list
 }
 
+// Run runs a function as one rank, and closes its communicator. If it returns an
+// error or panics, the other ranks fail.
+func Run(ctx context.Context, c Communicator, f func(ctx context.Context, c Communicator) error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+		if err != nil {
+			c.Abort(err)
+		}
+		if closing := c.Close(); err == nil {
+			err = closing
+		}
+	}()
+	return f(ctx, c)
+}
+
 // RunLocal runs a function as each of n ranks, and returns when all have. A
 // rank that returns an error or panics makes the others fail. The error is that
 // of the ranks that failed by themselves, each text once.
@@ -27,18 +44,7 @@ func RunLocal(ctx context.Context, n int, o Options, f func(ctx context.Context,
 	errs := make([]error, n)
 	var ranks sync.WaitGroup
 	for i, c := range Local(n, o) {
-		ranks.Go(func() {
-			defer func() {
-				if p := recover(); p != nil {
-					errs[i] = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
-				}
-				if errs[i] != nil {
-					c.Abort(errs[i])
-				}
-				errs[i] = errors.Join(errs[i], c.Close())
-			}()
-			errs[i] = f(ctx, c)
-		})
+		ranks.Go(func() { errs[i] = Run(ctx, c, f) })
 	}
 	ranks.Wait()
 	var consequence *RankError

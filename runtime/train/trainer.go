@@ -449,10 +449,15 @@ func (t *Trainer) shares(ctx context.Context, batches []Batch) ([]float64, error
 }
 
 // weight returns how much a batch counts among others: as much as it has
-// labels that count, or 1 where there are no classes.
+// labels that count, or rows where there are no classes.
 func (o *objective) weight(b Batch, l Loss) (float64, error) {
 	labels := b[labelsName]
 	if o.count == "" || labels == nil {
+		for _, x := range b {
+			if x.Rank() > 0 {
+				return float64(x.Shape[0]), nil
+			}
+		}
 		return 1, nil
 	}
 	x, err := labels.Ints()

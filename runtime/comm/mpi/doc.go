@@ -7,5 +7,5 @@
 //
 //	CGO_ENABLED=1 CC=mpicc go build -tags mpi ./cmd/moerun
 //
-// Without the tag, [World] returns an error that says so.
+// Without the tag, [Built] is false, and [World] returns an error that says so.
 package mpi

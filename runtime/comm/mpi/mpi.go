@@ -56,6 +56,9 @@ import (
 	"github.com/fmoe-go/fmoe/runtime/comm"
 )
 
+// Built says whether the program was built with MPI.
+const Built = true
+
 // World returns the communicator of all ranks of MPI_COMM_WORLD. A process can
 // call it once.
 func World(o comm.Options) (comm.Communicator, error) {
@@ -103,6 +106,14 @@ type piece struct {
 	pin  runtime.Pinner
 }
 
+// canceled is why a rank stopped that was told to.
+type canceled string
+
+func (c canceled) Error() string { return string(c) }
+
+// Is makes it a [context.Canceled] like that of the rank's own process.
+func (c canceled) Is(err error) bool { return err == context.Canceled }
+
 // pieceBytes is within C's int.
 const pieceBytes = 1 << 30
 
@@ -111,9 +122,10 @@ const noticeBytes = 4 << 10
 
 // notice tells other ranks that one has stopped.
 type notice struct {
-	Closed bool   `json:"closed"`
-	Ranks  []int  `json:"ranks"` // who made it stop, if others did
-	Reason string `json:"reason"`
+	Closed   bool   `json:"closed"`
+	Canceled bool   `json:"canceled"` // somebody told the rank to stop
+	Ranks    []int  `json:"ranks"`    // who made it stop, if others did
+	Reason   string `json:"reason"`
 }
 
 func (t *transport) Rank() int { return t.rank }
@@ -261,10 +273,13 @@ func (t *transport) told(rank int, text []byte) {
 		err = errors.New("has stopped")
 	case n.Closed:
 		err = comm.ErrClosed
-	case len(n.Ranks) > 0:
-		err = &comm.RankError{Ranks: n.Ranks, Err: errors.New(n.Reason)}
+	case n.Canceled:
+		err = canceled(n.Reason)
 	default:
 		err = errors.New(n.Reason)
+	}
+	if len(n.Ranks) > 0 {
+		err = &comm.RankError{Ranks: n.Ranks, Err: err}
 	}
 	t.stop(rank, err)
 	if slices.Contains(t.stopped, nil) {
@@ -375,7 +390,7 @@ func (t *transport) Stop(err error) {
 			return
 		}
 		t.stop(t.rank, err)
-		n := notice{Closed: errors.Is(err, comm.ErrClosed), Reason: err.Error()}
+		n := notice{Closed: errors.Is(err, comm.ErrClosed), Canceled: errors.Is(err, context.Canceled), Reason: err.Error()}
 		var cause *comm.RankError
 		if errors.As(err, &cause) {
 			n.Ranks, n.Reason = cause.Ranks, cause.Err.Error()
@@ -410,9 +425,15 @@ func (t *transport) Close() error {
 	return nil
 }
 
+// grace is how long a rank that failed waits for the others to say so too.
+const grace = 2 * time.Second
+
 // finish ends MPI when all ranks have told that they stopped. If one does not,
 // MPI stays open, and the launcher ends the other processes when this one ends.
 func (t *transport) finish() {
+	if !errors.Is(t.stopped[t.rank], comm.ErrClosed) {
+		t.limit = min(t.limit, grace)
+	}
 	pollWhile := func(limit time.Duration, condition func() bool) {
 		for deadline := time.Now().Add(limit); condition() && time.Now().Before(deadline); {
 			if len(t.requests) == 0 || !t.poll() {

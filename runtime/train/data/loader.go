@@ -82,8 +82,8 @@ type LoaderOptions struct {
 	Once bool
 
 	// Rank is the number of this worker, 0 … Workers−1. A worker loads the rows
-	// rank·Batch/Workers … of each batch, so that all workers load what one
-	// would. Workers 0 is 1.
+	// rank·Batch/Workers … (rank+1)·Batch/Workers−1 of each batch, so that all
+	// workers load what one would. Workers 0 is 1; there may be up to Batch.
 	Rank, Workers int
 }
 
@@ -92,7 +92,8 @@ type LoaderOptions struct {
 type Loader struct {
 	examples Examples
 	options  LoaderOptions
-	rows     int // of a batch, for this worker
+	first    int // row of a batch, for this worker
+	rows     int // of them
 	next     int // how many examples were used: the number of the next one, over all epochs
 	order    order
 }
@@ -105,8 +106,8 @@ func NewLoader(e Examples, o LoaderOptions) (*Loader, error) {
 	switch {
 	case e.Len() < 1:
 		return nil, fmt.Errorf("%s: nothing to load", e)
-	case o.Batch < 1 || o.Workers < 1 || o.Batch%o.Workers != 0:
-		return nil, fmt.Errorf("a batch of %d rows for %d workers; needs a positive multiple of the workers", o.Batch, o.Workers)
+	case o.Batch < 1 || o.Workers < 1 || o.Batch < o.Workers:
+		return nil, fmt.Errorf("a batch of %d rows for %d workers; needs a row for each", o.Batch, o.Workers)
 	case o.Rank < 0 || o.Rank >= o.Workers:
 		return nil, fmt.Errorf("worker %d of %d; needs 0 … %d", o.Rank, o.Workers, o.Workers-1)
 	case o.Once && e.Len()%o.Batch != 0:
@@ -121,7 +122,8 @@ func NewLoader(e Examples, o LoaderOptions) (*Loader, error) {
 	if o.Batch > maxBatch/max(bytes, 1) {
 		return nil, fmt.Errorf("%s: a batch of %d rows of %d bytes; up to %d MiB fit", e, o.Batch, bytes, maxBatch>>20)
 	}
-	l := &Loader{examples: e, options: o, rows: o.Batch / o.Workers}
+	l := &Loader{examples: e, options: o, first: o.Rank * o.Batch / o.Workers}
+	l.rows = (o.Rank+1)*o.Batch/o.Workers - l.first
 	l.setOrder(0)
 	return l, nil
 }
@@ -148,7 +150,7 @@ func (l *Loader) Next() (*Batch, error) {
 	}
 	b := l.examples.NewBatch(l.rows)
 	for row := range l.rows {
-		number := l.next + l.options.Rank*l.rows + row
+		number := l.next + l.first + row
 		if l.options.Once && number >= n {
 			break
 		}

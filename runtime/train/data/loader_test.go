@@ -168,7 +168,7 @@ func TestResumeEqualsUninterrupted(t *testing.T) {
 func TestWorkersEqualOne(t *testing.T) {
 	for name, e := range everything(t) {
 		for _, once := range []bool{false, true} {
-			for _, workers := range []int{2, 3, 6} {
+			for _, workers := range []int{2, 3, 4, 6} {
 				t.Run(fmt.Sprintf("%s/%d/%t", name, workers, once), func(t *testing.T) {
 					o := LoaderOptions{Batch: 6, Shuffle: true, Seed: 5, Once: once}
 					one := load(t, e, o)
@@ -293,8 +293,8 @@ func TestNewLoaderRefuses(t *testing.T) {
 		reason   string
 	}{
 		{e, LoaderOptions{}, "batch of 0 rows"},
-		{e, LoaderOptions{Batch: 4, Workers: 3}, "multiple of the workers"},
-		{e, LoaderOptions{Batch: 4, Workers: -1}, "multiple of the workers"},
+		{e, LoaderOptions{Batch: 4, Workers: 5}, "a row for each"},
+		{e, LoaderOptions{Batch: 4, Workers: -1}, "a row for each"},
 		{e, LoaderOptions{Batch: 4, Workers: 2, Rank: 2}, "worker 2 of 2"},
 		{e, LoaderOptions{Batch: 4, Rank: -1}, "worker -1 of 1"},
 		{e, LoaderOptions{Batch: math.MaxInt}, "MiB fit"},

@@ -50,6 +50,12 @@ type Options struct {
 	// of each batch and the threads; 0 is 1. A run may be resumed on another
 	// number of workers.
 	Workers int
+	// World, where it is set, makes this process one worker among those of other
+	// processes, instead of Workers. All need the same model, configuration and
+	// run directory. Run closes it.
+	World comm.Communicator
+	// Timeout is how long Workers wait for one another; 0 is ten minutes.
+	Timeout time.Duration
 	Runtime runtime.Options
 }
 
@@ -103,6 +109,9 @@ type job struct {
 // Run trains the model at path. When ctx is done it saves a checkpoint after
 // the step before, and returns without an error.
 func Run(ctx context.Context, path string, c Config, o Options) (*Result, error) {
+	if o.World != nil {
+		return runWorld(ctx, path, c, o)
+	}
 	n := max(o.Workers, 1)
 	threads := o.Runtime.Threads
 	if threads == 0 {
@@ -112,7 +121,7 @@ func Run(ctx context.Context, path string, c Config, o Options) (*Result, error)
 		o.Runtime.Threads = max(threads/n, 1)
 	}
 	var result *Result
-	err := comm.RunLocal(ctx, n, comm.Options{}, func(ctx context.Context, w comm.Communicator) error {
+	err := comm.RunLocal(ctx, n, comm.Options{Timeout: o.Timeout}, func(ctx context.Context, w comm.Communicator) error {
 		r, err := run(ctx, path, c, o, w)
 		if w.Rank() == 0 {
 			result = r
@@ -121,6 +130,19 @@ func Run(ctx context.Context, path string, c Config, o Options) (*Result, error)
 	})
 	if err != nil {
 		return nil, err
+	}
+	return result, nil
+}
+
+// runWorld runs the part of this process.
+func runWorld(ctx context.Context, path string, c Config, o Options) (result *Result, err error) {
+	rank := o.World.Rank()
+	err = comm.Run(ctx, o.World, func(ctx context.Context, w comm.Communicator) error {
+		result, err = run(ctx, path, c, o, w)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("rank %d: %w", rank, err)
 	}
 	return result, nil
 }
@@ -313,23 +335,17 @@ const (
 func (j *job) loop(ctx context.Context) error {
 	for j.trainer.Progress().Step < j.config.Steps {
 		err := j.step(ctx)
-		if ctx.Err() != nil && (err == nil || errors.Is(err, ctx.Err())) {
+		if err == nil && ctx.Err() == nil {
+			err = j.between(ctx)
+		}
+		if ctx.Err() != nil && (err == nil || errors.Is(err, ctx.Err())) || errors.Is(err, context.Canceled) { // here, or on another worker
 			j.result.Interrupted = true
+			j.workers.Abort(context.Canceled) // the others may wait for this one
 			break
 		}
 		if err != nil {
 			return err
 		}
-		if err := j.between(ctx); err != nil {
-			if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
-				j.result.Interrupted = true
-				break
-			}
-			return err
-		}
-	}
-	if j.result.Interrupted {
-		j.workers.Abort(ctx.Err()) // the others may wait for this one
 	}
 	return j.finish(ctx)
 }

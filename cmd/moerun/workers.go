@@ -1,0 +1,142 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	goruntime "runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/fmoe-go/fmoe/internal/cli"
+	"github.com/fmoe-go/fmoe/runtime/comm"
+	"github.com/fmoe-go/fmoe/runtime/comm/mpi"
+)
+
+// workersFlags say which workers train together.
+type workersFlags struct {
+	workers string
+	timeout time.Duration
+}
+
+func (f *workersFlags) register(flags *pflag.FlagSet) {
+	flags.StringVar(&f.workers, "workers", "", "`number` of workers in this process, which divide batches and threads, or mpi (default: the processes that mpirun or srun started, else 1)")
+	flags.DurationVar(&f.timeout, "timeout", 10*time.Minute, "`time` after which workers give up one that they wait for, such as 90s")
+}
+
+// launcher is a program that starts others as many processes.
+type launcher struct {
+	name string
+	// Variables of the environment: the number of a process, how many there
+	// are, and how many of them on the same machine.
+	rank, size, local string
+}
+
+// launchers are in the order in which they count: those of one start those of
+// the next on each machine.
+var launchers = []launcher{
+	{"mpirun", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"}, // of Open MPI
+	{"mpirun", "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"},                                    // of MPICH and its kin
+	{"srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS_PER_NODE"},
+}
+
+// process is this one among those that a launcher started.
+type process struct {
+	launcher          string // "" where there is none
+	rank, size, local int
+}
+
+// launched reads the environment.
+func launched(variable func(string) string) process {
+	number := func(name string) int {
+		n, _ := strconv.Atoi(variable(name)) // not a number: not started by this launcher
+		return n
+	}
+	for _, l := range launchers {
+		if size := number(l.size); size > 0 {
+			return process{l.name, number(l.rank), size, max(number(l.local), 1)}
+		}
+	}
+	return process{size: 1, local: 1}
+}
+
+// openWorld starts MPI. Tests replace it.
+var openWorld = mpi.World
+
+// plan is what workersFlags come to: a number of workers in this process, or
+// that it is one of many.
+type plan struct {
+	process process
+	workers int // 0 where they are processes
+}
+
+// plan decides, before anything is opened.
+func (f *workersFlags) plan() (plan, error) {
+	p := plan{process: launched(os.Getenv)}
+	many := p.process.size > 1
+	switch n, err := strconv.Atoi(f.workers); {
+	case f.timeout <= 0:
+		return p, cli.Misusef("--timeout %v must be more than 0", f.timeout)
+	case f.workers == "" && !many:
+		p.workers = 1
+	case f.workers == "" && !mpi.Built:
+		return p, fmt.Errorf("%s started %d processes, but this program was built without MPI; make mpi builds bin/moerun-mpi with it", p.process.launcher, p.process.size)
+	case f.workers == "" || f.workers == "mpi":
+	case err != nil || n < 1:
+		return p, cli.Misusef("--workers %s must be 1 or more, or mpi", f.workers)
+	case many:
+		return p, cli.Misusef("%s started %d processes, which are the workers: leave out --workers %d", p.process.launcher, p.process.size, n)
+	default:
+		p.workers = n
+	}
+	return p, nil
+}
+
+// world returns the communicator of all processes, nil where the workers are in
+// this one.
+func (f *workersFlags) world(p plan) (comm.Communicator, error) {
+	if p.workers > 0 {
+		return nil, nil
+	}
+	c, err := openWorld(comm.Options{Timeout: f.timeout})
+	if err != nil {
+		return nil, err
+	}
+	if n := c.Size(); n < p.process.size {
+		c.Abort(comm.ErrClosed)
+		return nil, fmt.Errorf("rank %d: %s started %d processes, of which MPI knows %d; use the mpirun of the same MPI, or srun with --mpi=pmix or --mpi=pmi2", p.process.rank, p.process.launcher, p.process.size, n)
+	}
+	return c, nil
+}
+
+// threads returns how many threads a process is to have: its share of the
+// machine, and no more than the processors that it was bound to.
+func (p process) threads() int {
+	bound := goruntime.GOMAXPROCS(0)
+	return min(bound, max(cmp.Or(processors(), bound)/p.local, 1))
+}
+
+// processors returns how many the machine has, 0 where that is not known.
+func processors() int {
+	text, err := os.ReadFile("/sys/devices/system/cpu/online") // such as 0-3,8
+	if err != nil {
+		return 0
+	}
+	n := 0
+	for part := range strings.SplitSeq(strings.TrimSpace(string(text)), ",") {
+		first, last, isRange := strings.Cut(part, "-")
+		if !isRange {
+			last = first
+		}
+		from, err := strconv.Atoi(first)
+		to, second := strconv.Atoi(last)
+		if err != nil || second != nil || to < from {
+			return 0
+		}
+		n += to - from + 1
+	}
+	return n
+}
