@@ -67,7 +67,7 @@ func TestWorkers(t *testing.T) {
 			t.Errorf("%s: got %+v, want %+v", what, r, one)
 		}
 	}
-	for _, n := range []int{2, 4} {
+	for _, n := range []int{2, 3, 4} {
 		var bits []byte
 		for range 2 {
 			dir := filepath.Join(t.TempDir(), "run")
@@ -89,10 +89,10 @@ func TestWorkers(t *testing.T) {
 	near("resumed", run(t, t.Context(), model, c, job.Options{Dir: dir, Workers: 2, Resume: true}))
 }
 
-func TestWorkersThatDoNotDivideTheBatch(t *testing.T) {
+func TestMoreWorkersThanRows(t *testing.T) {
 	model, text := write(t)
-	_, err := job.Run(t.Context(), model, configure(t, text), job.Options{Dir: filepath.Join(t.TempDir(), "run"), Workers: 3})
-	if err == nil || !strings.Contains(err.Error(), "a batch of 4 rows for 3 workers") {
+	_, err := job.Run(t.Context(), model, configure(t, text), job.Options{Dir: filepath.Join(t.TempDir(), "run"), Workers: 5})
+	if err == nil || !strings.Contains(err.Error(), "a batch of 4 rows for 5 workers") {
 		t.Errorf("got %v", err)
 	}
 }
