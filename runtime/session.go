@@ -12,6 +12,7 @@ import (
 
 	_ "github.com/fmoe-go/fmoe/cuda" // a device, or a stand-in that says how to build it
 	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime/comm"
 	"github.com/fmoe-go/fmoe/runtime/cpu"
 	"github.com/fmoe-go/fmoe/runtime/device"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
@@ -37,6 +38,10 @@ type Options struct {
 	// Precision is the type in which products of float32 read and write
 	// numbers: BFloat16 or Float16. Undefined leaves them as they are.
 	Precision onnx.DataType
+	// Workers are the groups of workers that compute the model's mixtures of
+	// experts together, each for its own tokens; nil for one that is alone.
+	// All of them run models with the same nodes at the same time.
+	Workers *comm.Groups
 }
 
 // Session is a model ready to run. It may be used by several goroutines.
@@ -83,14 +88,14 @@ func New(m *onnx.Model, o Options) (*Session, error) {
 	o.Device = cmp.Or(o.Device, os.Getenv("FMOE_DEVICE"), cpu.Name)
 	s := &Session{model: m.Clone(), memory: newBudget(o.MaxMemory)}
 	release := func(b []byte) { s.model.Evict(b) }
-	d, err := device.Open(o.Device, device.Options{Threads: o.Threads, Release: release})
+	d, err := device.Open(o.Device, device.Options{Threads: o.Threads, Release: release, Workers: o.Workers})
 	if err != nil {
 		return nil, err
 	}
 	s.device = d
 	s.host = &evaluator{device: d, memory: s.memory}
 	if remote, ok := d.(device.Remote); ok {
-		s.remote, s.host.device = remote, cpu.New(device.Options{Threads: o.Threads, Release: release})
+		s.remote, s.host.device = remote, cpu.New(device.Options{Threads: o.Threads, Release: release, Workers: o.Workers})
 	}
 	if o.Profile {
 		s.profile = &profile{index: map[*node]int{}}

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime/comm"
 	"github.com/fmoe-go/fmoe/runtime/op"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
@@ -161,6 +162,9 @@ type Options struct {
 	// Release, where it is set, is told of parts of constants that a kernel
 	// holds in a form of its own by now. They stay readable.
 	Release func([]byte)
+	// Workers are the groups of workers that compute layers together; nil for
+	// one that is alone.
+	Workers *comm.Groups
 }
 
 var (

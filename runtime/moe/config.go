@@ -64,6 +64,10 @@ type Config struct {
 
 	// Seed and Layer are two of the keys of the gate's random numbers.
 	Seed, Layer int
+
+	// FirstExpert is the number of the first expert whose weights a worker's
+	// node has, and −1 where the node has those of all experts.
+	FirstExpert int
 }
 
 // Unlimited is the capacity factor of experts that compute any number of rows.
@@ -73,7 +77,7 @@ const Unlimited = -1
 // its gate. A gate that is not known has the defaults of all gates.
 func DefaultConfig(gate string) Config {
 	c := Config{Gate: gate, Activation: GELU, Normalize: true, Scores: ScoresSoftmax, RoutedScaling: 1,
-		CapacityTrain: Unlimited, CapacityEval: Unlimited, Workers: 1, WorkersPerNode: 1}
+		CapacityTrain: Unlimited, CapacityEval: Unlimited, Workers: 1, WorkersPerNode: 1, FirstExpert: -1}
 	if k, err := KindOf(gate); err == nil && k.Defaults != nil {
 		k.Defaults(&c)
 	}
@@ -111,6 +115,7 @@ const (
 	AttributeFraction       = "fraction"
 	AttributeSeed           = "seed"
 	AttributeLayer          = "layer"
+	AttributeFirstExpert    = "first_expert" // int, of the programs of workers only
 )
 
 // attribute joins an attribute of a node with its field of Config, which is
@@ -141,6 +146,7 @@ var attributes = []attribute{
 	{AttributeFraction, func(c *Config) any { return &c.Fraction }},
 	{AttributeSeed, func(c *Config) any { return &c.Seed }},
 	{AttributeLayer, func(c *Config) any { return &c.Layer }},
+	{AttributeFirstExpert, func(c *Config) any { return &c.FirstExpert }},
 }
 
 // always is how many of the attributes are written whatever their values,
@@ -313,6 +319,8 @@ func (c Config) Check(experts int) error {
 		return fmt.Errorf("attribute %s is %d, must divide the number of experts, %d", AttributeGroups, c.Groups, experts)
 	case c.TopGroups < 0 || c.TopGroups > c.Groups || c.TopGroups == 0 && c.Groups > 0:
 		return fmt.Errorf("attribute %s is %d, must be 1 to the number of groups, %d", AttributeTopGroups, c.TopGroups, c.Groups)
+	case c.FirstExpert < -1 || experts > 0 && c.FirstExpert >= experts:
+		return fmt.Errorf("attribute %s is %d, must be that of an expert, of which there are %d", AttributeFirstExpert, c.FirstExpert, experts)
 	case c.Tile < 0 || c.Tile > maxExperts:
 		return fmt.Errorf("attribute %s is %d, must be at least 1", AttributeTile, c.Tile)
 	}

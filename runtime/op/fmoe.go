@@ -47,6 +47,10 @@ func inferFMoELayer(c *Inference) (*fmoeLayer, error) {
 
 	// The letters of the operator's definition, as far as they are known.
 	experts, model, hidden := c.Fresh(), c.Fresh(), c.Fresh()
+	part, own := c.Fresh(), &experts // the experts whose weights the node has
+	if config.FirstExpert >= 0 {
+		own = &part
+	}
 	x := slices.Clone(c.Shape(moe.InputX))
 	if x != nil {
 		if len(x) == 0 {
@@ -66,21 +70,24 @@ func inferFMoELayer(c *Inference) (*fmoeLayer, error) {
 		out, in *Dim
 	}{{moe.InputFC1Weight, &hidden, &model}, {moe.InputFC2Weight, &model, &hidden}, {moe.InputFC3Weight, &hidden, &model}} {
 		if config.Quantization.Bits == 0 {
-			inputs = append(inputs, fmoeInput{l.weight, []*Dim{&experts, l.out, l.in}})
+			inputs = append(inputs, fmoeInput{l.weight, []*Dim{own, l.out, l.in}})
 		}
-		inputs = append(inputs, fmoeInput{l.weight + 1, []*Dim{&experts, l.out}})
+		inputs = append(inputs, fmoeInput{l.weight + 1, []*Dim{own, l.out}})
 	}
 	for _, in := range inputs {
 		if err := c.unifyInput(in.slot, in.shape); err != nil {
 			return nil, err
 		}
 	}
-	if err := c.unifyQuantized(config.Quantization, &experts, &hidden, &model); err != nil {
+	if err := c.unifyQuantized(config.Quantization, own, &hidden, &model); err != nil {
 		return nil, err
 	}
 	if experts.Known() {
 		if err := config.Check(int(experts)); err != nil {
 			return nil, err
+		}
+		if own.Known() && int(*own) > int(experts)-max(config.FirstExpert, 0) {
+			return nil, fmt.Errorf("has the weights of %d experts from %s %d on, but there are %d", *own, moe.AttributeFirstExpert, config.FirstExpert, experts)
 		}
 	}
 	if model == 0 {
@@ -132,8 +139,12 @@ func inferFMoE(c *Inference) error {
 	return nil
 }
 
-// rows returns the rows of experts that a node keeps for its gradient.
+// rows returns the rows of experts that a node keeps for its gradient. How
+// many a worker's node has to keep is known to its kernel alone, which does so.
 func (l *fmoeLayer) rows(c *Inference) Dim {
+	if l.config.FirstExpert >= 0 {
+		return 0
+	}
 	tokens := Dim(1)
 	for _, d := range l.leading {
 		tokens = c.Mul(tokens, d)
