@@ -71,6 +71,7 @@ func (g *Gradient) check(graph *onnx.Graph) error {
 type differentiator struct {
 	*rewriter
 	depends   []bool  // of each value, whether it depends on what gradients are with respect to
+	origins   []int   // of those that do: the first such value
 	gradients [][]int // of each value, what adds up to its gradient
 	node      *node   // the one that is visited
 	recompute *recomputation
@@ -82,10 +83,13 @@ func (c *compiler) differentiate(p *program) (err error) {
 			err = fmt.Errorf("gradients: %w: %v", ErrInternal, r)
 		}
 	}()
-	d := &differentiator{rewriter: newRewriter(c, p), depends: make([]bool, len(p.values)), gradients: make([][]int, len(p.values))}
+	d := &differentiator{rewriter: newRewriter(c, p), depends: make([]bool, len(p.values)), origins: make([]int, len(p.values)), gradients: make([][]int, len(p.values))}
 	loss := p.outputs[slices.IndexFunc(c.model.Graph.Outputs, func(v *onnx.ValueInfo) bool { return v.Name == c.gradient.Of })]
 	with := d.variables()
 	if err := d.seed(loss); err != nil {
+		return err
+	}
+	if err := d.checkRounding(loss); err != nil {
 		return err
 	}
 	if c.gradient.Recompute {
@@ -116,20 +120,72 @@ func (d *differentiator) variables() []int {
 	for i, name := range d.compiler.gradient.With {
 		at := slices.IndexFunc(p.inputs, func(v int) bool { return p.values[v].name == name })
 		with[i] = p.inputs[at]
-		d.depends[with[i]] = true
+		d.depends[with[i]], d.origins[with[i]] = true, with[i]
 	}
 	for _, n := range p.nodes {
-		depends := slices.ContainsFunc(n.in, func(v int) bool { return v != absent && d.depends[v] })
-		for _, b := range n.bodies {
-			depends = depends || slices.ContainsFunc(b.captures, func(c capture) bool { return d.depends[c.outer] })
-		}
+		origin := d.origin(n)
 		for _, v := range n.out {
-			if v != absent {
-				d.depends[v] = depends && d.float(v)
+			if v != absent && origin != absent {
+				d.depends[v], d.origins[v] = d.float(v), origin
 			}
 		}
 	}
 	return with
+}
+
+// origin returns the first value that gradients are with respect to and a node
+// depends on, or absent.
+func (d *differentiator) origin(n *node) int {
+	for _, v := range n.reads() {
+		if d.depends[v] {
+			return d.origins[v]
+		}
+	}
+	return absent
+}
+
+// reads lists the inputs of a node, and what its bodies capture.
+func (n *node) reads() []int {
+	list := slices.DeleteFunc(slices.Clone(n.in), func(v int) bool { return v == absent })
+	for _, b := range n.bodies {
+		for _, c := range b.captures {
+			list = append(list, c.outer)
+		}
+	}
+	return list
+}
+
+// checkRounding fails where the loss depends on a tensor through integers that
+// stand for real numbers, which pass no gradient.
+func (d *differentiator) checkRounding(loss int) error {
+	through := make([]*node, len(d.program.values)) // of each value, what rounded it
+	for _, n := range d.program.nodes {
+		var by *node
+		if (n.is("QuantizeLinear") || n.is("DynamicQuantizeLinear")) && d.origin(n) != absent {
+			by = n
+		}
+		for _, v := range n.reads() {
+			if by == nil {
+				by = through[v]
+			}
+		}
+		for _, v := range n.out {
+			// Shapes, choices and conditions are no such integers.
+			if v != absent && d.fact(v).Type != onnx.Int64 && d.fact(v).Type != onnx.Bool {
+				through[v] = by
+			}
+		}
+	}
+	n := through[loss]
+	if n == nil {
+		return nil
+	}
+	return guard(n.op.Node, func() error { return d.refused(n, (&op.Backward{Node: n.op}).Differentiate()) })
+}
+
+// refused names a tensor whose gradient a node does not pass.
+func (d *differentiator) refused(n *node, err error) error {
+	return fmt.Errorf("%w (the loss depends on %q through it)", err, d.program.values[d.origin(n)].name)
 }
 
 // seed adds the input that is the gradient of the loss.
@@ -149,7 +205,7 @@ func (d *differentiator) seed(loss int) error {
 
 // value adds a value.
 func (d *differentiator) value(name string, f op.Fact) int {
-	d.depends, d.gradients = append(d.depends, false), append(d.gradients, nil)
+	d.depends, d.origins, d.gradients = append(d.depends, false), append(d.origins, absent), append(d.gradients, nil)
 	return d.rewriter.value(name, f)
 }
 
@@ -194,7 +250,7 @@ func (d *differentiator) visit(n *node) error {
 		return nil
 	}
 	if len(n.bodies) > 0 {
-		return errors.New("control flow has no gradient; export the model without it, or freeze the weights before it")
+		return d.refused(n, errors.New("control flow has no gradient; export the model without it, or freeze the weights before it"))
 	}
 	d.node = n
 	inputs := make([]op.Value, len(n.in))
@@ -203,7 +259,7 @@ func (d *differentiator) visit(n *node) error {
 	}
 	b := &op.Backward{Node: n.op, Graph: d, Inputs: inputs, Outputs: outputs, Wanted: wanted}
 	if err := b.Differentiate(); err != nil {
-		return err
+		return d.refused(n, err)
 	}
 	for i, g := range b.Gradients {
 		if g == op.NoValue || !wanted[i] {

@@ -26,6 +26,9 @@ func TestGradientTypes(t *testing.T) {
 	devicetest.GradientTypes(t, runtime.Options{Threads: 1}, cases)
 }
 
+// refused is the reason of operators whose Gradient says what to do instead.
+const refused = "it is refused with advice"
+
 // withoutGradient are the operators that have none, by the reason.
 var withoutGradient = map[string][]string{
 	"its output is not of real numbers": {
@@ -38,9 +41,9 @@ var withoutGradient = map[string][]string{
 	"it is random": {
 		"RandomNormal", "RandomUniform",
 	},
-	"it rounds to few integers": {
+	refused: {
 		"ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul", "QuantizeLinear",
-		"com.microsoft::MatMulNBits", "com.microsoft::QMoE",
+		"com.microsoft::MatMulNBits", "com.microsoft::QMoE", "com.microsoft::MoE",
 	},
 	"it is control flow": {
 		"If", "Loop", "Scan",
@@ -53,8 +56,7 @@ var withoutGradient = map[string][]string{
 	},
 	"it changes weights": {"ai.fmoe::AdamUpdate", "ai.fmoe::SumOfSquares"},
 	"not yet": {
-		"CausalConvWithState", "GRU", "LSTM", "LinearAttention", "RNN",
-		"com.microsoft::GroupQueryAttention", "com.microsoft::MoE",
+		"GRU", "LSTM", "RNN",
 	},
 }
 
@@ -78,10 +80,58 @@ func TestGradientsAreComplete(t *testing.T) {
 		case reason == "not yet", strings.HasSuffix(name, "Gradient"):
 		case o.Gradient == nil && reason == "":
 			t.Errorf("%s has no gradient", name)
-		case o.Gradient != nil && reason != "":
+		case o.Gradient != nil && reason != "" && reason != refused:
 			t.Errorf("%s has a gradient, though %s", name, reason)
-		case o.Gradient != nil && !tested[name] && !o.Nondeterministic:
+		case o.Gradient != nil && reason == "" && !tested[name] && !o.Nondeterministic:
 			t.Errorf("no case tests the gradient of %s", name)
+		}
+	}
+}
+
+// TestRefusedGradients: errors say what to do about an operator that passes no
+// gradient, and name a tensor that gradients are wanted for.
+func TestRefusedGradients(t *testing.T) {
+	weight, experts := tensor.New(onnx.Float32, 4, 4), tensor.New(onnx.Float32, 4, 4, 4)
+	scale, zero := tensor.Scalar(float32(0.1)), tensor.Scalar(int8(0))
+	initializers := map[string]*tensor.Tensor{"w": weight, "v": weight, "experts": experts, "scale": scale, "zero": zero}
+	sum := func() *onnx.Node {
+		return node(t, "loss = ReduceSum(y)", onnx.IntAttribute("keepdims", 0))
+	}
+	microsoft := func(n *onnx.Node) *onnx.Node {
+		n.Domain = "com.microsoft"
+		return n
+	}
+	const dequantize = `"fmoefy --dequantize"`
+	for _, c := range []struct {
+		name  string
+		nodes []*onnx.Node
+		want  []string // none where there is no error
+	}{
+		{"experts of ONNX Runtime", []*onnx.Node{node(t, "h = MatMul(x, w)"), microsoft(node(t, "y = MoE(h, h, experts, , experts)", onnx.IntAttribute("k", 1)))},
+			[]string{"make_y", "MoE", "fmoefy import", `"w"`}},
+		{"a weight that is rounded", []*onnx.Node{node(t, "q = QuantizeLinear(w, scale, zero)"), node(t, "r = DequantizeLinear(q, scale, zero)"),
+			node(t, "g = MatMul(x, v)"), node(t, "y = MatMul(g, r)")},
+			[]string{"make_q", "QuantizeLinear", dequantize, `"w"`}},
+		{"activations that are rounded", []*onnx.Node{node(t, "h = MatMul(x, w)"), node(t, "q, s, z = DynamicQuantizeLinear(h)"), node(t, "i = MatMulInteger(q, q)"),
+			node(t, "f = Cast(i)", onnx.IntAttribute("to", int64(onnx.Float32))), node(t, "y = MatMul(f, v)")},
+			[]string{"make_q", "DynamicQuantizeLinear", dequantize, `"w"`}},
+		{"a rounded weight that the loss does not need", []*onnx.Node{node(t, "q = QuantizeLinear(w, scale, zero)"), node(t, "y = MatMul(x, v)")}, nil},
+		{"the shape of a rounded weight", []*onnx.Node{node(t, "q = QuantizeLinear(w, scale, zero)"), node(t, "s = Shape(q)"), node(t, "h = MatMul(x, v)"),
+			node(t, "y = Reshape(h, s)")}, nil},
+	} {
+		m := model(t, []string{"x float32[4,4]"}, []string{"loss"}, initializers, append(c.nodes, sum())...)
+		m.OpsetImports = append(m.OpsetImports, onnx.OpsetImport{Domain: "com.microsoft", Version: 1})
+		s, err := runtime.New(m, runtime.Options{Threads: 1, Gradient: &runtime.Gradient{Of: "loss", With: []string{"w", "v"}}})
+		if err == nil {
+			s.Close()
+		}
+		if (err == nil) != (c.want == nil) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		for _, want := range c.want {
+			if err != nil && !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v, want %s in it", c.name, err, want)
+			}
 		}
 	}
 }

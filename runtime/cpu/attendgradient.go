@@ -16,7 +16,8 @@ import (
 //
 //	dP = dY·Vᵀ    dS = P∘(dP − Σ P∘dP)    dV += Pᵀ·dY    dQ = scale·dS·K    dK += scale·dSᵀ·Q
 //
-// The gradients of a head's keys and values are sums over the queries in their
+// A key without a value, the sink, has dS = −P·Σ P∘dP. The gradients of a head's
+// keys and values are sums over the queries in their
 // order. Where few heads would leave threads idle, the queries are cut into
 // parts, whose number follows from the shapes alone, and their sums are added
 // up at the end.
@@ -24,6 +25,7 @@ type attendGradient[T simd.Float] struct {
 	*attend[T]
 	dy, dq, dk, dv headView
 	dscores        *tensor.Tensor // [batch, heads, queries, at most keys], or nil
+	dsink          *tensor.Tensor // [batch, heads, queries], or nil
 	groups, parts  int
 	stride         int // between lines of scores
 	space          *workspace[T]
@@ -45,7 +47,10 @@ func bindAttentionGradient[T simd.Float](d *Device, c *device.Call, n *op.Node) 
 	like := func(i, heads, length, size int) headView {
 		return viewHeads(wanted(c, i, c.In[i].Type, c.In[i].Shape...), heads, length, size)
 	}
-	g := &attendGradient[T]{attend: a, dscores: at(c.Out, 3), groups: a.batch * a.kvHeads,
+	if sink := at(c.In, op.AttentionSinkInput); sink != nil {
+		a.sink = func(h int) float64 { return float64(tensor.Of[T](sink)[h]) }
+	}
+	g := &attendGradient[T]{attend: a, dscores: at(c.Out, 3), dsink: at(c.Out, 4), groups: a.batch * a.kvHeads,
 		dy: viewHeads(c.In[op.AttentionGradientInput], a.heads, a.queries, a.valueSize),
 		dq: like(0, a.heads, a.queries, a.headSize),
 		dk: like(1, a.kvHeads, a.keys, a.headSize),
@@ -53,7 +58,7 @@ func bindAttentionGradient[T simd.Float](d *Device, c *device.Call, n *op.Node) 
 	}
 	if a.batch*a.heads*a.queries*a.keys*a.headSize*a.valueSize == 0 {
 		return func() error {
-			for _, t := range []*tensor.Tensor{g.dq.tensor, g.dk.tensor, g.dv.tensor, g.dscores} {
+			for _, t := range []*tensor.Tensor{g.dq.tensor, g.dk.tensor, g.dv.tensor, g.dscores, g.dsink} {
 				if t != nil {
 					clear(t.Data)
 				}
@@ -179,6 +184,7 @@ func (g *attendGradient[T]) tile(t attendTile, dk, dv headSum[T], m *gradientMem
 		for i := range t.lines {
 			clear(dq.Data[i*dq.RowStride:][:g.headSize])
 			g.showScores(t, i, 0, nil)
+			g.showSink(t, i, 0)
 		}
 		return
 	}
@@ -208,10 +214,13 @@ func (g *attendGradient[T]) tile(t attendTile, dk, dv headSum[T], m *gradientMem
 		if g.softcap > 0 {
 			slopes = m.slopes[i*g.stride:][:n]
 		}
-		if g.normalize(t, i, first, p, slopes) {
-			normalizeLine(ds, ds, p, nil, simd.Dot(p, ds), 1)
+		if sink, dependent := g.normalize(t, i, first, p, slopes); dependent {
+			mean := simd.Dot(p, ds)
+			normalizeLine(ds, ds, p, nil, mean, 1)
+			g.showSink(t, i, -sink*mean)
 		} else {
 			clear(ds)
+			g.showSink(t, i, 0)
 		}
 		g.showScores(t, i, first, ds)
 		if slopes != nil {
@@ -232,10 +241,10 @@ func tileOf[T simd.Float](t attendTile, v headView, size int) simd.Matrix[T] {
 }
 
 // normalize turns the products of a query with the keys from first on into
-// probabilities, and gives the slopes of the softcap if there is one. It tells
-// whether probabilities depend on the products, which the lowest numbers of a
-// mask swallow where they hide all keys.
-func (g *attendGradient[T]) normalize(t attendTile, line, first int, scores, slopes []T) bool {
+// probabilities, and gives the slopes of the softcap if there is one. It
+// returns the probability of the sink, and whether probabilities depend on the
+// products, which the lowest numbers of a mask swallow where they hide all keys.
+func (g *attendGradient[T]) normalize(t attendTile, line, first int, scores, slopes []T) (sink T, dependent bool) {
 	h, i := t.head+line*t.headStep, t.query+line*t.queryStep
 	if slopes != nil {
 		scaleLine(scores, T(1/g.softcap))
@@ -254,13 +263,27 @@ func (g *attendGradient[T]) normalize(t attendTile, line, first int, scores, slo
 	}
 	clear(scores[:lo])
 	clear(scores[hi:])
-	top := greatest(seen)
+	top, extra := greatest(seen), math.Inf(-1)
+	if g.sink != nil {
+		extra = g.sink(h)
+		top = max(top, T(extra))
+	}
 	if math.IsInf(float64(top), -1) {
 		clear(seen)
-		return false
+		return 0, false
 	}
-	scaleLine(seen, T(1/expSumLine(seen, seen, top)))
-	return top > -1e30
+	extra = math.Exp(extra - float64(top))
+	total := expSumLine(seen, seen, top) + extra
+	scaleLine(seen, T(1/total))
+	return T(extra / total), top > -1e30
+}
+
+// showSink gives the gradient of the score of a query's sink.
+func (g *attendGradient[T]) showSink(t attendTile, line int, ds T) {
+	if g.dsink != nil {
+		h, i := t.head+line*t.headStep, t.query+line*t.queryStep
+		tensor.Of[T](g.dsink)[(t.batch*g.heads+h)*g.queries+i] = ds
+	}
 }
 
 // showScores gives the gradient of the scores of a query and the keys from

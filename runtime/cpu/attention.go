@@ -13,7 +13,7 @@ import (
 
 func init() {
 	register("", "Attention", floatKernel(bindAttention[float32], bindAttention[float64], 0, 1, 2, 4, 5))
-	register(moe.Domain, "AttentionGradient", floatKernel(bindAttentionGradient[float32], bindAttentionGradient[float64], 0, 1, 2, op.AttentionGradientInput))
+	register(moe.Domain, "AttentionGradient", floatKernel(bindAttentionGradient[float32], bindAttentionGradient[float64], 0, 1, 2, op.AttentionGradientInput, op.AttentionSinkInput))
 }
 
 func bindAttention[T simd.Float](d *Device, c *device.Call, n *op.Node) (func() error, error) {

@@ -88,4 +88,108 @@ func init() {
 		GradientCases = append(GradientCases, GradientCase{Name: "com.microsoft::Attention/" + name, Domain: microsoft, OpType: "Attention",
 			Inputs: c.in, Attributes: append(c.attributes, heads)})
 	}
+	groupQueryCases()
+	recurrenceCases()
+}
+
+// groupQueryCases are those of ONNX Runtime's GroupQueryAttention.
+func groupQueryCases() {
+	number, real := onnx.IntAttribute, onnx.FloatAttribute
+	type attributes = []*onnx.Attribute
+	absent := Input{Absent: true}
+	flat := func(width int) Input { return Random(2, 5, width) }
+	table := func(half int) Input { return Input{Shape: []int{9, half}, Frozen: true} }
+	past := Input{Shape: []int{2, 2, 4, 4}, Frozen: true}
+	last, all := Fixed([]int32{4, 4}, 2), Fixed([]int32{5})
+	places := Fixed([]int64{0, 1, 2, 3, 4, 8, 7, 6, 5, 4}, 2, 5)
+	in := func(optional ...Input) []Input {
+		return append([]Input{flat(16), flat(8), flat(8), absent, absent, last, all}, optional...)
+	}
+	rotary := number("do_rotary", 1)
+	for name, c := range map[string]struct {
+		attributes attributes
+		in         []Input
+	}{
+		"plain":            {nil, in()},
+		"packed":           {nil, []Input{flat(32), absent, absent, absent, absent, last, all}},
+		"scale":            {attributes{real("scale", 2)}, in()},
+		"softcap":          {attributes{real("softcap", 0.5)}, in()},
+		"window":           {attributes{number("local_window_size", 2)}, in()},
+		"not causal":       {attributes{number("causal", 0)}, []Input{flat(16), flat(8), flat(8), absent, absent, Fixed([]int32{4, 2}, 2), all}},
+		"padding":          {nil, []Input{flat(16), flat(8), flat(8), absent, absent, Fixed([]int32{4, 2}, 2), all}},
+		"bias":             {nil, in(absent, absent, absent, Random(1, 4, 5, 5))},
+		"sinks":            {nil, in(absent, absent, absent, absent, Random(4))},
+		"smooth":           {attributes{number("smooth_softmax", 1), number("local_window_size", 3)}, in()},
+		"sinks and bias":   {attributes{real("softcap", 1)}, in(absent, absent, absent, Random(2, 1, 5, 5), Random(4))},
+		"rotary":           {attributes{rotary}, in(table(2), table(2))},
+		"rotary/part":      {attributes{rotary}, in(table(1), table(1), places)},
+		"rotary/interlace": {attributes{rotary, number("rotary_interleaved", 1)}, in(table(2), table(2), places)},
+		"rotary/packed":    {attributes{rotary}, []Input{flat(32), absent, absent, absent, absent, last, all, table(2), table(2)}},
+		"past": {attributes{rotary}, []Input{flat(16), flat(8), flat(8), past, past, Fixed([]int32{8, 6}, 2), Fixed([]int32{9}),
+			table(2), table(2), absent, Random(1, 1, 5, 9)}},
+		"past/packed": {attributes{number("local_window_size", 4)}, []Input{flat(32), absent, absent, past, past, Fixed([]int32{8, 6}, 2), Fixed([]int32{9})}},
+		"past/room": {attributes{rotary}, []Input{flat(16), flat(8), flat(8), {Shape: []int{2, 2, 9, 4}, Frozen: true}, {Shape: []int{2, 2, 9, 4}, Frozen: true},
+			Fixed([]int32{4, 2}, 2), all, table(2), table(2)}},
+		"past/not causal": {attributes{number("causal", 0)}, []Input{flat(16), flat(8), flat(8), past, past, Fixed([]int32{8, 6}, 2), Fixed([]int32{9})}},
+	} {
+		c.attributes = append(c.attributes, number("num_heads", 4), number("kv_num_heads", 2))
+		for _, outputs := range []int{1, 3} {
+			GradientCases = append(GradientCases, GradientCase{Name: fmt.Sprintf("GroupQueryAttention/%s/%d", name, outputs), Domain: "com.microsoft",
+				OpType: "GroupQueryAttention", Inputs: c.in, Outputs: outputs, Attributes: c.attributes})
+		}
+	}
+	GradientCases = append(GradientCases, GradientCase{Name: "GroupQueryAttention/packed present", Domain: "com.microsoft", OpType: "GroupQueryAttention",
+		Inputs: []Input{flat(32), absent, absent, absent, absent, last, all}, Outputs: 3, Ignore: []int{0, 2},
+		Attributes: attributes{number("num_heads", 4), number("kv_num_heads", 2)}})
+}
+
+// recurrenceCases are those of operators whose state goes from token to token.
+func recurrenceCases() {
+	number := onnx.IntAttribute
+	absent := Input{Absent: true}
+	flat := func(width int) Input { return Random(2, 7, width) }
+	state := Random(2, 2, 3, 2)
+	decay, beta := Within(-1, 0, 2, 7, 6), Within(0.1, 0.9, 2, 7, 2)
+	for name, c := range map[string]struct {
+		rule     string
+		optional []Input
+	}{
+		"linear":               {"linear", nil},
+		"linear/state":         {"linear", []Input{state, decay, beta}},
+		"gated":                {"gated", []Input{absent, decay}},
+		"gated/heads":          {"gated", []Input{state, Within(-1, 0, 2, 7, 2)}},
+		"delta":                {"delta", []Input{state, absent, beta}},
+		"delta/shared":         {"delta", []Input{absent, absent, Within(0.1, 0.9, 2, 7, 1)}},
+		"gated_delta":          {"gated_delta", []Input{state, decay, beta}},
+		"gated_delta/no state": {"gated_delta", []Input{absent, Within(-1, 0, 2, 7, 2), beta}},
+	} {
+		for _, ignore := range [][]int{nil, {0}, {1}} {
+			GradientCases = append(GradientCases, GradientCase{Name: fmt.Sprint("LinearAttention/", name, ignore), OpType: "LinearAttention", Opset: 27,
+				Inputs: append([]Input{flat(12), flat(6), flat(4)}, c.optional...), Outputs: 2, Ignore: ignore,
+				Attributes: []*onnx.Attribute{number("q_num_heads", 4), number("kv_num_heads", 2), onnx.StringAttribute("update_rule", c.rule)}})
+		}
+	}
+	GradientCases = append(GradientCases, GradientCase{Name: "LinearAttention/scale", OpType: "LinearAttention", Opset: 27,
+		Inputs:     []Input{Random(1, 1, 6), Random(1, 1, 6), Random(1, 1, 4)},
+		Attributes: []*onnx.Attribute{number("q_num_heads", 2), number("kv_num_heads", 2), onnx.StringAttribute("update_rule", "linear"), onnx.FloatAttribute("scale", 2)}})
+
+	x, past := Random(2, 3, 5), Random(2, 3, 3)
+	for name, in := range map[string][]Input{
+		"plain":      {x, Random(3, 1, 4)},
+		"bias":       {x, Random(3, 1, 4), Random(3)},
+		"state":      {x, Random(3, 1, 4), Random(3), past},
+		"no bias":    {x, Random(3, 1, 4), absent, past},
+		"short":      {Random(2, 3, 2), Random(3, 1, 4), Random(3), past},
+		"one weight": {x, Random(3, 1, 1)},
+	} {
+		for _, activation := range []string{"none", "silu"} {
+			for _, ignore := range [][]int{nil, {0}, {1}} {
+				if name == "one weight" && ignore != nil {
+					continue
+				}
+				GradientCases = append(GradientCases, GradientCase{Name: fmt.Sprint("CausalConvWithState/", name, "/", activation, ignore), OpType: "CausalConvWithState",
+					Opset: 27, Inputs: in, Outputs: 2, Ignore: ignore, Attributes: []*onnx.Attribute{onnx.StringAttribute("activation", activation)}})
+			}
+		}
+	}
 }

@@ -42,6 +42,11 @@ func init() {
 		GradientCase{Name: "CumSum/both", OpType: "CumSum", Inputs: []Input{Random(2, 4), element[int64](1)},
 			Attributes: []*onnx.Attribute{integer("reverse", 1), integer("exclusive", 1)}},
 		GradientCase{OpType: "CumProd", Opset: 26, Inputs: []Input{Within(0.5, 2, 2, 4), element[int64](1)}},
+		GradientCase{Name: "CumProd/a zero", OpType: "CumProd", Opset: 26, Inputs: []Input{With([]float64{2, 0, 3, -1, 0, 0, 2, 3}, 2, 4), element[int64](1)}},
+		GradientCase{Name: "CumProd/exclusive zeros", OpType: "CumProd", Opset: 26, Inputs: []Input{With([]float64{0, 5, 2, 0, 3, 0, -1, 2}, 4, 2), element[int64](0)},
+			Attributes: []*onnx.Attribute{integer("exclusive", 1)}},
+		GradientCase{Name: "CumProd/reverse", OpType: "CumProd", Opset: 26, Inputs: []Input{With([]float64{2, 0, 3, -1, 0, 1, 2, 3}, 2, 4), element[int64](1)},
+			Attributes: []*onnx.Attribute{integer("reverse", 1)}},
 		GradientCase{Name: "CumProd/both", OpType: "CumProd", Opset: 26, Inputs: []Input{Within(0.5, 2, 4, 2), element[int64](0)},
 			Attributes: []*onnx.Attribute{integer("reverse", 1), integer("exclusive", 1)}},
 

@@ -19,17 +19,22 @@ func init() {
 
 		// AttentionGradient, which gradients are made of, has the inputs of
 		// Attention, version 25, without caches, and in input 7 the gradient of
-		// its output 0. It gives the gradients of query, key and value and, for
-		// each element of a mask that is added, of the scores that it is added
-		// to: [batch, heads, queries, mask's keys].
-		Operator{Domain: moe.Domain, Name: "AttentionGradient", Since: []int{1}, Inputs: Between(3, AttentionGradientInput+1), Outputs: Between(1, 4),
+		// its output 0. Input 8 may hold, for each head, the score of one more
+		// key without a value. It gives the gradients of query, key and value,
+		// for each element of a mask that is added, of the scores that it is
+		// added to: [batch, heads, queries, mask's keys], and of the scores of
+		// that key: [batch, heads, queries].
+		Operator{Domain: moe.Domain, Name: "AttentionGradient", Since: []int{1}, Inputs: Between(3, AttentionSinkInput+1), Outputs: Between(1, 5),
 			Attributes: attentionForm, Infer: inferAttentionGradient},
 	)
 }
 
-// AttentionGradientInput is the input of AttentionGradient that is the gradient
-// of the output of Attention.
-const AttentionGradientInput = 7
+// The inputs of AttentionGradient that Attention does not have: the gradient of
+// its output, and the scores of a key without a value.
+const (
+	AttentionGradientInput = 7
+	AttentionSinkInput     = 8
+)
 
 // attentionForm lists the attributes that say what Attention's output 0 is.
 var attentionForm = []string{"is_causal", "kv_num_heads", "left_window_size", "q_num_heads", "right_window_size", "scale", "softcap"}
@@ -200,7 +205,7 @@ func (n *Node) wantAttentionForm() error {
 }
 
 func inferAttentionGradient(c *Inference) error {
-	t, err := c.typeAmong(floatTypes, 0, 1, 2, AttentionGradientInput)
+	t, err := c.typeAmong(floatTypes, 0, 1, 2, AttentionGradientInput, AttentionSinkInput)
 	if err != nil {
 		return err
 	}
@@ -224,6 +229,9 @@ func inferAttentionGradient(c *Inference) error {
 		return err
 	}
 	if err := c.wantShape(6, s.Batch); err != nil {
+		return err
+	}
+	if err := c.wantShape(AttentionSinkInput, s.Heads); err != nil {
 		return err
 	}
 	switch len(c.Shape(0)) {
@@ -251,6 +259,7 @@ func inferAttentionGradient(c *Inference) error {
 		c.Set(i, t, c.Shape(i))
 	}
 	c.Set(3, t, []Dim{s.Batch, s.Heads, s.Queries, width})
+	c.Set(4, t, []Dim{s.Batch, s.Heads, s.Queries})
 	return nil
 }
 
@@ -275,7 +284,7 @@ func attentionGradient(b *Backward) {
 			n.Attributes = append(n.Attributes, a)
 		}
 	}
-	d := b.attend(n, attended{b.Input(0), b.Input(1), b.Input(2)}, mask, b.Input(6), b.Gradient(0), b.Wants(3))
+	d := b.attend(n, attended{b.Input(0), b.Input(1), b.Input(2)}, mask, b.Input(6), b.Gradient(0), NoValue)
 	for i := range 3 {
 		b.Set(i, d[i])
 	}
@@ -288,12 +297,8 @@ func attentionGradient(b *Backward) {
 type attended [3]Value
 
 // attend adds an AttentionGradient with the attributes of n, and returns its
-// outputs, the last of them only where scores says so.
-func (b *Backward) attend(n *onnx.Node, in attended, mask, lengths, g Value, scores bool) []Value {
+// outputs.
+func (b *Backward) attend(n *onnx.Node, in attended, mask, lengths, g, sink Value) []Value {
 	n.Domain, n.OpType = moe.Domain, "AttentionGradient"
-	outputs := 3
-	if scores {
-		outputs = 4
-	}
-	return b.AddMany(n, outputs, in[0], in[1], in[2], mask, NoValue, NoValue, lengths, g)
+	return b.AddMany(n, 5, in[0], in[1], in[2], mask, NoValue, NoValue, lengths, g, sink)
 }

@@ -20,10 +20,10 @@ func init() {
 			Gradient: convTransposeGradient},
 		// ConvInteger, ONNX 10: 8-bit inputs with zero points, a sum in int32.
 		Operator{Name: "ConvInteger", Since: []int{10}, Inputs: Between(2, 4), Outputs: Exactly(1),
-			Attributes: attributes, Infer: inferConvInteger},
+			Attributes: attributes, Infer: inferConvInteger, Gradient: refuseRounding},
 		// QLinearConv, ONNX 10: ConvInteger whose sum is scaled to 8 bits.
 		Operator{Name: "QLinearConv", Since: []int{10}, Inputs: Between(8, 9), Outputs: Exactly(1),
-			Attributes: attributes, Infer: inferQLinearConv},
+			Attributes: attributes, Infer: inferQLinearConv, Gradient: refuseRounding},
 	)
 }
 

@@ -11,7 +11,7 @@ func init() {
 		// MatMulNBits of ONNX Runtime, com.microsoft 1: A·Bᵀ + bias, where B
 		// [N, K] has 2, 4 or 8-bit integers; see PackedWeight.
 		Operator{Domain: "com.microsoft", Name: "MatMulNBits", Since: []int{1}, Inputs: Between(3, 6), Outputs: Exactly(1),
-			Attributes: []string{"K", "N", "bits", "block_size", "accuracy_level", "weight_prepacked"}, Infer: inferMatMulNBits},
+			Attributes: []string{"K", "N", "bits", "block_size", "accuracy_level", "weight_prepacked"}, Infer: inferMatMulNBits, Gradient: refuseRounding},
 	)
 }
 

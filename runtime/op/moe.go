@@ -16,7 +16,7 @@ func init() {
 		// QMoE of ONNX Runtime, com.microsoft 1: MoE with weights of 2, 4 or 8
 		// bits, without the inputs from router_weights on.
 		Operator{Domain: moe.MicrosoftDomain, Name: "QMoE", Since: []int{1}, Inputs: Between(4, 14), Outputs: Exactly(1),
-			Attributes: moe.MicrosoftAttributes, Infer: inferMoE},
+			Attributes: moe.MicrosoftAttributes, Gradient: refuseRounding, Infer: inferMoE},
 	)
 }
 

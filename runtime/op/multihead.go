@@ -21,7 +21,7 @@ func init() {
 		Operator{Domain: "com.microsoft", Name: "GroupQueryAttention", Since: []int{1}, Inputs: Between(1, 12), Outputs: Between(1, 3),
 			Attributes: []string{"causal", "do_rotary", "k_quant_type", "kv_cache_bit_width", "kv_num_heads", "local_window_size", "num_heads",
 				"qk_output", "rotary_interleaved", "scale", "sliding_window_cache", "smooth_softmax", "softcap", "v_quant_type"},
-			Parameters: []int{6}, Infer: inferGroupQueryAttention},
+			Parameters: []int{6}, Infer: inferGroupQueryAttention, Gradient: groupQueryAttentionGradient},
 		// Attention: input, weights, bias?, mask_index?, past?,
 		// attention_bias?.
 		Operator{Domain: "com.microsoft", Name: "Attention", Since: []int{1}, Inputs: Between(2, 6), Outputs: Between(1, 2),
@@ -467,7 +467,7 @@ func (b *Backward) headsGradient(in attended, mask, bias, past int) []Value {
 	default:
 		added = b.Op("Add", added, extra)
 	}
-	d := b.attend(n, in, added, NoValue, b.Gradient(0), b.Wants(bias))
+	d := b.attend(n, in, added, NoValue, b.Gradient(0), NoValue)
 	if b.Wants(bias) {
 		b.Set(bias, b.SumTo(d[3], b.Input(bias)))
 	}
@@ -494,4 +494,123 @@ func (b *Backward) padding(mask Value, in attended) Value {
 	places := b.Op("Range", whole(b.Ints(0)), whole(b.Length(in[1], -2)), whole(b.Ints(1)))
 	lengths := b.Add(&onnx.Node{OpType: "Cast", Attributes: []*onnx.Attribute{onnx.IntAttribute("to", int64(onnx.Int64))}}, mask)
 	return b.Op("Less", places, b.Op("Unsqueeze", lengths, b.Ints(1, 2, 3)))
+}
+
+// groupQueryAttentionGradient is the gradient of GroupQueryAttention, of which
+// it takes the present keys and values. Those of the past have none.
+func groupQueryAttentionGradient(b *Backward) {
+	if b.Wants(3) || b.Wants(4) {
+		b.Fail(fmt.Errorf("past keys and values have %w; let them depend on no weight that is trained", ErrNoGradient))
+		return
+	}
+	heads, shared := b.Node.Int("num_heads", 0), b.Node.Int("kv_num_heads", 0)
+	last := onnx.IntAttribute("axis", -1)
+	in, packed := []Value{b.Input(0), b.Input(1), b.Input(2)}, b.Input(1) == NoValue
+	if packed {
+		size := b.Op("Div", b.Length(in[0], -1), b.Ints(heads+2*shared))
+		in = b.AddMany(&onnx.Node{OpType: "Split", Attributes: []*onnx.Attribute{last}}, 3, in[0], b.Op("Mul", size, b.Ints(heads, shared, shared)))
+	}
+	lengths, places := b.groupQueryPlaces(in[0])
+	turn := func(v Value, heads int64, sign float64) Value { return v }
+	if b.Node.Int("do_rotary", 0) != 0 {
+		turn = b.groupQueryRotation(places)
+	}
+	d := []Value{NoValue, b.Gradient(1), b.Gradient(2)}
+	if b.Gradient(0) != NoValue {
+		g := b.groupQueryScores(attended{turn(in[0], heads, 1), b.Output(1), b.Output(2)}, lengths)
+		for i := range d {
+			if d[i] != NoValue {
+				g[i] = b.Op("Add", g[i], d[i])
+			}
+			d[i] = g[i]
+		}
+	}
+	indices := b.Op("Unsqueeze", places, b.Ints(-1))
+	for i := range d {
+		if d[i] == NoValue {
+			d[i] = b.Op("Expand", b.Scalar(0, in[i]), b.Shape(in[i]))
+			continue
+		}
+		if i > 0 { // [batch, heads, keys, size], of which those at places are new
+			n := &onnx.Node{OpType: "GatherND", Attributes: []*onnx.Attribute{onnx.IntAttribute("batch_dims", 1)}}
+			d[i] = b.Reshape(b.Add(n, b.Transpose(d[i], 0, 2, 1, 3), indices), in[i])
+		}
+		switch i {
+		case 0:
+			d[i] = turn(d[i], heads, -1)
+		case 1:
+			d[i] = turn(d[i], shared, -1)
+		}
+		b.Set(i, d[i])
+	}
+	if packed {
+		b.Set(0, b.Add(&onnx.Node{OpType: "Concat", Attributes: []*onnx.Attribute{last}}, d...))
+	}
+}
+
+// groupQueryPlaces returns how many keys each batch of a GroupQueryAttention
+// node has, and the places [batch, queries] of the new ones among them. Where
+// all are new, a batch with fewer has them in front.
+func (b *Backward) groupQueryPlaces(query Value) (lengths, places Value) {
+	whole := func(vector Value) Value { return b.Op("Squeeze", vector) }
+	queries := b.Length(query, -2)
+	used := b.Add(&onnx.Node{OpType: "Cast", Attributes: []*onnx.Attribute{onnx.IntAttribute("to", int64(onnx.Int64))}}, b.Input(5))
+	used = b.Op("Add", used, b.Ints(1))
+	lengths = b.Op("Max", used, queries)
+	past := b.Op("Unsqueeze", b.Op("Sub", lengths, queries), b.Ints(1))
+	places = b.Op("Add", past, b.Op("Range", whole(b.Ints(0)), whole(queries), whole(b.Ints(1))))
+	if b.Node.Int("causal", 1) == 0 {
+		lengths = used
+	}
+	return lengths, places
+}
+
+// groupQueryRotation returns the function that rotates queries or keys of a
+// GroupQueryAttention node, and with the sign −1 turns a gradient back.
+func (b *Backward) groupQueryRotation(places Value) func(v Value, heads int64, sign float64) Value {
+	table := b.Fact(b.Input(7)).Shape
+	if len(table) != 2 || !table[1].Known() {
+		b.Fail(fmt.Errorf("the gradient needs the shape of cos_cache, which is not known before a run; make it a constant"))
+		table = []Dim{0, 0}
+	}
+	if ids := b.Input(9); ids != NoValue {
+		places = ids
+	}
+	return func(v Value, heads int64, sign float64) Value {
+		sin := b.Input(8)
+		if sign < 0 {
+			sin = b.Op("Neg", sin)
+		}
+		return b.Add(&onnx.Node{Domain: "com.microsoft", OpType: "RotaryEmbedding", Attributes: []*onnx.Attribute{
+			onnx.IntAttribute("num_heads", heads), onnx.IntAttribute("rotary_embedding_dim", 2*int64(table[1])),
+			onnx.IntAttribute("interleaved", b.Node.Int("rotary_interleaved", 0)),
+		}}, v, places, b.Input(7), sin)
+	}
+}
+
+// groupQueryScores returns the gradients of rotated queries and of present keys
+// and values of a GroupQueryAttention node, and states those of the bias of its
+// scores and of the sinks.
+func (b *Backward) groupQueryScores(in attended, lengths Value) []Value {
+	heads, causal := b.Node.Int("num_heads", 0), b.Node.Int("causal", 1)
+	n := &onnx.Node{Attributes: []*onnx.Attribute{onnx.IntAttribute("q_num_heads", heads), onnx.IntAttribute("kv_num_heads", b.Node.Int("kv_num_heads", 0)),
+		onnx.IntAttribute("is_causal", causal), onnx.FloatAttribute("softcap", b.Node.Float("softcap", 0))}}
+	if scale := b.Node.Float("scale", 0); scale != 0 {
+		n.Attributes = append(n.Attributes, onnx.FloatAttribute("scale", scale))
+	}
+	if window := b.Node.Int("local_window_size", -1); window > 0 && causal != 0 {
+		n.Attributes = append(n.Attributes, onnx.IntAttribute("left_window_size", window-1))
+	}
+	sink := b.Input(11)
+	if sink == NoValue && b.Node.Int("smooth_softmax", 0) != 0 {
+		sink = b.Op("Expand", b.Scalar(0, in[0]), b.Ints(heads))
+	}
+	d := b.attend(n, in, b.Input(10), lengths, b.Gradient(0), sink)
+	if b.Wants(10) {
+		b.Set(10, b.SumTo(d[3], b.Input(10)))
+	}
+	if b.Wants(11) {
+		b.Set(11, b.ReduceSum(d[4], false, 0, 2))
+	}
+	return d[:3]
 }

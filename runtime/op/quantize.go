@@ -18,15 +18,22 @@ func init() {
 		// added axis, 19 float8 and saturate, 21 blocks and output_dtype, 23
 		// precision, the others element types.
 		Operator{Name: "QuantizeLinear", Since: since, Inputs: Between(2, 3), Outputs: Exactly(1),
-			Attributes: []string{"axis", "saturate", "block_size", "output_dtype", "precision"}, Infer: inferQuantize},
+			Attributes: []string{"axis", "saturate", "block_size", "output_dtype", "precision"}, Infer: inferQuantize, Gradient: refuseRounding},
 		// DequantizeLinear: (x − zero point) · scale. Version 23 added
 		// output_dtype, the others are as above.
 		Operator{Name: "DequantizeLinear", Since: since, Inputs: Between(2, 3), Outputs: Exactly(1),
-			Attributes: []string{"axis", "block_size", "output_dtype"}, Infer: inferDequantize},
+			Attributes: []string{"axis", "block_size", "output_dtype"}, Infer: inferDequantize, Gradient: refuseRounding},
 		// DynamicQuantizeLinear, ONNX 11, chooses scale and zero point (outputs
 		// 1 and 2) such that uint8 holds 0 and all elements.
-		Operator{Name: "DynamicQuantizeLinear", Since: []int{11}, Inputs: Exactly(1), Outputs: Exactly(3), Infer: inferDynamicQuantize},
+		Operator{Name: "DynamicQuantizeLinear", Since: []int{11}, Inputs: Exactly(1), Outputs: Exactly(3), Infer: inferDynamicQuantize, Gradient: refuseRounding},
 	)
+}
+
+// refuseRounding is the Gradient of operators that compute with few integers,
+// and have a derivative of 0 or none.
+func refuseRounding(b *Backward) {
+	b.Fail(fmt.Errorf("what it rounds has %w; train the model in floating point, which \"fmoefy --dequantize\" makes of MLPs, "+
+		"or freeze the weights before it by a group of parameters", ErrNoGradient))
 }
 
 func inferQuantize(c *Inference) error {

@@ -11,10 +11,10 @@ func init() {
 	Register(
 		// MatMulInteger, ONNX 10: the int32 product of 8-bit matrices less
 		// their zero points, which may differ by row of A and column of B.
-		Operator{Name: "MatMulInteger", Since: []int{10}, Inputs: Between(2, 4), Outputs: Exactly(1), Infer: inferMatMulInteger},
+		Operator{Name: "MatMulInteger", Since: []int{10}, Inputs: Between(2, 4), Outputs: Exactly(1), Infer: inferMatMulInteger, Gradient: refuseRounding},
 		// QLinearMatMul, ONNX 10 and 21: the product of quantized matrices,
 		// quantized. Each operand is followed by its scale and zero point.
-		Operator{Name: "QLinearMatMul", Since: []int{10, 21}, Inputs: Exactly(8), Outputs: Exactly(1), Infer: inferQLinearMatMul},
+		Operator{Name: "QLinearMatMul", Since: []int{10, 21}, Inputs: Exactly(8), Outputs: Exactly(1), Infer: inferQLinearMatMul, Gradient: refuseRounding},
 	)
 }
 
