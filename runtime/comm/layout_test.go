@@ -93,3 +93,16 @@ func TestShare(t *testing.T) {
 		}
 	}
 }
+
+func TestGather(t *testing.T) {
+	err := comm.RunLocal(t.Context(), 3, comm.Options{}, func(ctx context.Context, c comm.Communicator) error {
+		list, err := comm.Gather(ctx, c, strings.Repeat("x", c.Rank()))
+		if got := fmt.Sprint(list); err == nil && got != "[ x xx]" {
+			t.Errorf("rank %d: %s", c.Rank(), got)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -58,20 +58,20 @@ func Weights(m *onnx.Model, trained []Named) ([]Named, error) {
 	if m == nil || m.Graph == nil {
 		return nil, errors.New("there is no model")
 	}
-	values := make(map[string]*tensor.Tensor, len(trained))
+	values := make(map[string]Named, len(trained))
 	for _, w := range trained {
-		if w.Tensor == nil || values[w.Name] != nil {
+		if w.Tensor == nil || values[w.Name].Tensor != nil {
 			return nil, fmt.Errorf("the weight %q has no value, or two", w.Name)
 		}
-		values[w.Name] = w.Tensor
+		values[w.Name] = w
 	}
 	var all []Named
 	for _, t := range m.Graph.Initializers {
-		if w := values[t.Name]; w != nil {
-			if err := fits(w.Type, w.Shape, t); err != nil {
+		if w := values[t.Name]; w.Tensor != nil {
+			if err := fits(w.Type, w.Whole(), t); err != nil {
 				return nil, err
 			}
-			all = append(all, Named{Name: t.Name, Tensor: w})
+			all = append(all, w)
 			delete(values, t.Name)
 			continue
 		}
@@ -86,7 +86,7 @@ func Weights(m *onnx.Model, trained []Named) ([]Named, error) {
 		all = append(all, Named{Name: t.Name, Tensor: &tensor.Tensor{Type: t.DataType, Shape: shapeOf(t), Data: data}})
 	}
 	for _, w := range trained {
-		if values[w.Name] != nil {
+		if values[w.Name].Tensor != nil {
 			return nil, fmt.Errorf("the model's graph has no initializer %q", w.Name)
 		}
 	}

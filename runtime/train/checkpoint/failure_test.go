@@ -72,6 +72,14 @@ func (d *faulty) Create(path string) (file, error) {
 	return &faultyFile{f, d, path}, err
 }
 
+func (d *faulty) Edit(path string) (file, error) {
+	if err := d.step("edit %s", path); err != nil {
+		return nil, err
+	}
+	f, err := d.disk.Edit(path)
+	return &faultyFile{f, d, path}, err
+}
+
 type faultyFile struct {
 	file
 	disk *faulty
@@ -97,6 +105,18 @@ func (f *faultyFile) Write(b []byte) (int, error) {
 	d.fault = "write " + f.path
 	return n, d.err
 }
+
+func (f *faultyFile) WriteAt(b []byte, at int64) (int, error) {
+	return (&faultyFile{offsetFile{f.file, at}, f.disk, f.path}).Write(b)
+}
+
+// offsetFile is a file that is written from an offset on.
+type offsetFile struct {
+	file
+	at int64
+}
+
+func (f offsetFile) Write(b []byte) (int, error) { return f.WriteAt(b, f.at) }
 
 func (f *faultyFile) Sync() error { return f.disk.step("sync %s", f.path) }
 

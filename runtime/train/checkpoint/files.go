@@ -15,6 +15,7 @@ import (
 type fileSystem interface {
 	Mkdir(path string) error
 	Create(path string) (file, error) // fails where there is one
+	Edit(path string) (file, error)   // one that is there, to write within it
 	Rename(from, to string) error
 	RemoveAll(path string) error
 	SyncDir(path string) error
@@ -22,6 +23,7 @@ type fileSystem interface {
 
 type file interface {
 	io.WriteCloser
+	io.WriterAt
 	Sync() error
 }
 
@@ -35,6 +37,8 @@ func (disk) RemoveAll(path string) error  { return os.RemoveAll(path) }
 func (disk) Create(path string) (file, error) {
 	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 }
+
+func (disk) Edit(path string) (file, error) { return os.OpenFile(path, os.O_WRONLY, 0) }
 
 // SyncDir makes names in a directory permanent, on systems that can.
 func (disk) SyncDir(path string) error {

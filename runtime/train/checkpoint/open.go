@@ -224,8 +224,8 @@ func (t *Tensors) Tensor(name string) (*tensor.Tensor, error) {
 	return t.files[i].Tensor(name)
 }
 
-// CopyTo copies tensors into those given, by name. Types and shapes must be
-// the same; where one is not there or is another, nothing is copied. There may
+// CopyTo copies tensors, or parts of them, into those given, by name. Types and
+// shapes of the whole must be the same; where one is not there or is another, nothing is copied. There may
 // be more tensors in the checkpoint.
 func (t *Tensors) CopyTo(into []Named) error {
 	from := make([]*tensor.Tensor, len(into))
@@ -234,13 +234,15 @@ func (t *Tensors) CopyTo(into []Named) error {
 		if err != nil {
 			return err
 		}
-		if x.Type != n.Type || !slices.Equal(x.Shape, n.Shape) || len(x.Data) != len(n.Data) {
-			return fmt.Errorf("checkpoint %s: the %s %q is %s, not %s: it was saved by a run of another model or optimizer", t.path, t.what, n.Name, x, n.Tensor)
+		if x.Type != n.Type || !slices.Equal(x.Shape, n.Whole()) {
+			return fmt.Errorf("checkpoint %s: the %s %q is %s, not %s: it was saved by a run of another model or optimizer", t.path, t.what, n.Name, x, n.Type.String()+tensor.FormatShape(n.Whole()))
 		}
 		from[i] = x
 	}
 	for i, n := range into {
-		copy(n.Data, from[i].Data)
+		if err := n.TakeFrom(from[i]); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -10,12 +10,14 @@ import (
 	"syscall"
 
 	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime/tensor"
 	"github.com/fmoe-go/fmoe/runtime/train/safetensors"
 )
 
 // Writer is a checkpoint that is being written. Any number of processes write
-// shards into its directory; one of them began it, gathers what WriteShards
-// told each, and commits. How many there were, nobody can tell from the result.
+// into its directory, each shards of its own or, by a [Plan], parts of the same
+// ones; one of them began it, gathers what the others tell, and commits. How
+// many there were, nobody can tell from the result.
 type Writer struct {
 	run  *Run
 	step int64
@@ -81,7 +83,7 @@ func split(tensors []Named, limit int64) [][]Named {
 	for _, t := range tensors {
 		size := int64(0)
 		if t.Tensor != nil {
-			size = int64(len(t.Data))
+			size = int64(tensor.ByteSize(t.Type, t.Len()))
 		}
 		if len(shards) == 0 || size > room {
 			shards, room = append(shards, nil), limit

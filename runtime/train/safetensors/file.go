@@ -14,12 +14,19 @@ import (
 type Named struct {
 	Name string
 	*tensor.Tensor
+	// Part says of which larger tensor this is a part; nil where it is whole.
+	Part *Part
 }
 
 // Write writes a file of the tensors, straight from their memory, and returns
 // where in it they are. It fails before the first byte where a tensor's type
 // is not one of the format's or a name comes twice.
 func Write(w io.Writer, tensors []Named, metadata map[string]string) ([]Entry, error) {
+	for _, t := range tensors {
+		if err := check(t); err != nil {
+			return nil, fmt.Errorf("tensor %q: %w", t.Name, err)
+		}
+	}
 	head, order, entries, err := layout(tensors, metadata)
 	if err != nil {
 		return nil, err
@@ -33,6 +40,14 @@ func Write(w io.Writer, tensors []Named, metadata map[string]string) ([]Entry, e
 		}
 	}
 	return entries, nil
+}
+
+// Layout returns the bytes with which a file of the tensors begins, and where
+// in it their elements are, which need not be in memory. It fails as [Write]
+// does.
+func Layout(tensors []Named, metadata map[string]string) (head []byte, entries []Entry, err error) {
+	head, _, entries, err = layout(tensors, metadata)
+	return head, entries, err
 }
 
 // File is a file that is open for reading.

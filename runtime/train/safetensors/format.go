@@ -73,7 +73,7 @@ func layout(tensors []Named, metadata map[string]string) (head []byte, order []i
 	seen := make(map[string]bool)
 	for i, t := range tensors {
 		order[i] = i
-		if err := check(t); err != nil {
+		if err := checkType(t); err != nil {
 			return nil, nil, nil, fmt.Errorf("tensor %q: %w", t.Name, err)
 		}
 		if seen[t.Name] {
@@ -104,7 +104,7 @@ func layout(tensors []Named, metadata map[string]string) (head []byte, order []i
 	end := int64(0)
 	for _, i := range order {
 		t := tensors[i]
-		e := Entry{t.Name, t.Type, append([]int{}, t.Shape...), end, int64(len(t.Data))}
+		e := Entry{t.Name, t.Type, append([]int{}, t.Shape...), end, int64(tensor.ByteSize(t.Type, t.Len()))}
 		end += e.Size
 		entries = append(entries, e)
 		err = errors.Join(err, put(t.Name, info{typeNames[t.Type], e.Shape, [2]int64{e.Offset, end}}))
@@ -125,7 +125,19 @@ func layout(tensors []Named, metadata map[string]string) (head []byte, order []i
 	return append(binary.LittleEndian.AppendUint64(nil, uint64(header.Len())), header.Bytes()...), order, entries, nil
 }
 
+// check reports where a tensor cannot be written.
 func check(t Named) error {
+	if err := checkType(t); err != nil {
+		return err
+	}
+	if n := tensor.ByteSize(t.Type, t.Len()); n != len(t.Data) {
+		return fmt.Errorf("%s takes %d bytes, it has %d", t.Tensor, n, len(t.Data))
+	}
+	return nil
+}
+
+// checkType reports where the format has no tensor of the name, type and shape.
+func checkType(t Named) error {
 	switch {
 	case t.Tensor == nil:
 		return errors.New("it has no value")
@@ -134,10 +146,7 @@ func check(t Named) error {
 	case !Supports(t.Type):
 		return fmt.Errorf("the format has no elements of type %s", t.Type)
 	}
-	n, err := tensor.CheckedCount(t.Type, t.Shape)
-	if err == nil && tensor.ByteSize(t.Type, n) != len(t.Data) {
-		err = fmt.Errorf("%s takes %d bytes, it has %d", t.Tensor, tensor.ByteSize(t.Type, n), len(t.Data))
-	}
+	_, err := tensor.CheckedCount(t.Type, t.Shape)
 	return err
 }
 

@@ -41,9 +41,9 @@ func sample() []Named {
 				x.Data[i] = byte(37*i + int(t))
 			}
 		}
-		all = append(all, Named{"of/" + t.String(), x})
+		all = append(all, Named{Name: "of/" + t.String(), Tensor: x})
 	}
-	return append(all, Named{`"quoted" <ü>` + "\n", tensor.Scalar[float32](1.5)}, Named{"empty", tensor.New(onnx.Float32, 3, 0)}, Named{"", tensor.New(onnx.Int64)})
+	return append(all, Named{Name: `"quoted" <ü>` + "\n", Tensor: tensor.Scalar[float32](1.5)}, Named{Name: "empty", Tensor: tensor.New(onnx.Float32, 3, 0)}, Named{Name: "", Tensor: tensor.New(onnx.Int64)})
 }
 
 func writeFile(t testing.TB, content []byte) string {
@@ -172,14 +172,14 @@ func TestWriteRefuses(t *testing.T) {
 		tensors []Named
 		want    string
 	}{
-		{"strings", []Named{{"s", tensor.FromStrings([]string{"a"})}}, `tensor "s": the format has no elements of type string`},
-		{"four bits", []Named{{"q", tensor.New(onnx.Int4, 2)}}, `tensor "q": the format has no elements of type int4`},
-		{"one name twice", []Named{{"x", x}, {"x", x}}, `two tensors "x"`},
-		{"no value", []Named{{"x", nil}}, "no value"},
-		{"the name of the metadata", []Named{{"__metadata__", x}}, "does not allow this name"},
-		{"a name that is not UTF-8", []Named{{"\xff", x}}, "does not allow this name"},
-		{"too few bytes", []Named{{"x", &tensor.Tensor{Type: onnx.Float32, Shape: []int{2}, Data: x.Data}}}, "float32[2] takes 8 bytes, it has 4"},
-		{"a negative dimension", []Named{{"x", &tensor.Tensor{Type: onnx.Float32, Shape: []int{-1}, Data: x.Data}}}, "negative dimension"},
+		{"strings", []Named{{Name: "s", Tensor: tensor.FromStrings([]string{"a"})}}, `tensor "s": the format has no elements of type string`},
+		{"four bits", []Named{{Name: "q", Tensor: tensor.New(onnx.Int4, 2)}}, `tensor "q": the format has no elements of type int4`},
+		{"one name twice", []Named{{Name: "x", Tensor: x}, {Name: "x", Tensor: x}}, `two tensors "x"`},
+		{"no value", []Named{{Name: "x", Tensor: nil}}, "no value"},
+		{"the name of the metadata", []Named{{Name: "__metadata__", Tensor: x}}, "does not allow this name"},
+		{"a name that is not UTF-8", []Named{{Name: "\xff", Tensor: x}}, "does not allow this name"},
+		{"too few bytes", []Named{{Name: "x", Tensor: &tensor.Tensor{Type: onnx.Float32, Shape: []int{2}, Data: x.Data}}}, "float32[2] takes 8 bytes, it has 4"},
+		{"a negative dimension", []Named{{Name: "x", Tensor: &tensor.Tensor{Type: onnx.Float32, Shape: []int{-1}, Data: x.Data}}}, "negative dimension"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var b bytes.Buffer
@@ -300,7 +300,7 @@ func FuzzParse(f *testing.F) {
 		var tensors []Named
 		for _, e := range entries {
 			data := content[e.Offset : e.Offset+e.Size]
-			tensors = append(tensors, Named{e.Name, &tensor.Tensor{Type: e.Type, Shape: e.Shape, Data: data}})
+			tensors = append(tensors, Named{Name: e.Name, Tensor: &tensor.Tensor{Type: e.Type, Shape: e.Shape, Data: data}})
 		}
 		var written bytes.Buffer
 		if _, err := Write(&written, tensors, metadata); err != nil {
