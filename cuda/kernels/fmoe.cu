@@ -1,151 +1,5 @@
-// FMoE: the gate's choice, a stable counting sort of slots by expert, the experts' products and the sum of each token's
-// slots. Counts and offsets stay on the device.
+// FMoE: the experts' products, and the sum of each token's slots.
 #include "common.cuh"
-
-// A warp chooses the k experts with the largest logits of a token, the lower index first where two are equal, and weighs
-// them by a softmax over those, or over all experts. R is the router's type.
-struct Choose {
-    float *logits; const void *bias; // [tokens, experts]; the bias is added to them
-    int *indices; float *scores;     // [tokens, k]
-    i64 *outIndices; void *outScores, *outLogits; // of the node, or null
-    int tokens, experts, k, normalize;
-    float scaling;
-};
-template <typename R> __device__ void choose(const Choose &p) {
-    int token = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
-    if (token >= p.tokens) return;
-    float *row = p.logits + (i64)token * p.experts;
-    const R *bias = (const R *)p.bias;
-    for (int e = lane; e < p.experts; e += 32) {
-        if (bias) row[e] += load(bias[e]);
-        if (p.outLogits) ((R *)p.outLogits)[(i64)token * p.experts + e] = store<R>(row[e]);
-    }
-    __syncwarp();
-    float last = INFINITY, first = 0.0f, sum = 0.0f;
-    int lastIndex = -1;
-    for (int j = 0; j < p.k; j++) {
-        float best = -INFINITY;
-        int at = 0x7fffffff;
-        for (int e = lane; e < p.experts; e += 32) {
-            float x = row[e];
-            if (x != x) x = -INFINITY;
-            if ((x < last || (x == last && e > lastIndex)) && (x > best || (x == best && e < at))) best = x, at = e;
-        }
-        for (int i = 16; i > 0; i >>= 1) {
-            float x = __shfl_xor_sync(~0u, best, i);
-            int e = __shfl_xor_sync(~0u, at, i);
-            if (x > best || (x == best && e < at)) best = x, at = e;
-        }
-        if (j == 0) first = best;
-        float score = expf(best - first);
-        if (p.normalize) sum += score;
-        if (lane == 0) p.indices[(i64)token * p.k + j] = at, p.scores[(i64)token * p.k + j] = score;
-        last = best, lastIndex = at;
-    }
-    if (!p.normalize) {
-        for (int e = lane; e < p.experts; e += 32) sum += expf(row[e] - first);
-        for (int i = 16; i > 0; i >>= 1) sum += __shfl_xor_sync(~0u, sum, i);
-    }
-    __syncwarp();
-    for (int j = lane; j < p.k; j += 32) {
-        i64 i = (i64)token * p.k + j;
-        float score = p.scores[i] / sum * p.scaling;
-        p.scores[i] = score;
-        if (p.outScores) ((R *)p.outScores)[i] = store<R>(score);
-        if (p.outIndices) p.outIndices[i] = p.indices[i];
-    }
-}
-#define CHOOSE(T, ending) extern "C" __global__ void choose_##ending(Choose p) { choose<T>(p); }
-FLOATS(CHOOSE)
-
-// The sort goes through chunks of slots: each is counted, counts are added up over experts and chunks, and slots get their
-// rows in their order.
-#define CHUNK 1024
-struct Sort {
-    const int *indices; int *counts; // [slots], [chunks, experts]
-    int *offsets, *tiles;            // [experts+1]: first row, and first tile of rows, of each expert
-    int *row, *token;                // [slots]: row of each slot, and token of each row
-    i64 *outCounts;                  // of the node, or null
-    int slots, experts, k, tile;
-};
-
-// A thread for each expert goes through its block's chunk.
-extern "C" __global__ void count(Sort p) {
-    __shared__ int chunk[CHUNK];
-    int first = blockIdx.x * CHUNK, n = min(CHUNK, p.slots - first);
-    for (int i = threadIdx.x; i < n; i += blockDim.x) chunk[i] = p.indices[first + i];
-    __syncthreads();
-    for (int e = threadIdx.x; e < p.experts; e += blockDim.x) {
-        int total = 0;
-        for (int i = 0; i < n; i++) total += chunk[i] == e;
-        p.counts[(i64)blockIdx.x * p.experts + e] = total;
-    }
-}
-
-// One block; counts become the rows with which each chunk's slots of an expert begin.
-extern "C" __global__ void offsets(Sort p) {
-    int chunks = (p.slots + CHUNK - 1) / CHUNK;
-    for (int e = threadIdx.x; e < p.experts; e += blockDim.x) {
-        int total = 0;
-#pragma unroll 16
-        for (int c = 0; c < chunks; c++) total += p.counts[(i64)c * p.experts + e];
-        p.offsets[e] = total;
-    }
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        int row = 0, tile = 0;
-        for (int e = 0; e < p.experts; e++) {
-            int n = p.offsets[e];
-            if (p.outCounts) p.outCounts[e] = n;
-            p.offsets[e] = row, p.tiles[e] = tile;
-            row += n, tile += (n + p.tile - 1) / p.tile;
-        }
-        p.offsets[p.experts] = row, p.tiles[p.experts] = tile;
-    }
-    __syncthreads();
-    for (int e = threadIdx.x; e < p.experts; e += blockDim.x) {
-        int row = p.offsets[e];
-        for (int c = 0; c < chunks; c += 16) { // many loads at a time, as each takes long
-            int n[16];
-#pragma unroll
-            for (int i = 0; i < 16; i++) n[i] = c + i < chunks ? p.counts[(i64)(c + i) * p.experts + e] : 0;
-#pragma unroll
-            for (int i = 0; i < 16; i++) {
-                if (c + i < chunks) p.counts[(i64)(c + i) * p.experts + e] = row;
-                row += n[i];
-            }
-        }
-    }
-}
-
-// A block of 256 threads goes through its chunk a slot a thread. Slots of an expert are ranked within their warp, and warps
-// by what those before them have of it.
-#define MAX_EXPERTS 1024
-extern "C" __global__ void place(Sort p) {
-    __shared__ int next[MAX_EXPERTS], had[8][MAX_EXPERTS];
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    for (int e = threadIdx.x; e < p.experts; e += 256) next[e] = p.counts[(i64)blockIdx.x * p.experts + e];
-    for (int round = 0; round < CHUNK / 256; round++) {
-        int i = blockIdx.x * CHUNK + round * 256 + threadIdx.x, e = i < p.slots ? p.indices[i] : -1;
-        for (int w = 0; w < 8; w++)
-            for (int n = threadIdx.x; n < p.experts; n += 256) had[w][n] = 0;
-        __syncthreads();
-        u32 alike = __match_any_sync(~0u, e);
-        int rank = __popc(alike & ((1u << lane) - 1));
-        if (e >= 0 && rank == 0) had[warp][e] = __popc(alike);
-        __syncthreads();
-        if (e >= 0) {
-            int row = next[e] + rank;
-            for (int w = 0; w < warp; w++) row += had[w][e];
-            p.row[i] = row;
-            p.token[row] = i / p.k;
-        }
-        __syncthreads();
-        for (int n = threadIdx.x; n < p.experts; n += 256)
-            for (int w = 0; w < 8; w++) next[n] += had[w][n];
-        __syncthreads();
-    }
-}
 
 // Y = finish(X·Wᵀ + bias) for the rows of all experts in one launch: a block computes a tile of one expert's rows.
 // X's rows are those of token, where that is given.
@@ -457,7 +311,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) wgmma_product_bf16(Product 
 extern "C" __global__ void __launch_bounds__(256, 2) wgmma_product_f16(Product p) { wgmmaProduct<__half>(p); }
 #endif
 
-// y = Σ score·result over a token's slots, in their order. A block computes a token, each thread W columns side by side.
+// y = Σ score·result over a token's slots, in their order, but for those that are dropped (row −1). A block computes a token, each thread W columns side by side.
 struct Combine { const void *result; const float *scores; const int *row; void *y; int d, k; };
 template <typename T, int W> struct __align__(sizeof(T) * W) Some { T x[W]; };
 template <typename T, int W> __device__ void combine(const Combine &p) {
@@ -465,8 +319,10 @@ template <typename T, int W> __device__ void combine(const Combine &p) {
     for (int column = threadIdx.x * W; column < p.d; column += blockDim.x * W) {
         float sums[W] = {};
         for (int j = 0; j < p.k; j++) {
+            int row = p.row[slot + j];
+            if (row < 0) continue;
             float score = p.scores[slot + j];
-            Some<T, W> part = *(const Some<T, W> *)((const T *)p.result + (i64)p.row[slot + j] * p.d + column);
+            Some<T, W> part = *(const Some<T, W> *)((const T *)p.result + (i64)row * p.d + column);
 #pragma unroll
             for (int i = 0; i < W; i++) sums[i] += score * load(part.x[i]);
         }

@@ -1,0 +1,340 @@
+//go:build fmoecuda
+
+package cuda_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/fmoe-go/fmoe/cuda"
+	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime"
+	"github.com/fmoe-go/fmoe/runtime/moe"
+	"github.com/fmoe-go/fmoe/runtime/tensor"
+)
+
+// router is an FMoE node of small experts: what is tested is its gate.
+type router struct {
+	attributes []*onnx.Attribute
+	in         [moe.InputCount]*tensor.Tensor
+}
+
+// model returns the node with all outputs that tell of the gate, all of its
+// inputs being the model's, but for the weights.
+func (r router) model() (*onnx.Model, map[string]*tensor.Tensor) {
+	n := &onnx.Node{Name: "moe", Domain: moe.Domain, OpType: moe.OpType, Attributes: r.attributes,
+		Inputs: make([]string, moe.InputCount), Outputs: moe.OutputNames[:moe.OutputHidden]}
+	g := &onnx.Graph{Name: "gate", Nodes: []*onnx.Node{n}}
+	inputs := map[string]*tensor.Tensor{}
+	value := func(name string, x *tensor.Tensor) *onnx.ValueInfo {
+		shape := &onnx.Shape{}
+		for _, d := range x.Shape {
+			shape.Dims = append(shape.Dims, onnx.Dim{Known: true, Value: int64(d)})
+		}
+		return &onnx.ValueInfo{Name: name, Type: &onnx.Type{Kind: onnx.KindTensor, ElemType: x.Type, Shape: shape}}
+	}
+	for slot, x := range r.in {
+		if x == nil {
+			continue
+		}
+		n.Inputs[slot] = moe.InputNames[slot]
+		switch slot {
+		case moe.InputX, moe.InputMask, moe.InputStep:
+			inputs[n.Inputs[slot]] = x
+			g.Inputs = append(g.Inputs, value(n.Inputs[slot], x))
+		default:
+			g.Initializers = append(g.Initializers, x.ToONNX(n.Inputs[slot]))
+		}
+	}
+	for _, name := range n.Outputs {
+		g.Outputs = append(g.Outputs, &onnx.ValueInfo{Name: name})
+	}
+	m := &onnx.Model{IRVersion: 10, Graph: g, OpsetImports: []onnx.OpsetImport{{Version: 23}, {Domain: moe.Domain, Version: moe.Version}}}
+	return m, inputs
+}
+
+// experts gives the node experts whose weights do not matter.
+func (r *router) experts(t onnx.DataType, experts, d int) {
+	random := rand.New(rand.NewPCG(3, 4))
+	r.in[moe.InputFC1Weight] = numbers(random, t, 1, experts, 2, d)
+	r.in[moe.InputFC2Weight] = numbers(random, t, 1, experts, d, 2)
+}
+
+// onGPU runs a model on the GPU, twice, and expects the same bits, and that it
+// was the GPU that computed: inputs are uploaded then.
+func onGPU(t *testing.T, m *onnx.Model, inputs map[string]*tensor.Tensor) map[string]*tensor.Tensor {
+	t.Helper()
+	s, err := runtime.New(m, runtime.Options{Device: cuda.Name, Profile: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	got, err := s.Run(context.Background(), inputs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(s.Profile(), func(n runtime.NodeTime) bool { return n.OpType == "Upload" }) {
+		t.Error("the CPU computed it")
+	}
+	again := run(t, m, cuda.Name, inputs)
+	for name, x := range got {
+		if string(x.Data) != string(again[name].Data) {
+			t.Errorf("%s has other bits in a second run", name)
+		}
+	}
+	return got
+}
+
+// wantEqual compares integers.
+func wantEqual(t *testing.T, name string, got *tensor.Tensor, want []int64) {
+	t.Helper()
+	for i, x := range tensor.Of[int64](got) {
+		if x != want[i] {
+			t.Fatalf("%s: element %d is %d, want %d", name, i, x, want[i])
+		}
+	}
+}
+
+// wantNear compares numbers, whose error may be tolerance times what they are,
+// at least 1.
+func wantNear(t *testing.T, name string, got *tensor.Tensor, want []float64, tolerance float64) {
+	t.Helper()
+	have, err := tensor.Float64s(got)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, x := range have {
+		if !(math.Abs(x-want[i]) <= tolerance*max(1, math.Abs(want[i]))) {
+			t.Fatalf("%s: element %d is %v, want %v", name, i, x, want[i])
+		}
+	}
+}
+
+// TestGatesAsReferences: gates decide as the references in package moe's test
+// data do.
+func TestGatesAsReferences(t *testing.T) {
+	needGPU(t)
+	files, err := filepath.Glob(filepath.Join("..", "runtime", "moe", "testdata", "gates", "*.json"))
+	if len(files) == 0 || err != nil {
+		t.Fatal(files, err)
+	}
+	for _, file := range files {
+		if filepath.Base(file) == "random.json" {
+			continue // numbers, not cases
+		}
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var cases []reference
+		if err := json.Unmarshal(data, &cases); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range cases {
+			if c.Training && c.First != 0 || c.Sequence > 0 && c.Tokens%c.Sequence != 0 {
+				continue // not a batch of one worker, or of whole sequences
+			}
+			t.Run(c.Name, c.test)
+		}
+	}
+}
+
+// reference is a case of runtime/moe/testdata/gates.py.
+type reference struct {
+	Name                        string
+	Tokens, Experts             int
+	Training                    bool
+	Step, First                 int64
+	Sequence                    int
+	Attributes                  map[string]any
+	Logits, Noise, Bias, Scores []float64
+	Mask                        []bool
+	Indices                     []int64
+	Loss                        float64
+	ZLoss                       float64 `json:"z_loss"`
+}
+
+// test has tokens that are their logits, followed by what the noisy gate's
+// second projection gives: routers pick their halves.
+func (c reference) test(t *testing.T) {
+	d := 2 * c.Experts
+	var r router
+	fractional := []string{moe.AttributeCapacityTrain, moe.AttributeCapacityEval, moe.AttributeJitter, moe.AttributeFraction, moe.AttributeRoutedScaling}
+	for name, value := range c.Attributes {
+		switch x := value.(type) {
+		case string:
+			r.attributes = append(r.attributes, onnx.StringAttribute(name, x))
+		case float64:
+			if slices.Contains(fractional, name) {
+				r.attributes = append(r.attributes, onnx.FloatAttribute(name, float32(x)))
+			} else {
+				r.attributes = append(r.attributes, onnx.IntAttribute(name, int64(x)))
+			}
+		}
+	}
+	shape := []int{c.Tokens}
+	if c.Sequence > 0 {
+		shape = []int{c.Tokens / c.Sequence, c.Sequence}
+	}
+	x, gate, noise := tensor.New(onnx.Float32, append(shape, d)...), tensor.New(onnx.Float32, d, c.Experts), tensor.New(onnx.Float32, d, c.Experts)
+	for n := range c.Tokens {
+		row := tensor.Of[float32](x)[n*d:]
+		for e := range c.Experts {
+			row[e] = float32(c.Logits[n*c.Experts+e])
+			if c.Noise != nil {
+				row[c.Experts+e] = float32(c.Noise[n*c.Experts+e])
+			}
+		}
+	}
+	for e := range c.Experts {
+		tensor.Of[float32](gate)[e*c.Experts+e], tensor.Of[float32](noise)[(c.Experts+e)*c.Experts+e] = 1, 1
+	}
+	r.experts(onnx.Float32, c.Experts, d)
+	r.in[moe.InputX], r.in[moe.InputGateWeight] = x, gate
+	if c.Noise != nil {
+		r.in[moe.InputNoiseWeight] = noise
+	}
+	if c.Bias != nil {
+		bias := tensor.New(onnx.Float32, c.Experts)
+		tensor.ConvertFloat(bias, tensor.FromSlice(c.Bias, c.Experts))
+		r.in[moe.InputSelectionBias] = bias
+	}
+	if c.Mask != nil {
+		r.in[moe.InputMask] = tensor.FromSlice(c.Mask, shape...)
+	}
+	if c.Training {
+		r.in[moe.InputStep] = tensor.Scalar(c.Step)
+	}
+	m, inputs := r.model()
+	out := onGPU(t, m, inputs)
+	wantEqual(t, "expert_indices", out["expert_indices"], c.Indices)
+	count := make([]int64, c.Experts)
+	for _, e := range c.Indices {
+		if e >= 0 {
+			count[e]++
+		}
+	}
+	wantEqual(t, "expert_count", out["expert_count"], count)
+	wantNear(t, "expert_scores", out["expert_scores"], c.Scores, 1e-6)
+	wantNear(t, "aux_loss", out["aux_loss"], []float64{c.Loss}, 1e-6)
+	wantNear(t, "z_loss", out["z_loss"], []float64{c.ZLoss}, 1e-6)
+}
+
+// gateTest is a gate with options before tokens and experts.
+type gateTest struct {
+	moe.Config
+	tokens, sequences, experts int
+	training, mask, bias       bool
+	t, router                  onnx.DataType
+}
+
+// gateTests are those of every gate, in evaluation and in training, with and
+// without a mask and a bias.
+func gateTests() []gateTest {
+	var list []gateTest
+	for _, gate := range moe.Gates() {
+		for i, size := range []struct{ tokens, experts, k int }{{1, 4, 1}, {333, 8, 2}, {1027, 33, 5}, {259, 256, 8}} {
+			for _, training := range []bool{false, true} {
+				c := moe.DefaultConfig(gate)
+				c.TopK, c.Tile, c.Layer, c.Seed = size.k, min(c.Tile, 16), 3, 1<<33+5
+				for _, k := range []int{size.k, 2, 1} { // what the gate takes
+					if c.TopK = k; c.Check(size.experts) == nil {
+						break
+					}
+				}
+				kind, _ := moe.KindOf(gate)
+				if workers := []int{1, 4, 3, 16}[i]; kind.Workers {
+					c.Workers = workers
+					c.WorkersPerNode = max(1, workers/2)
+					if workers%c.WorkersPerNode != 0 {
+						c.WorkersPerNode = 1
+					}
+				}
+				if gate == moe.GateSigmoid && size.experts%4 == 0 {
+					c.Groups, c.TopGroups = size.experts/4, max(1, size.experts/8)
+				}
+				list = append(list, gateTest{Config: c, tokens: size.tokens, sequences: 1 + 2*(i%2), experts: size.experts,
+					training: training, mask: i%2 == 1, bias: i > 1, t: onnx.Float32, router: onnx.Float32})
+			}
+		}
+	}
+	return list
+}
+
+func (g gateTest) String() string {
+	return fmt.Sprintf("%s N=%d T=%d k=%d workers=%d training=%t mask=%t bias=%t %s", g.Gate, g.tokens, g.experts, g.TopK, g.Workers, g.training, g.mask, g.bias, g.t)
+}
+
+// node returns one whose logits are multiples of 1/64, so that they are
+// exact in whatever order a product is computed.
+func (g gateTest) node() router {
+	random := rand.New(rand.NewPCG(5, uint64(g.tokens)))
+	const d = 6
+	exact := func(t onnx.DataType, steps int, size float32, shape ...int) *tensor.Tensor {
+		x := tensor.New(onnx.Float32, shape...)
+		for i := range tensor.Of[float32](x) {
+			tensor.Of[float32](x)[i] = float32(random.IntN(2*steps+1)-steps) * size
+		}
+		y := tensor.New(t, shape...)
+		tensor.ConvertFloat(y, x)
+		return y
+	}
+	r := router{attributes: g.Encode()}
+	r.experts(g.t, g.experts, d)
+	shape := []int{g.tokens, d}
+	if g.tokens%g.sequences == 0 {
+		shape = []int{g.sequences, g.tokens / g.sequences, d}
+	}
+	r.in[moe.InputX] = exact(g.t, 31, 1./8, shape...)
+	r.in[moe.InputGateWeight] = exact(g.router, 5, 1./8, d, g.experts)
+	kind, _ := moe.KindOf(g.Gate)
+	if g.bias {
+		r.in[moe.InputGateBias] = exact(g.router, 9, 1./64, g.experts)
+		if kind.SelectionBias {
+			r.in[moe.InputSelectionBias] = exact(g.router, 9, 1./64, g.experts)
+		}
+	}
+	if g.mask {
+		mask := tensor.New(onnx.Bool, shape[:len(shape)-1]...)
+		for i := range mask.Data {
+			mask.Data[i] = byte(min(1, i%5))
+		}
+		r.in[moe.InputMask] = mask
+	}
+	if g.training {
+		r.in[moe.InputStep] = tensor.Scalar(int64(7))
+		if kind.Noisy {
+			r.in[moe.InputNoiseWeight] = exact(g.router, 5, 1./8, d, g.experts)
+		}
+	}
+	return r
+}
+
+// TestGatesAsCPU: gates choose exactly as on the CPU.
+func TestGatesAsCPU(t *testing.T) {
+	needGPU(t)
+	for _, g := range gateTests() {
+		t.Run(g.String(), func(t *testing.T) {
+			m, inputs := g.node().model()
+			want, got := run(t, m, "cpu", inputs), onGPU(t, m, inputs)
+			for name, w := range want {
+				if w.Type == onnx.Int64 {
+					wantEqual(t, name, got[name], tensor.Of[int64](w))
+					continue
+				}
+				numbers, err := tensor.Float64s(w)
+				if err != nil {
+					t.Fatal(err)
+				}
+				wantNear(t, name, got[name], numbers, 1e-5)
+			}
+		})
+	}
+}
