@@ -8,6 +8,7 @@ import (
 	goruntime "runtime"
 
 	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime/comm"
 	"github.com/fmoe-go/fmoe/runtime/device"
 	"github.com/fmoe-go/fmoe/runtime/op"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
@@ -24,6 +25,9 @@ func init() {
 type Device struct {
 	pool    *pool
 	release func([]byte) // see [device.Options]
+	workers *comm.Groups // nil for one that is alone
+	memory  memoryPool
+	kept    keptRows
 }
 
 // New starts a device.
@@ -33,6 +37,9 @@ func New(o device.Options) *Device {
 		threads = goruntime.GOMAXPROCS(0)
 	}
 	d := &Device{pool: newPool(threads), release: o.Release}
+	if !o.Workers.Alone() {
+		d.workers = o.Workers
+	}
 	if d.release == nil {
 		d.release = func([]byte) {}
 	}

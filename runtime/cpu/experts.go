@@ -5,6 +5,7 @@ import (
 
 	"github.com/fmoe-go/fmoe/internal/simd"
 	"github.com/fmoe-go/fmoe/runtime/device"
+	"github.com/fmoe-go/fmoe/runtime/moe"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
 
@@ -78,23 +79,50 @@ func (p *projection[T]) apply(out []T, stride int, rows simd.Matrix[T], expert, 
 	}
 }
 
-// pieces cuts the rows of all experts, sorted by expert, times the outputs of
-// a projection into pieces of similar work.
+// pieces cuts rows, sorted by expert, times the outputs of a projection into
+// pieces of similar work.
 type pieces struct {
-	offset  []int // where each expert's rows begin
-	first   []int // [T+1] each expert's first piece
-	packed  bool
-	colStep int
-	cols    int
-	grain   int // pieces that are worth a thread
+	segments []moe.Segment
+	first    []int // [segments+1] each segment's first piece
+	packed   bool
+	colStep  int
+	cols     int
+	grain    int // pieces that are worth a thread
 }
 
-// cut plans the layer for rows that are sorted by expert, as offset says, and
-// returns the number of pieces. It allocates nothing once s.first has room.
-func (p *projection[T]) cut(s *pieces, offset []int, threads int) int {
+// all makes a segment of the rows of each expert, which begin where offset says.
+func (s *pieces) all(offset []int) {
+	s.segments = s.segments[:0]
+	for e := range len(offset) - 1 {
+		s.segments = append(s.segments, moe.Segment{Expert: e, Row: offset[e], Rows: offset[e+1] - offset[e]})
+	}
+}
+
+// rows counts the rows of all segments.
+func (s *pieces) rows() (n int) {
+	for _, segment := range s.segments {
+		n += segment.Rows
+	}
+	return n
+}
+
+// eachRow calls body for the rows lo … hi of all segments, which are counted
+// from the first one's.
+func (s *pieces) eachRow(lo, hi int, body func(lo, hi int)) {
+	for _, segment := range s.segments {
+		if from, to := max(lo, 0), min(hi, segment.Rows); from < to {
+			body(segment.Row+from, segment.Row+to)
+		}
+		lo, hi = lo-segment.Rows, hi-segment.Rows
+	}
+}
+
+// cut plans the layer for the segments, and returns the number of pieces. It
+// allocates nothing once s.first has room.
+func (p *projection[T]) cut(s *pieces, threads int) int {
 	depth, tile := p.stack.rows, simd.TileCols[T]()
-	s.offset, s.cols = offset, p.stack.cols
-	rows := offset[len(offset)-1]
+	s.cols = p.stack.cols
+	rows := s.rows()
 	if rows == 0 || s.cols == 0 {
 		return 0
 	}
@@ -113,29 +141,29 @@ func (p *projection[T]) cut(s *pieces, offset []int, threads int) int {
 func (s *pieces) count() int {
 	s.first = s.first[:0]
 	n, across := 0, (s.cols+s.colStep-1)/s.colStep
-	for e := range len(s.offset) - 1 {
+	for _, segment := range s.segments {
 		s.first = append(s.first, n)
-		_, down := s.down(e)
+		_, down := s.down(segment)
 		n += down * across
 	}
 	s.first = append(s.first, n)
 	return n
 }
 
-// down returns the height of an expert's pieces and how many lie one below the
+// down returns the height of a segment's pieces and how many lie one below the
 // other.
-func (s *pieces) down(expert int) (step, count int) {
-	rows := s.offset[expert+1] - s.offset[expert]
-	step, _ = pieceSize(rows, s.packed)
-	return step, (rows + step - 1) / step
+func (s *pieces) down(segment moe.Segment) (step, count int) {
+	step, _ = pieceSize(segment.Rows, s.packed)
+	return step, (segment.Rows + step - 1) / step
 }
 
 // locate returns the expert of a piece, its rows in the sorted order and its
 // columns. Pieces that share columns of weights come one after the other.
 func (s *pieces) locate(piece int) (expert, row, rows, col, cols int) {
-	expert = sort.Search(len(s.first)-1, func(e int) bool { return s.first[e+1] > piece })
-	step, down := s.down(expert)
-	piece -= s.first[expert]
-	row, col = s.offset[expert]+piece%down*step, piece/down*s.colStep
-	return expert, row, min(step, s.offset[expert+1]-row), col, min(s.colStep, s.cols-col)
+	i := sort.Search(len(s.first)-1, func(i int) bool { return s.first[i+1] > piece })
+	segment := s.segments[i]
+	step, down := s.down(segment)
+	piece -= s.first[i]
+	row, col = piece%down*step, piece/down*s.colStep
+	return segment.Expert, segment.Row + row, min(step, segment.Rows-row), col, min(s.colStep, s.cols-col)
 }

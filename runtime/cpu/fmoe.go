@@ -5,6 +5,7 @@ import (
 
 	"github.com/fmoe-go/fmoe/internal/simd"
 	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime/comm"
 	"github.com/fmoe-go/fmoe/runtime/device"
 	"github.com/fmoe-go/fmoe/runtime/moe"
 	"github.com/fmoe-go/fmoe/runtime/op"
@@ -19,9 +20,11 @@ func init() {
 // token compute it, and the weights of an expert that nobody picks are not
 // read.
 type fmoe struct {
-	device *Device
-	config moe.Config
-	packed [moe.InputCount]any // []*simd.Packed[T] or []*simd.Compressed of the weights that are constant
+	device  *Device
+	config  moe.Config
+	workers *comm.Groups        // that compute the layer together, nil for one alone
+	rows    string              // the name of the output hidden, by which the gradient finds what workers keep
+	packed  [moe.InputCount]any // []*simd.Packed[T] or []*simd.Compressed of the weights that are constant
 }
 
 func newFMoE(d *Device, n *op.Node, constants []*tensor.Tensor) (device.Kernel, error) {
@@ -29,7 +32,7 @@ func newFMoE(d *Device, n *op.Node, constants []*tensor.Tensor) (device.Kernel, 
 	if err != nil {
 		return nil, err
 	}
-	k := &fmoe{device: d, config: config}
+	k := &fmoe{device: d, config: config, workers: d.workers, rows: n.Output(moe.OutputHidden)}
 	for _, slot := range []int{moe.InputGateWeight, moe.InputNoiseWeight} {
 		if w := at(constants, slot); w != nil {
 			k.packed[slot] = packConstant(d, w, fmoeOrder(slot))
@@ -103,10 +106,28 @@ type fmoeRun[T simd.Float] struct {
 	space    *workspace[T]
 
 	// The rest is looked up and computed by each run.
-	y              []T // [N, d]
-	hidden, result []T // [rows, h], [rows, d], sorted by expert
-	kept, factors  []T // what fc1 and fc3 gave [rows, h], where the gradient wants it
-	first          int // token with which the round in progress begins
+	y             []T // [N, d]
+	rowsOf        rowPlaces
+	input, result []T // [places, d]
+	hidden        []T // [rows, h], sorted by expert
+	kept, factors []T // what fc1 and fc3 gave [rows, h], where the gradient wants it
+	first         int // token with which the round in progress begins
+}
+
+// rowPlaces says where the inputs and results of rows are, which are sorted by
+// expert.
+type rowPlaces struct {
+	input  []int32 // place of each row's input
+	result []int32 // likewise; nil where it is the row's number. Those of a piece follow one another
+	slot   []int32 // place of the result of each slot of the own tokens, −1 for dropped ones
+}
+
+// at returns the place of a row's result.
+func (p *rowPlaces) at(row int) int {
+	if p.result == nil {
+		return row
+	}
+	return int(p.result[row])
 }
 
 // expertFunctions are what is applied to the hidden values of experts, in
@@ -131,6 +152,9 @@ func bindFMoE[T simd.Float](k *fmoe, c *device.Call, f expertFunctions[T], logit
 	if err := r.routing.prepare(k, c, logits); err != nil {
 		return nil, err
 	}
+	if r.shared != nil {
+		return r.bindShared(k)
+	}
 	// Where experts choose tokens, few of the slots become rows.
 	r.rows = min(2*r.tokens*k.config.TopK+r.experts, fmoeLimit/max(1, r.h+r.d))
 	r.rows = min(max(r.rows, r.slots), r.tokens*r.slots)
@@ -141,14 +165,9 @@ func bindFMoE[T simd.Float](k *fmoe, c *device.Call, f expertFunctions[T], logit
 	r.dispatch = moe.NewDispatch(r.experts, 0)
 	r.pieces.first = make([]int, 0, r.experts+1)
 
-	work := max(r.fc1.workLen(r.rows), r.fc2.workLen(r.rows))
-	if r.fc3 != nil {
-		_, width := pieceSize(r.rows, r.fc1.ready())
-		work = max(work, min(r.rows, maxPieceRows)*width+r.fc3.workLen(r.rows))
-	}
 	var parts scratchParts
 	r.lay(&parts)
-	r.space = newWorkspace[T](r.device, c.Scratch, sizeIn[T](parts.used), work)
+	r.space = newWorkspace[T](r.device, c.Scratch, sizeIn[T](parts.used), r.workLen())
 
 	project, projectBack, combine := r.project, r.projectBack, r.combine
 	return func() error {
@@ -161,7 +180,8 @@ func bindFMoE[T simd.Float](k *fmoe, c *device.Call, f expertFunctions[T], logit
 		for r.first = 0; r.first < r.tokens; {
 			n := r.round()
 			r.dispatch.Sort(r.batch.Indices[r.first*r.slots:][:n*r.slots], r.slots)
-			r.countRows()
+			r.pieces.all(r.dispatch.Offset)
+			r.input, r.rowsOf = r.x[r.first*r.d:], rowPlaces{input: r.dispatch.Token, slot: r.dispatch.Row}
 			if keeps {
 				if err := r.keep(n); err != nil {
 					return err
@@ -174,6 +194,16 @@ func bindFMoE[T simd.Float](k *fmoe, c *device.Call, f expertFunctions[T], logit
 		}
 		return nil
 	}, nil
+}
+
+// workLen returns the working memory that a thread needs.
+func (r *fmoeRun[T]) workLen() int {
+	work := max(r.fc1.workLen(r.rows), r.fc2.workLen(r.rows))
+	if r.fc3 != nil {
+		_, width := pieceSize(r.rows, r.fc1.ready())
+		work = max(work, min(r.rows, maxPieceRows)*width+r.fc3.workLen(r.rows))
+	}
+	return work
 }
 
 // keep looks up where to keep what fc1 and fc3 give for the rows of n tokens,
@@ -223,7 +253,7 @@ func (r *fmoeRun[T]) round() int {
 
 // eachPiece calls body for the pieces of a layer.
 func (r *fmoeRun[T]) eachPiece(layer *projection[T], body func(lo, hi int)) {
-	n := layer.cut(&r.pieces, r.dispatch.Offset, r.device.pool.threads)
+	n := layer.cut(&r.pieces, r.device.pool.threads)
 	r.device.pool.run(n, r.pieces.grain, body)
 }
 
@@ -234,8 +264,8 @@ func (r *fmoeRun[T]) project(lo, hi int) {
 	defer r.space.give(number)
 	for piece := lo; piece < hi; piece++ {
 		expert, row, rows, col, cols := r.pieces.locate(piece)
-		in := simd.RowMajor(r.x[r.first*r.d:], rows, r.d)
-		in.Index = r.dispatch.Token[row:]
+		in := simd.RowMajor(r.input, rows, r.d)
+		in.Index = r.rowsOf.input[row:]
 		out := r.hidden[row*r.h+col:]
 		first := out
 		if r.kept != nil {
@@ -287,7 +317,7 @@ func (r *fmoeRun[T]) projectBack(lo, hi int) {
 	for piece := lo; piece < hi; piece++ {
 		expert, row, rows, col, cols := r.pieces.locate(piece)
 		in := simd.RowMajor(r.hidden[row*r.h:], rows, r.h)
-		r.fc2.apply(r.result[row*r.d+col:], r.d, in, expert, col, cols, work)
+		r.fc2.apply(r.result[r.rowsOf.at(row)*r.d+col:], r.d, in, expert, col, cols, work)
 	}
 }
 
@@ -297,7 +327,7 @@ func (r *fmoeRun[T]) combine(lo, hi int) {
 	for n := lo; n < hi; n++ {
 		token := r.first + n
 		y, done := r.y[token*r.d:][:r.d], 0
-		rows, scores := r.dispatch.Row[n*r.slots:][:r.slots], r.batch.Scores[token*r.slots:][:r.slots]
+		rows, scores := r.rowsOf.slot[n*r.slots:][:r.slots], r.batch.Scores[(r.own()+token)*r.slots:][:r.slots]
 		if rows[0] >= 0 && scores[0] == 1 {
 			copy(y, r.result[int(rows[0])*r.d:])
 			done = 1
@@ -309,17 +339,5 @@ func (r *fmoeRun[T]) combine(lo, hi int) {
 				simd.Axpy(T(scores[done+j]), r.result[int(row)*r.d:][:r.d], y)
 			}
 		}
-	}
-}
-
-// countRows adds the rows of a round to the output expert_count.
-func (r *fmoeRun[T]) countRows() {
-	out := at(r.call.Out, moe.OutputExpertCount)
-	if out == nil {
-		return
-	}
-	total := tensor.Of[int64](out)
-	for e, n := range r.dispatch.Count {
-		total[e] += n
 	}
 }

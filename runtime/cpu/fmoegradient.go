@@ -24,7 +24,7 @@ func newFMoEGradient(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, 
 	if err != nil {
 		return nil, err
 	}
-	return &fmoeGradient{fmoe{device: d, config: config}}, nil
+	return &fmoeGradient{fmoe{device: d, config: config, workers: d.workers, rows: n.Input(moe.SavedHidden)}}, nil
 }
 
 func (k *fmoeGradient) Bind(c *device.Call) (func() error, error) { return k.bindWidened(c, k.bind) }
@@ -84,12 +84,17 @@ type fmoeGradientRun[T simd.Float] struct {
 
 	// The rest is looked up and computed by each run.
 	rows               int
+	offset             []int // where the rows of each expert begin
+	rowsOf             rowPlaces
 	dy                 []T       // [N, d]
+	inputs, byResults  []T       // tokens and G, [places, d]
 	hidden, factor     []T       // P and F [rows, h]
-	scores, byScore    []T       // s and the gradient by it [rows]
+	scores             []T       // s [rows]
+	byScore            []T       // the gradient by s [places]
+	bySlot             []T       // that by the scores of the tokens' slots [N, slots], nil where byScore has it
 	activated          []T       // s·A [rows, h]
 	byHidden, byFactor []T       // the gradients by P and F [rows, h]
-	byRow              []T       // by a row's token [rows, d]
+	byRow              []T       // by a row's token [places, d]
 	byLogits, byNoise  []T       // [N, T]
 	throughNoise       []T       // the gradient by the tokens through the noise [N, d]
 	byBias             []float64 // by gate_bias [T]
@@ -102,6 +107,9 @@ func bindFMoEGradient[T simd.Float](k *fmoeGradient, c *device.Call, f hiddenFun
 	r := &fmoeGradientRun[T]{hiddenFunctions: f, node: c}
 	if err := r.prepare(k); err != nil {
 		return nil, err
+	}
+	if r.shared != nil {
+		return r.bindShared(k)
 	}
 	var parts scratchParts
 	r.lay(&parts)
@@ -125,6 +133,7 @@ func bindFMoEGradient[T simd.Float](k *fmoeGradient, c *device.Call, f hiddenFun
 		}
 		r.device.pool.run(r.tokens, max(1, 1<<14/(r.experts+16*r.slots)), differentiate)
 		r.sumOverRows()
+		r.sumGateBias()
 		for _, product := range router {
 			if err := product(); err != nil {
 				return err
@@ -163,18 +172,32 @@ func (r *fmoeGradientRun[T]) prepare(k *fmoeGradient) error {
 	}
 	r.back1, r.back2, r.back3 = backwards(moe.InputFC1Weight), backwards(moe.InputFC2Weight), backwards(moe.InputFC3Weight)
 	r.h = r.back1.stack.rows
+	r.sums = newRowProducts[T](r.device, r.in(moe.InputFC1Weight).Shape[0])
+	r.pieces.first = make([]int, 0, r.experts+1)
+	for slot, want := range map[int]int{moe.SavedRouterLogits: r.tokens * r.experts, moe.GradientY: r.tokens * r.d,
+		moe.GradientExpertScores: r.tokens * r.slots, moe.GradientRouterLogits: r.tokens * r.experts} {
+		if err := r.wantLen(slot, want); err != nil {
+			return err
+		}
+	}
+	if r.shared != nil {
+		return nil
+	}
 	r.most = k.config.Rows(r.tokens, r.experts)
 	if _, err := tensor.CheckedCount(onnx.Float64, []int{r.most, 4*r.h + 2*r.d}); err != nil {
 		return fmt.Errorf("gradients of rows: %w", err)
 	}
 	r.dispatch = moe.NewDispatch(r.experts, 0)
-	r.pieces.first = make([]int, 0, r.experts+1)
-	r.sums = newRowProducts[T](r.device, r.experts)
-	for slot, want := range map[int]int{moe.SavedHidden: r.most * r.h, moe.SavedFactor: r.most * r.h, moe.SavedRouterLogits: r.tokens * r.experts,
-		moe.GradientY: r.tokens * r.d, moe.GradientExpertScores: r.tokens * r.slots, moe.GradientRouterLogits: r.tokens * r.experts} {
-		if t := r.in(slot); t != nil && t.Len() != want {
-			return fmt.Errorf("input %d has shape %s, must have %d elements", slot, tensor.FormatShape(t.Shape), want)
-		}
+	if err := r.wantLen(moe.SavedHidden, r.most*r.h); err != nil {
+		return err
+	}
+	return r.wantLen(moe.SavedFactor, r.most*r.h)
+}
+
+// wantLen checks the number of elements of an input that may be absent.
+func (r *fmoeGradientRun[T]) wantLen(slot, want int) error {
+	if t := r.in(slot); t != nil && t.Len() != want {
+		return fmt.Errorf("input %d has shape %s, must have %d elements", slot, tensor.FormatShape(t.Shape), want)
 	}
 	return nil
 }
@@ -191,20 +214,11 @@ func (r *fmoeGradientRun[T]) workLen() int {
 
 // lay places what a run computes in scratch memory.
 func (r *fmoeGradientRun[T]) lay(p *scratchParts) {
-	r.routing.lay(p)
+	r.layRouter(p)
+	r.layGate(p)
 	r.dispatch.Token, r.dispatch.Row = part[int32](p, r.most), part[int32](p, r.tokens*r.slots)
-	g := &r.gradients
-	g.Scores, g.Logits = part[float64](p, r.tokens*r.slots), part[float64](p, r.tokens*r.experts)
-	r.byLogits, r.byBias = part[T](p, r.tokens*r.experts), part[float64](p, r.experts)
-	if r.noise != nil {
-		g.Noise = part[float64](p, r.tokens*r.experts)
-		r.byNoise, r.throughNoise = part[T](p, r.tokens*r.experts), part[T](p, r.tokens*r.d)
-	}
-	r.scores, r.byScore = part[T](p, r.most), part[T](p, r.most)
-	r.activated, r.byHidden = part[T](p, r.most*r.h), part[T](p, r.most*r.h)
-	if r.back3 != nil {
-		r.byFactor = part[T](p, r.most*r.h)
-	}
+	r.byScore = part[T](p, r.most)
+	r.layRows(p, r.most)
 	// Rows have their gradients when sums over them are done.
 	r.sums.packed = part[T](p, max(r.sums.packedLen(r.most, min(r.d, r.h)), r.most*r.d))
 	if r.sums.packed != nil {
@@ -212,13 +226,44 @@ func (r *fmoeGradientRun[T]) lay(p *scratchParts) {
 	}
 }
 
+// layRouter places what is of this worker's tokens.
+func (r *fmoeGradientRun[T]) layRouter(p *scratchParts) {
+	r.routing.lay(p)
+	r.byLogits, r.byBias = part[T](p, r.tokens*r.experts), part[float64](p, r.experts)
+	if r.noise != nil {
+		r.byNoise, r.throughNoise = part[T](p, r.tokens*r.experts), part[T](p, r.tokens*r.d)
+	}
+}
+
+// layGate places what the gate takes, of all tokens of the batch.
+func (r *fmoeGradientRun[T]) layGate(p *scratchParts) {
+	g, tokens := &r.gradients, r.batch.Tokens
+	g.Scores, g.Logits = part[float64](p, tokens*r.slots), part[float64](p, tokens*r.experts)
+	if r.noise != nil {
+		g.Noise = part[float64](p, tokens*r.experts)
+	}
+}
+
+// layRows places what experts compute.
+func (r *fmoeGradientRun[T]) layRows(p *scratchParts, rows int) {
+	r.scores = part[T](p, rows)
+	r.activated, r.byHidden = part[T](p, rows*r.h), part[T](p, rows*r.h)
+	if r.back3 != nil {
+		r.byFactor = part[T](p, rows*r.h)
+	}
+}
+
 // lookUp looks up the inputs beside those of the routing.
 func (r *fmoeGradientRun[T]) lookUp() {
 	of := func(slot int) []T {
-		if t := r.in(slot); t != nil {
-			return tensor.Of[T](t)
+		t := r.in(slot)
+		if t == nil {
+			return nil
 		}
-		return nil
+		if t.Len() == 0 {
+			return []T{} // not absent
+		}
+		return tensor.Of[T](t)
 	}
 	r.dy, r.hidden, r.factor = of(moe.GradientY), of(moe.SavedHidden), of(moe.SavedFactor)
 	r.gradients.BalanceLoss, r.gradients.ZLoss = 0, 0
@@ -247,11 +292,14 @@ func (r *fmoeGradientRun[T]) sort() error {
 			r.scores[row] = T(r.batch.Scores[s])
 		}
 	}
+	r.offset, r.inputs, r.byResults = r.dispatch.Offset, r.x, r.dy
+	r.rowsOf = rowPlaces{input: r.dispatch.Token, slot: r.dispatch.Row}
+	r.pieces.all(r.offset)
 	return nil
 }
 
 func (r *fmoeGradientRun[T]) eachPiece(layer *projection[T], body func(lo, hi int)) {
-	n := layer.cut(&r.pieces, r.dispatch.Offset, r.device.pool.threads)
+	n := layer.cut(&r.pieces, r.device.pool.threads)
 	r.device.pool.run(n, r.pieces.grain, body)
 }
 
@@ -261,8 +309,8 @@ func (r *fmoeGradientRun[T]) backHidden(lo, hi int) {
 	defer r.space.give(number)
 	for piece := lo; piece < hi; piece++ {
 		expert, row, rows, col, cols := r.pieces.locate(piece)
-		dy := simd.RowMajor(r.dy, rows, r.d)
-		dy.Index = r.dispatch.Token[row:]
+		dy := simd.RowMajor(r.byResults, rows, r.d)
+		dy.Index = r.rowsOf.input[row:]
 		r.back2.apply(r.byHidden[row*r.h+col:], r.h, dy, expert, col, cols, work)
 	}
 }
@@ -270,18 +318,19 @@ func (r *fmoeGradientRun[T]) backHidden(lo, hi int) {
 // throughHidden computes the gradients by scores and by hidden values of rows.
 func (r *fmoeGradientRun[T]) throughHidden(lo, hi int) {
 	var bias []T
-	if t := r.in(moe.InputFC2Bias); t != nil {
+	if t := r.in(moe.InputFC2Bias); t != nil && r.addsBias() {
 		bias = tensor.Of[T](t)
 	}
 	number, work := r.space.take()
 	defer r.space.give(number)
 	slope := work[:r.h]
-	expert := sort.SearchInts(r.dispatch.Offset, lo+1) - 1
+	expert := sort.SearchInts(r.offset, lo+1) - 1
 	for row := lo; row < hi; row++ {
-		for row >= r.dispatch.Offset[expert+1] {
+		for row >= r.offset[expert+1] {
 			expert++
 		}
 		from, to := row*r.h, (row+1)*r.h
+		byScore := &r.byScore[r.rowsOf.at(row)]
 		p, a, b, s := r.hidden[from:to], r.activated[from:to], r.byHidden[from:to], r.scores[row]
 		r.slopes(a, slope, p)
 		if r.factor != nil {
@@ -289,14 +338,13 @@ func (r *fmoeGradientRun[T]) throughHidden(lo, hi int) {
 			r.multiply(byFactor, b, a)
 			r.scale(byFactor, s)
 			r.multiply(a, a, factor)
-			r.byScore[row] = simd.Dot(b, a)
+			*byScore = simd.Dot(b, a)
 			r.multiply(b, b, factor)
 		} else {
-			r.byScore[row] = simd.Dot(b, a)
+			*byScore = simd.Dot(b, a)
 		}
 		if bias != nil {
-			token := int(r.dispatch.Token[row])
-			r.byScore[row] += simd.Dot(r.dy[token*r.d:][:r.d], bias[expert*r.d:])
+			*byScore += simd.Dot(r.byResults[int(r.rowsOf.input[row])*r.d:][:r.d], bias[expert*r.d:])
 		}
 		r.multiply(b, b, slope)
 		r.scale(b, s)
@@ -304,41 +352,49 @@ func (r *fmoeGradientRun[T]) throughHidden(lo, hi int) {
 	}
 }
 
-// differentiate takes the gradients of tokens through the gate.
+// differentiate takes the gradients of this worker's tokens through the gate.
 func (r *fmoeGradientRun[T]) differentiate(lo, hi int) {
-	g := &r.gradients
+	g, own := &r.gradients, r.own()
 	given := r.in(moe.GradientExpertScores)
 	for s := lo * r.slots; s < hi*r.slots; s++ {
-		g.Scores[s] = 0
-		if row := r.dispatch.Row[s]; row >= 0 && r.dy != nil {
-			g.Scores[s] = float64(r.byScore[row])
+		score := &g.Scores[own*r.slots+s]
+		switch {
+		case r.dy == nil:
+			*score = 0
+		case r.bySlot != nil:
+			*score = float64(r.bySlot[s])
+		case r.rowsOf.slot[s] < 0:
+			*score = 0
+		default:
+			*score = float64(r.byScore[r.rowsOf.slot[s]])
 		}
 		if given != nil {
-			g.Scores[s] += float64(tensor.Of[T](given)[s])
+			*score += float64(tensor.Of[T](given)[s])
 		}
 	}
 	from, to := lo*r.experts, hi*r.experts
+	logits, noise := g.Logits[own*r.experts:], g.Noise
 	if r.noise != nil {
-		convert(g.Noise[from:to], r.noises[from:])
+		noise = noise[own*r.experts:]
+		convert(noise[from:to], r.noises[from:])
 	}
-	moe.Differentiate(r.trained, &r.batch, g, lo, hi)
+	moe.Differentiate(r.trained, &r.batch, g, own+lo, own+hi)
 	if t := r.in(moe.GradientRouterLogits); t != nil {
 		for i, x := range tensor.Of[T](t)[from:to] {
-			g.Logits[from+i] += float64(x)
+			logits[from+i] += float64(x)
 		}
 	}
-	convert(r.byLogits[from:to], g.Logits[from:])
+	convert(r.byLogits[from:to], logits[from:])
 	if r.noise != nil {
-		convert(r.byNoise[from:to], g.Noise[from:])
+		convert(r.byNoise[from:to], noise[from:])
 	}
 }
 
-// sumOverRows computes the gradients by the experts' weights and biases, and by
-// the router's bias.
+// sumOverRows computes the gradients by the experts' weights and biases.
 func (r *fmoeGradientRun[T]) sumOverRows() {
 	tokens := func(x []T) simd.Matrix[T] {
 		m := simd.RowMajor(x, r.rows, r.d)
-		m.Index = r.dispatch.Token
+		m.Index = r.rowsOf.input
 		return m
 	}
 	rows := func(x []T) simd.Matrix[T] { return simd.RowMajor(x, r.rows, r.h) }
@@ -347,9 +403,9 @@ func (r *fmoeGradientRun[T]) sumOverRows() {
 		left, right []T // of d where they are those of tokens, of h where they are those of rows
 		scores      []T
 	}{
-		{moe.InputFC2Weight, r.dy, r.activated, r.scores},
-		{moe.InputFC1Weight, r.byHidden, r.x, nil},
-		{moe.InputFC3Weight, r.byFactor, r.x, nil},
+		{moe.InputFC2Weight, r.byResults, r.activated, r.scores},
+		{moe.InputFC1Weight, r.byHidden, r.inputs, nil},
+		{moe.InputFC3Weight, r.byFactor, r.inputs, nil},
 	} {
 		left, right := rows(layer.left), tokens(layer.right)
 		if layer.weight == moe.InputFC2Weight {
@@ -362,15 +418,19 @@ func (r *fmoeGradientRun[T]) sumOverRows() {
 			clearTensor(bias)
 			continue
 		case weight != nil:
-			r.sums.multiply(tensor.Of[T](weight), r.dispatch.Offset, left, right, r.space)
+			r.sums.multiply(tensor.Of[T](weight), r.offset, left, right, r.space)
 		}
 		if bias != nil {
-			r.sums.add(tensor.Of[T](bias), r.dispatch.Offset, left, layer.scores)
+			r.sums.add(tensor.Of[T](bias), r.offset, left, layer.scores)
 		}
 	}
+}
+
+// sumGateBias computes the gradient by the router's bias.
+func (r *fmoeGradientRun[T]) sumGateBias() {
 	if t := r.out(moe.InputGateBias); t != nil {
 		clear(r.byBias)
-		for i, x := range r.gradients.Logits {
+		for i, x := range r.gradients.Logits[r.own()*r.experts:][:r.tokens*r.experts] {
 			r.byBias[i%r.experts] += x
 		}
 		convert(tensor.Of[T](t), r.byBias)
@@ -416,7 +476,7 @@ func (r *fmoeGradientRun[T]) backRows(lo, hi int) {
 	defer r.space.give(number)
 	for piece := lo; piece < hi; piece++ {
 		expert, row, rows, col, cols := r.pieces.locate(piece)
-		out := r.byRow[row*r.d+col:]
+		out := r.byRow[r.rowsOf.at(row)*r.d+col:]
 		r.back1.apply(out, r.d, simd.RowMajor(r.byHidden[row*r.h:], rows, r.h), expert, col, cols, work)
 		if r.back3 == nil {
 			continue
@@ -441,10 +501,16 @@ func (r *fmoeGradientRun[T]) combine(lo, hi int) {
 		if r.dy == nil {
 			continue
 		}
-		for _, row := range r.dispatch.Row[n*r.slots:][:r.slots] {
-			if row >= 0 {
-				simd.Axpy(1, r.byRow[int(row)*r.d:][:r.d], dx)
-			}
+		r.addRows(dx, n)
+	}
+}
+
+// addRows adds to a sum the gradients by a token's rows, in the order of its
+// slots.
+func (r *fmoeGradientRun[T]) addRows(sum []T, token int) {
+	for _, row := range r.rowsOf.slot[token*r.slots:][:r.slots] {
+		if row >= 0 {
+			simd.Axpy(1, r.byRow[int(row)*r.d:][:r.d], sum)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -32,22 +33,37 @@ func bindTraining(t testing.TB, threads int, config moe.Config, in []*tensor.Ten
 	t.Helper()
 	d := New(device.Options{Threads: threads})
 	t.Cleanup(func() { d.Close() })
+	random := rand.New(rand.NewPCG(9, 9))
+	r, err := newTraining(d, config, in, func(_ int, by *tensor.Tensor) {
+		wide := tensor.New(onnx.Float64, by.Shape...)
+		for j := range tensor.Of[float64](wide) {
+			tensor.Of[float64](wide)[j] = random.NormFloat64()
+		}
+		tensor.ConvertFloat(by, wide)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// newTraining binds them on a device. fill fills the gradient by an output.
+func newTraining(d *Device, config moe.Config, in []*tensor.Tensor, fill func(slot int, by *tensor.Tensor)) (*training, error) {
 	outputs := slices.Clone(moe.OutputNames[:])
 	if in[moe.InputFC3Weight] == nil {
 		outputs[moe.OutputFactor] = ""
 	}
 	r := &training{in: in}
-	r.forward, r.out = bindNode(t, d, &onnx.Node{Domain: moe.Domain, OpType: moe.OpType, Attributes: config.Encode(), Outputs: outputs}, in)
-	random := rand.New(rand.NewPCG(9, 9))
+	var err error
+	r.forward, r.out, err = bindTo(d, &onnx.Node{Domain: moe.Domain, OpType: moe.OpType, Attributes: config.Encode(), Outputs: outputs}, in)
+	if err != nil {
+		return nil, err
+	}
 	r.by = make([]*tensor.Tensor, moe.OutputHidden)
 	for i := range r.by {
 		if y := r.out[i]; y.Type.IsFloat() {
-			wide := tensor.New(onnx.Float64, y.Shape...)
-			for j := range tensor.Of[float64](wide) {
-				tensor.Of[float64](wide)[j] = random.NormFloat64()
-			}
 			r.by[i] = tensor.New(y.Type, y.Shape...)
-			tensor.ConvertFloat(r.by[i], wide)
+			fill(i, r.by[i])
 		}
 	}
 	inputs := make([]*tensor.Tensor, moe.GradientInputCount)
@@ -62,31 +78,42 @@ func bindTraining(t testing.TB, threads int, config moe.Config, in []*tensor.Ten
 			names[i] = ""
 		}
 	}
-	r.backward, r.gradients = bindNode(t, d, &onnx.Node{Domain: moe.Domain, OpType: moe.GradientOpType, Attributes: config.Encode(), Outputs: names}, inputs)
-	return r
+	n := &onnx.Node{Domain: moe.Domain, OpType: moe.GradientOpType, Attributes: config.Encode(), Inputs: make([]string, len(inputs)), Outputs: names}
+	n.Inputs[moe.SavedHidden] = outputs[moe.OutputHidden]
+	r.backward, r.gradients, err = bindTo(d, n, inputs)
+	return r, err
 }
 
 // bindNode binds a node without constants.
 func bindNode(t testing.TB, d *Device, n *onnx.Node, in []*tensor.Tensor) (run func() error, out []*tensor.Tensor) {
 	t.Helper()
+	run, out, err := bindTo(d, n, in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return run, out
+}
+
+// bindTo is bindNode for any goroutine. Inputs that have no name get one.
+func bindTo(d *Device, n *onnx.Node, in []*tensor.Tensor) (run func() error, out []*tensor.Tensor, err error) {
 	facts := make([]op.Fact, len(in))
-	n.Inputs = make([]string, len(in))
+	n.Inputs = append(n.Inputs, make([]string, len(in)-len(n.Inputs))...)
 	for i, x := range in {
 		if x != nil {
-			n.Inputs[i], facts[i] = fmt.Sprint("in", i), op.Fact{Type: x.Type, Shape: op.Dims(x.Shape...)}
+			n.Inputs[i], facts[i] = cmp.Or(n.Inputs[i], fmt.Sprint("in", i)), op.Fact{Type: x.Type, Shape: op.Dims(x.Shape...)}
 		}
 	}
 	node, err := op.Resolve(n, moe.Version)
 	if err != nil {
-		t.Fatal(err)
+		return nil, nil, err
 	}
 	inferred, err := op.Infer(node, facts, &op.Symbols{})
 	if err != nil {
-		t.Fatal(err)
+		return nil, nil, err
 	}
 	kernel, err := d.Compile(node, make([]*tensor.Tensor, len(in)))
 	if err != nil {
-		t.Fatal(err)
+		return nil, nil, err
 	}
 	out = make([]*tensor.Tensor, len(inferred))
 	for i, f := range inferred {
@@ -98,10 +125,7 @@ func bindNode(t testing.TB, d *Device, n *onnx.Node, in []*tensor.Tensor) (run f
 		}
 	}
 	run, err = kernel.Bind(&device.Call{In: in, Out: out, Scratch: &device.Scratch{}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return run, out
+	return run, out, err
 }
 
 // run computes outputs and gradients.
