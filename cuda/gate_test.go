@@ -138,8 +138,8 @@ func TestGatesAsReferences(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, c := range cases {
-			if c.Training && c.First != 0 || c.Sequence > 0 && c.Tokens%c.Sequence != 0 {
-				continue // not a batch of one worker, or of whole sequences
+			if c.Tokens == 0 || c.Training && c.First != 0 || c.Sequence > 0 && c.Tokens%c.Sequence != 0 {
+				continue // the CPU's, or not a batch of one worker, or of whole sequences
 			}
 			t.Run(c.Name, c.test)
 		}
@@ -249,7 +249,7 @@ func gateTests() []gateTest {
 						break
 					}
 				}
-				kind, _ := moe.KindOf(gate)
+				kind := kindOf(gate)
 				if workers := []int{1, 4, 3, 16}[i]; kind.Workers {
 					c.Workers = workers
 					c.WorkersPerNode = max(1, workers/2)
@@ -294,7 +294,7 @@ func (g gateTest) node() router {
 	}
 	r.in[moe.InputX] = exact(g.t, 31, 1./8, shape...)
 	r.in[moe.InputGateWeight] = exact(g.router, 5, 1./8, d, g.experts)
-	kind, _ := moe.KindOf(g.Gate)
+	kind := kindOf(g.Gate)
 	if g.bias {
 		r.in[moe.InputGateBias] = exact(g.router, 9, 1./64, g.experts)
 		if kind.SelectionBias {
@@ -334,6 +334,70 @@ func TestGatesAsCPU(t *testing.T) {
 					t.Fatal(err)
 				}
 				wantNear(t, name, got[name], numbers, 1e-5)
+			}
+		})
+	}
+}
+
+// gradient returns FMoEGradient behind an FMoE node that gives it the logits,
+// with random gradients by all outputs of the node, that of Y where it is to have
+// one, and random hidden values.
+func (g gateTest) gradient(withY bool) (*onnx.Model, map[string]*tensor.Tensor) {
+	r := g.node()
+	m, inputs := r.model()
+	forward := m.Graph.Nodes[0]
+	random := rand.New(rand.NewPCG(6, 7))
+	n := &onnx.Node{Name: "gradient", Domain: moe.Domain, OpType: moe.GradientOpType, Attributes: r.attributes, Inputs: make([]string, moe.GradientInputCount)}
+	copy(n.Inputs, forward.Inputs)
+	given := func(slot int, name string, x *tensor.Tensor) {
+		n.Inputs[slot] = name
+		m.Graph.Initializers = append(m.Graph.Initializers, x.ToONNX(name))
+	}
+	x, kind := r.in[moe.InputX], kindOf(g.Gate)
+	leading := x.Shape[:x.Rank()-1]
+	of := func(last int) []int { return append(slices.Clone(leading), last) }
+	if withY {
+		given(moe.GradientY, "by_Y", numbers(random, g.t, 1, x.Shape...))
+	}
+	given(moe.GradientAuxLoss, "by_aux_loss", numbers(random, onnx.Float32, 1))
+	given(moe.GradientZLoss, "by_z_loss", numbers(random, onnx.Float32, 1))
+	given(moe.GradientExpertScores, "by_expert_scores", numbers(random, onnx.Float32, 1, of(kind.Slots(g.Config, g.experts))...))
+	given(moe.GradientRouterLogits, "by_router_logits", numbers(random, onnx.Float32, 1, of(g.experts)...))
+	given(moe.SavedHidden, "hidden", numbers(random, g.t, 1, g.Rows(g.tokens, g.experts), r.in[moe.InputFC1Weight].Shape[1]))
+	n.Inputs[moe.SavedRouterLogits] = forward.Outputs[moe.OutputRouterLogits]
+	n.Outputs = make([]string, moe.GradientCount)
+	m.Graph.Outputs = nil
+	for slot := range n.Outputs {
+		if r.in[slot] != nil && (withY || slot == moe.InputX || slot == moe.InputGateWeight || slot == moe.InputGateBias || slot == moe.InputNoiseWeight) {
+			n.Outputs[slot] = "by_" + moe.InputNames[slot]
+			m.Graph.Outputs = append(m.Graph.Outputs, &onnx.ValueInfo{Name: n.Outputs[slot]})
+		}
+	}
+	m.Graph.Nodes = append(m.Graph.Nodes, n)
+	return m, inputs
+}
+
+func kindOf(gate string) moe.Kind {
+	kind, err := moe.KindOf(gate)
+	if err != nil {
+		panic(err)
+	}
+	return kind
+}
+
+// TestGateGradients: gradients are the CPU's, with and without one by Y.
+func TestGateGradients(t *testing.T) {
+	needGPU(t)
+	for _, g := range gateTests() {
+		t.Run(g.String(), func(t *testing.T) {
+			for _, withY := range []bool{false, true} {
+				m, inputs := g.gradient(withY)
+				want, got := run(t, m, "cpu", inputs), onGPU(t, m, inputs)
+				for name, w := range want {
+					if e := difference(t, got[name], w); !(e < 1e-5) {
+						t.Errorf("with the gradient by Y %t: the relative difference of %s is %.3g", withY, name, e)
+					}
+				}
 			}
 		})
 	}
