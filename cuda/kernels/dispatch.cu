@@ -16,7 +16,7 @@ extern "C" __global__ void count(Sort p) {
 }
 
 // One block; counts become the rows with which each chunk's slots of an expert begin.
-extern "C" __global__ void offsets(Sort p) {
+extern "C" __global__ void __launch_bounds__(1024) offsets(Sort p) {
     int chunks = (p.slots + CHUNK - 1) / CHUNK;
     for (int e = threadIdx.x; e < p.experts; e += blockDim.x) {
         int total = 0;

@@ -45,7 +45,7 @@ extern "C" __global__ void grant_count(Gate p) {
 }
 
 // A block for each part.
-extern "C" __global__ void grant_rows(Gate p) {
+extern "C" __global__ void __launch_bounds__(1024) grant_rows(Gate p) {
     Part r = part(p, blockIdx.x, parts(p));
     int rows = capacity(p, unmasked(p, r.lo, r.hi)), chunks = chunksOf(p);
     if (threadIdx.x == 0) p.rows[blockIdx.x] = rows;
@@ -132,7 +132,7 @@ __device__ __forceinline__ bool chose(const Gate &p, int token, int e) {
 }
 
 // A block for each expert marks the tokens that it takes: those that prefer it most, or its own ones but for what fills tiles.
-extern "C" __global__ void select_tokens(Gate p) {
+extern "C" __global__ void __launch_bounds__(1024) select_tokens(Gate p) {
     int e = blockIdx.x, tokens = unmasked(p, 0, p.tokens), count, own = 0;
     bool rounds = p.kind == TOKEN_ROUNDING, adds = false;
     if (rounds) {
@@ -151,7 +151,7 @@ extern "C" __global__ void select_tokens(Gate p) {
 
 // A block for each worker marks the tokens that keep an expert on another node, those that prefer it most, or lets all of its
 // tokens keep their choices.
-extern "C" __global__ void select_distant(Gate p) {
+extern "C" __global__ void __launch_bounds__(1024) select_distant(Gate p) {
     Part r = part(p, blockIdx.x, p.workers);
     int experts = p.experts / (p.workers / p.workersPerNode), from = blockIdx.x / p.workersPerNode * experts, outside = 0;
     u64 *keys = p.keys + r.lo;
