@@ -171,7 +171,9 @@ func (x *exchange) do(send, receive func(rank int) []byte) error {
 		i = (g.rank + i) % len(g.ranks)
 		from, to := send(i), receive(i)
 		if i == g.rank {
-			copy(to, from)
+			if len(to) > 0 && &to[0] != &from[0] { // others may be reading what a rank keeps
+				copy(to, from)
+			}
 			continue
 		}
 		if len(from) > 0 {
@@ -353,7 +355,18 @@ func (g *group) Broadcast(ctx context.Context, b Buffer, root int) *Handle {
 		if err := x.do(send, receive); err != nil || len(b.Data) <= direct {
 			return err
 		}
-		return x.gather(all.at(g.rank), all)
+		// The root, which others may be reading, gets nothing back.
+		return x.do(func(rank int) []byte {
+			if rank == root {
+				return nil
+			}
+			return all.at(g.rank)
+		}, func(rank int) []byte {
+			if g.rank == root {
+				return nil
+			}
+			return all.at(rank)
+		})
 	})
 }
 

@@ -121,6 +121,11 @@ type Groups struct {
 	Owners   Communicator // along Expert and Tensor: they have all experts of a stage once
 
 	Data, Expert, Slice, Tensor, Pipeline Communicator // along one dimension
+
+	// NoOverlap lets experts wait until all their rows have come, and
+	// NoShadowing lets rows travel to their experts however many they are, where
+	// otherwise an expert's weights may travel. Results are the same.
+	NoOverlap, NoShadowing bool
 }
 
 // NewGroups divides the world, which must be as large as the layout. It is a

@@ -28,6 +28,7 @@ type Device struct {
 	workers *comm.Groups // nil for one that is alone
 	memory  memoryPool
 	kept    keptRows
+	meter   meter
 }
 
 // New starts a device.

@@ -16,6 +16,10 @@ type projection[T simd.Float] struct {
 	weight, bias *tensor.Tensor     // bias may be nil
 	packed       []*simd.Packed[T]  // the experts' weights, where they are constant
 	compressed   []*simd.Compressed // or those stored in fewer bits
+
+	// Experts that other workers lend for a run, behind the own ones.
+	own                    int
+	borrowed, borrowedBias []T // [experts, out, in], [experts, out]
 }
 
 // newProjection describes the layer whose weight is in an input slot of FMoE
@@ -30,7 +34,7 @@ func newProjection[T simd.Float](k *fmoe, c *device.Call, slot int) *projection[
 	if input(slot) == nil {
 		return nil
 	}
-	p := &projection[T]{weight: input(slot), bias: input(slot + 1)}
+	p := &projection[T]{weight: input(slot), bias: input(slot + 1), own: input(slot).Shape[0]}
 	p.packed, _ = k.packed[slot].([]*simd.Packed[T])
 	if p.compressed, _ = k.packed[slot].([]*simd.Compressed); p.compressed != nil {
 		p.stack = stack{rows: p.compressed[0].Rows, cols: p.compressed[0].Cols}
@@ -61,8 +65,8 @@ func (p *projection[T]) workLen(rows int) int {
 // rows of inputs. out begins at the piece.
 func (p *projection[T]) apply(out []T, stride int, rows simd.Matrix[T], expert, col, width int, work []T) {
 	var bias []T
-	if p.bias != nil {
-		bias = tensor.Of[T](p.bias)[expert*p.stack.cols+col:][:width]
+	if all, at := p.biasOf(expert); all != nil {
+		bias = all[at*p.stack.cols+col:][:width]
 	}
 	switch {
 	case p.packed != nil:
@@ -71,12 +75,38 @@ func (p *projection[T]) apply(out []T, stride int, rows simd.Matrix[T], expert, 
 	case p.compressed != nil:
 		simd.MultiplyCompressed(out, stride, rows, rows.Rows, p.compressed[expert], col, col+width, work)
 	default:
-		weight := matrix(&p.stack, tensor.Of[T](p.weight), expert)
+		weight := p.weightOf(expert)
 		simd.MultiplyPart(out, stride, rows, weight.Block(0, col, p.stack.rows, width), rows.Rows, p.stack.cols, work)
 	}
 	if bias != nil {
 		simd.AddBias(out, stride, rows.Rows, bias)
 	}
+}
+
+// borrow lets a run use the weights of a slot, and the biases in the next one,
+// that other workers lend.
+func (p *projection[T]) borrow(weights *expertsOf[T], slot int) {
+	p.borrowed, p.borrowedBias = weights[slot], weights[slot+1]
+}
+
+// weightOf returns an expert's matrix.
+func (p *projection[T]) weightOf(expert int) simd.Matrix[T] {
+	if expert < p.own {
+		return matrix(&p.stack, tensor.Of[T](p.weight), expert)
+	}
+	return matrix(&p.stack, p.borrowed[(expert-p.own)*p.stack.rows*p.stack.cols:], 0)
+}
+
+// biasOf returns the biases that an expert's is among, and its number; nil
+// where there is none.
+func (p *projection[T]) biasOf(expert int) (biases []T, at int) {
+	switch {
+	case p.bias == nil:
+		return nil, 0
+	case expert < p.own:
+		return tensor.Of[T](p.bias), expert
+	}
+	return p.borrowedBias, expert - p.own
 }
 
 // pieces cuts rows, sorted by expert, times the outputs of a projection into

@@ -76,6 +76,7 @@ type fmoeGradientRun[T simd.Float] struct {
 	gradients           moe.Gradients
 	h, most             int            // most rows
 	back1, back2, back3 *projection[T] // from outputs to inputs; back3 is nil where experts are not gated
+	fc2Bias             projection[T]  // of which scores see the bias alone
 
 	dispatch *moe.Dispatch
 	pieces   pieces
@@ -84,20 +85,22 @@ type fmoeGradientRun[T simd.Float] struct {
 
 	// The rest is looked up and computed by each run.
 	rows               int
-	offset             []int // where the rows of each expert begin
+	offset             []int         // where the rows of each expert begin
+	parts              []moe.Segment // those of experts that have rows
 	rowsOf             rowPlaces
-	dy                 []T       // [N, d]
-	inputs, byResults  []T       // tokens and G, [places, d]
-	hidden, factor     []T       // P and F [rows, h]
-	scores             []T       // s [rows]
-	byScore            []T       // the gradient by s [places]
-	bySlot             []T       // that by the scores of the tokens' slots [N, slots], nil where byScore has it
-	activated          []T       // s·A [rows, h]
-	byHidden, byFactor []T       // the gradients by P and F [rows, h]
-	byRow              []T       // by a row's token [places, d]
-	byLogits, byNoise  []T       // [N, T]
-	throughNoise       []T       // the gradient by the tokens through the noise [N, d]
-	byBias             []float64 // by gate_bias [T]
+	dy                 []T          // [N, d]
+	inputs, byResults  []T          // tokens and G, [places, d]
+	hidden, factor     []T          // P and F [rows, h]
+	scores             []T          // s [rows]
+	byScore            []T          // the gradient by s [places]
+	bySlot             []T          // that by the scores of the tokens' slots [N, slots], nil where byScore has it
+	activated          []T          // s·A [rows, h]
+	byHidden, byFactor []T          // the gradients by P and F [rows, h]
+	byRow              []T          // by a row's token [places, d]
+	byLogits, byNoise  []T          // [N, T]
+	throughNoise       []T          // the gradient by the tokens through the noise [N, d]
+	byBias             []float64    // by gate_bias [T]
+	borrowed           expertsOf[T] // the gradients by experts that other workers lent
 }
 
 func bindFMoEGradient[T simd.Float](k *fmoeGradient, c *device.Call, f hiddenFunctions[T]) (func() error, error) {
@@ -168,9 +171,12 @@ func (r *fmoeGradientRun[T]) prepare(k *fmoeGradient) error {
 		if weight == nil {
 			return nil
 		}
-		return &projection[T]{weight: weight, stack: newStack(weight.Shape, []int{0, 1, 2}, nil)}
+		return &projection[T]{weight: weight, stack: newStack(weight.Shape, []int{0, 1, 2}, nil), own: weight.Shape[0]}
 	}
 	r.back1, r.back2, r.back3 = backwards(moe.InputFC1Weight), backwards(moe.InputFC2Weight), backwards(moe.InputFC3Weight)
+	if r.fc2Bias.own = r.back2.own; r.addsBias() {
+		r.fc2Bias.bias = r.in(moe.InputFC2Bias)
+	}
 	r.h = r.back1.stack.rows
 	r.sums = newRowProducts[T](r.device, r.in(moe.InputFC1Weight).Shape[0])
 	r.pieces.first = make([]int, 0, r.experts+1)
@@ -204,7 +210,7 @@ func (r *fmoeGradientRun[T]) wantLen(slot, want int) error {
 
 // workLen returns the working memory that a thread needs.
 func (r *fmoeGradientRun[T]) workLen() int {
-	work := max(r.back1.workLen(r.most), r.back2.workLen(r.most), r.sums.workLen(), r.h)
+	work := max(r.back1.workLen(r.most), r.back2.workLen(r.most), r.sums.workLen(min(r.d, r.h), r.shared != nil), r.h)
 	if r.back3 != nil {
 		_, width := pieceSize(r.most, false)
 		work = max(work, min(r.most, maxPieceRows)*width+r.back3.workLen(r.most))
@@ -295,6 +301,13 @@ func (r *fmoeGradientRun[T]) sort() error {
 	r.offset, r.inputs, r.byResults = r.dispatch.Offset, r.x, r.dy
 	r.rowsOf = rowPlaces{input: r.dispatch.Token, slot: r.dispatch.Row}
 	r.pieces.all(r.offset)
+	r.parts = r.parts[:0]
+	for _, p := range r.pieces.segments {
+		if p.Rows > 0 {
+			r.parts = append(r.parts, p)
+		}
+	}
+	r.sums.of(r.parts, r.experts)
 	return nil
 }
 
@@ -317,10 +330,6 @@ func (r *fmoeGradientRun[T]) backHidden(lo, hi int) {
 
 // throughHidden computes the gradients by scores and by hidden values of rows.
 func (r *fmoeGradientRun[T]) throughHidden(lo, hi int) {
-	var bias []T
-	if t := r.in(moe.InputFC2Bias); t != nil && r.addsBias() {
-		bias = tensor.Of[T](t)
-	}
 	number, work := r.space.take()
 	defer r.space.give(number)
 	slope := work[:r.h]
@@ -343,8 +352,8 @@ func (r *fmoeGradientRun[T]) throughHidden(lo, hi int) {
 		} else {
 			*byScore = simd.Dot(b, a)
 		}
-		if bias != nil {
-			*byScore += simd.Dot(r.byResults[int(r.rowsOf.input[row])*r.d:][:r.d], bias[expert*r.d:])
+		if biases, i := r.fc2Bias.biasOf(expert); biases != nil {
+			*byScore += simd.Dot(r.byResults[int(r.rowsOf.input[row])*r.d:][:r.d], biases[i*r.d:])
 		}
 		r.multiply(b, b, slope)
 		r.scale(b, s)
@@ -418,10 +427,10 @@ func (r *fmoeGradientRun[T]) sumOverRows() {
 			clearTensor(bias)
 			continue
 		case weight != nil:
-			r.sums.multiply(tensor.Of[T](weight), r.offset, left, right, r.space)
+			r.sums.multiply(tensor.Of[T](weight), r.borrowed[layer.weight], left, right, r.space)
 		}
 		if bias != nil {
-			r.sums.add(tensor.Of[T](bias), r.offset, left, layer.scores)
+			r.sums.add(tensor.Of[T](bias), r.borrowed[layer.weight+1], left, layer.scores, r.space)
 		}
 	}
 }

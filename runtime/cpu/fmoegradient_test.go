@@ -24,6 +24,7 @@ type training struct {
 	in, out, gradients []*tensor.Tensor
 	by                 []*tensor.Tensor // the gradients by the outputs
 	forward, backward  func() error
+	kept               any // what the first run of one of several workers keeps
 }
 
 // bindTraining binds them for float32 or float64 inputs. The loss is Σ r·y over

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"time"
 
 	"github.com/fmoe-go/fmoe/internal/simd"
 	"github.com/fmoe-go/fmoe/onnx"
@@ -22,9 +23,20 @@ type sharedBatch[T simd.Float] struct {
 
 	// Of a run in progress.
 	memory  []byte
-	counts  []int64 // [workers, 2] tokens, and the length of sequences
+	counts  []int64 // [workers, countFields]
 	counted *comm.Handle
+
+	bandwidth, speed float64 // of all workers; see [moe.Costs]
 }
+
+// What workers tell one another before they share a batch.
+const (
+	countTokens    = iota
+	countSequence  // its length
+	countBandwidth // bytes a second that the worker measured, 0 for none
+	countSpeed     // floating-point operations, likewise
+	countFields
+)
 
 // begin returns the place of a worker's first token.
 func (s *sharedBatch[T]) begin(worker int) int {
@@ -37,8 +49,10 @@ func (s *sharedBatch[T]) begin(worker int) int {
 // count starts to ask for the others' numbers of tokens.
 func (r *routing[T]) count() {
 	s := r.shared
-	s.counts = make([]int64, 2*s.groups.Tokens.Size())
-	s.counted = s.groups.Tokens.AllGather(context.Background(), comm.Slice([]int64{int64(r.tokens), int64(r.sequence)}), comm.Slice(s.counts), nil)
+	s.counts = make([]int64, countFields*s.groups.Tokens.Size())
+	bandwidth, speed := r.device.meter.read()
+	own := []int64{countTokens: int64(r.tokens), countSequence: int64(r.sequence), countBandwidth: int64(bandwidth), countSpeed: int64(speed)}
+	s.counted = s.groups.Tokens.AllGather(context.Background(), comm.Slice(own), comm.Slice(s.counts), nil)
 }
 
 // share gathers what the gate decides from, and makes the batch.
@@ -49,10 +63,15 @@ func (r *routing[T]) share(mask []byte) (logits, noises []T, masks []byte, err e
 	}
 	s.ends = s.ends[:0]
 	b.Tokens, b.Sequence = 0, 0
-	for i := 0; i < len(s.counts); i += 2 {
-		tokens, sequence := int(s.counts[i]), int(s.counts[i+1])
+	s.bandwidth, s.speed = 0, 0
+	for i := 0; i < len(s.counts); i += countFields {
+		count := s.counts[i:]
+		tokens, sequence := int(count[countTokens]), int(count[countSequence])
+		// Waiting for others makes a connection look slower than it is.
+		s.bandwidth = max(s.bandwidth, float64(count[countBandwidth]))
+		s.speed = max(s.speed, float64(count[countSpeed]))
 		if tokens > 0 && b.Tokens > 0 && sequence != b.Sequence {
-			return nil, nil, nil, fmt.Errorf("worker %d has sequences of %d tokens, those before it of %d; all must have the same length", i/2, sequence, b.Sequence)
+			return nil, nil, nil, fmt.Errorf("worker %d has sequences of %d tokens, those before it of %d; all must have the same length", i/countFields, sequence, b.Sequence)
 		}
 		if tokens > 0 {
 			b.Sequence = sequence
@@ -139,8 +158,9 @@ func (r *routing[T]) join(x []T, width int) error {
 type rowExchange[T simd.Float] struct {
 	*moe.Exchange
 	*routing[T]
-	group  comm.Communicator
-	ranges [][2]int // of the workers' tokens in the batch
+	group    comm.Communicator
+	ranges   [][2]int // of the workers' tokens in the batch
+	borrowed []int    // experts whose weights travel, by their numbers among all
 }
 
 // newRowExchange makes the exchange of a layer. It fails where the node does
@@ -160,11 +180,19 @@ func newRowExchange[T simd.Float](k *fmoe, r *routing[T]) (*rowExchange[T], erro
 		return nil, fmt.Errorf("has the weights of %d experts from number %d on; worker %d of %d that share %d experts needs %d from number %d on",
 			have, from, group.Rank(), workers, r.experts, end-first, first)
 	}
-	return &rowExchange[T]{Exchange: moe.NewExchange(owned, group.Rank(), workers), routing: r, group: group, ranges: make([][2]int, workers)}, nil
+	steps := exchangeSteps
+	if k.workers.NoOverlap {
+		steps = 1
+	}
+	return &rowExchange[T]{Exchange: moe.NewExchange(owned, group.Rank(), steps), routing: r, group: group, ranges: make([][2]int, workers)}, nil
 }
 
-// plan plans the exchange for what the gate chose.
-func (x *rowExchange[T]) plan() {
+// exchangeSteps is the most steps in which rows are exchanged: a step has to
+// have enough rows to be worth a message.
+const exchangeSteps = 5
+
+// count counts the rows of what the gate chose.
+func (x *rowExchange[T]) count() {
 	s := x.shared
 	for w := range x.ranges {
 		i := s.groups.Data.Rank()*len(x.ranges) + w
@@ -172,7 +200,24 @@ func (x *rowExchange[T]) plan() {
 		lo, hi := comm.Share(s.ends[i]-begin, s.groups.Slice.Size(), s.groups.Slice.Rank())
 		x.ranges[w] = [2]int{begin + lo, begin + hi}
 	}
-	x.Plan(x.batch.Indices, x.slots, x.ranges)
+	x.Count(x.batch.Indices, x.slots, x.ranges)
+}
+
+// plan plans the exchange of what was counted.
+func (x *rowExchange[T]) plan(borrowed []int) {
+	x.borrowed = borrowed
+	x.Plan(x.batch.Indices, x.slots, x.ranges, borrowed)
+}
+
+// choose returns the experts that workers should borrow, given the numbers of
+// an expert's weights and of its multiplications for a row.
+func (x *rowExchange[T]) choose(weights, products int) []int {
+	s := x.shared
+	if x.alone() || s.groups.NoShadowing {
+		return nil
+	}
+	return x.Borrow(moe.Costs{RowBytes: float64(sizeOf[T](x.d)), ExpertBytes: float64(sizeOf[T](weights)),
+		RowWork: 2 * float64(products), Bandwidth: s.bandwidth, Speed: s.speed})
 }
 
 // alone reports whether this worker has all experts.
@@ -180,7 +225,7 @@ func (x *rowExchange[T]) alone() bool { return x.group.Size() == 1 }
 
 // rows and places count the rows that this worker computes, and the places of
 // those and of what it sends.
-func (x *rowExchange[T]) rows() int   { return x.Own + x.Received }
+func (x *rowExchange[T]) rows() int   { return x.Kept + x.Received }
 func (x *rowExchange[T]) places() int { return x.Sent + x.rows() }
 
 // rowPlaces returns where inputs and results of rows are: inputs in places too
@@ -202,16 +247,19 @@ func (x *rowExchange[T]) send(tokens, places []T) (inputs []T, sent []*comm.Hand
 	if x.alone() {
 		return tokens, sent
 	}
-	x.device.pool.run(x.Sent+x.Own, max(1, 1<<14/x.d), func(lo, hi int) {
+	x.device.pool.run(x.Sent+x.Kept, max(1, 1<<14/x.d), func(lo, hi int) {
 		for at := lo; at < hi; at++ {
 			copy(places[at*x.d:][:x.d], tokens[int(x.Token[at])*x.d:])
 		}
 	})
+	bytes, start := make([]int, len(sent)), time.Now()
 	for step := range sent {
 		sends, receives := x.Rows(step)
 		from, to, into, end := x.Places(step)
 		sent[step] = x.exchange(places, x.d, sends, from, to, receives, into, end)
+		bytes[step] = sizeOf[T](max(to-from, end-into) * x.d)
 	}
+	go x.device.meter.watch(sent, bytes, start)
 	return places, sent
 }
 
@@ -256,11 +304,82 @@ func waitAll(handles []*comm.Handle) error {
 	return errors.Join(list...)
 }
 
+// expertsOf are weights of experts, or gradients by them, by slot: those of each
+// expert one after the other.
+type expertsOf[T simd.Float] [moe.InputFC3Bias + 1][]T
+
+// weightsOf returns the number of elements that one expert has in a slot, 0
+// where that is absent.
+func weightsOf(in []*tensor.Tensor, slot int) int {
+	t := at(in, slot)
+	if t == nil || t.Shape[0] == 0 {
+		return 0
+	}
+	return t.Len() / t.Shape[0]
+}
+
+// lay places those of a number of experts whose slots are as large as in a
+// list of tensors.
+func (e *expertsOf[T]) lay(p *scratchParts, like []*tensor.Tensor, experts int) {
+	for slot := moe.InputFC1Weight; slot <= moe.InputFC3Bias; slot++ {
+		e[slot] = nil
+		if n := weightsOf(like, slot); n > 0 && experts > 0 {
+			e[slot] = part[T](p, experts*n)
+		}
+	}
+}
+
+// each calls f for the slots of each expert that is borrowed: with the part
+// of the own tensors, where this worker lends it, or of those that it borrows.
+func (x *rowExchange[T]) each(own []*tensor.Tensor, borrowed *expertsOf[T], f func(owner int, weights []T)) {
+	first, i := max(0, x.first()), 0
+	for _, e := range x.borrowed {
+		owner := x.Owner(e)
+		for slot := moe.InputFC1Weight; slot <= moe.InputFC3Bias; slot++ {
+			n := weightsOf(own, slot)
+			switch {
+			case n == 0:
+			case owner == x.group.Rank():
+				f(owner, tensor.Of[T](own[slot])[(e-first)*n:][:n])
+			default:
+				f(owner, borrowed[slot][i*n:][:n])
+			}
+		}
+		if owner != x.group.Rank() {
+			i++
+		}
+	}
+}
+
+// first returns the number of the first own expert.
+func (x *rowExchange[T]) first() int {
+	first, _ := comm.Share(x.experts, x.group.Size(), x.group.Rank())
+	return first
+}
+
+// lend starts to send the weights of borrowed experts.
+func (x *rowExchange[T]) lend(own []*tensor.Tensor, borrowed *expertsOf[T]) (handles []*comm.Handle) {
+	x.each(own, borrowed, func(owner int, weights []T) {
+		handles = append(handles, x.group.Broadcast(context.Background(), comm.Slice(weights), owner))
+	})
+	return handles
+}
+
+// sumLent starts to add up the gradients by borrowed experts for their owners.
+func (x *rowExchange[T]) sumLent(own []*tensor.Tensor, borrowed *expertsOf[T]) (handles []*comm.Handle) {
+	x.each(own, borrowed, func(_ int, weights []T) {
+		handles = append(handles, x.group.AllReduce(context.Background(), comm.Slice(weights), comm.Sum))
+	})
+	return handles
+}
+
 // rowsForGradient is what FMoE keeps for its gradient where workers compute together.
 type rowsForGradient[T simd.Float] struct {
 	memory         []byte
 	input          []T // [places, d], nil where those are the tokens
 	hidden, factor []T // [rows, h]
+	borrowed       []int
+	weights        expertsOf[T] // of the borrowed experts of other workers
 }
 
 // bindShared is [bindFMoE] for workers that compute together.
@@ -278,6 +397,14 @@ func (r *fmoeRun[T]) bindShared(k *fmoe) (func() error, error) {
 	r.routing.lay(&parts)
 	r.space = newWorkspace[T](r.device, c.Scratch, sizeIn[T](parts.used), r.workLen())
 	keeps := at(c.Out, moe.OutputHidden) != nil
+	products := r.d * r.h * 2
+	if r.fc3 != nil {
+		products += r.d * r.h
+	}
+	weights := 0
+	for slot := moe.InputFC1Weight; slot <= moe.InputFC3Bias; slot++ {
+		weights += weightsOf(c.In, slot)
+	}
 	return func() error {
 		r.space.open()
 		r.routing.lay(&scratchParts{memory: c.Scratch.Bytes()})
@@ -285,8 +412,12 @@ func (r *fmoeRun[T]) bindShared(k *fmoe) (func() error, error) {
 			return err
 		}
 		defer r.release()
-		x.plan()
+		x.count()
 		saved := &rowsForGradient[T]{}
+		if !r.fc1.ready() { // packed weights are not those of a tensor
+			saved.borrowed = x.choose(weights, products)
+		}
+		x.plan(saved.borrowed)
 		if keeps {
 			saved.memory = r.device.memory.lay(func(p *scratchParts) { r.layKept(p, x, saved) })
 			r.kept, r.factors = saved.hidden, saved.factor
@@ -294,44 +425,68 @@ func (r *fmoeRun[T]) bindShared(k *fmoe) (func() error, error) {
 		}
 		memory := r.device.memory.lay(func(p *scratchParts) { r.layShared(p, x, saved, keeps) })
 		defer r.device.memory.give(memory)
-		return r.runShared(x, saved.input)
+		return r.runShared(x, saved, 2*products)
 	}, nil
 }
 
 // layKept places what is kept for the gradient.
 func (r *fmoeRun[T]) layKept(p *scratchParts, x *rowExchange[T], saved *rowsForGradient[T]) {
-	if !x.alone() {
-		saved.input = part[T](p, x.places()*r.d)
-	}
 	saved.hidden = part[T](p, x.rows()*r.h)
 	if r.fc3 != nil {
 		saved.factor = part[T](p, x.rows()*r.h)
 	}
+	r.layInputs(p, x, saved)
 }
 
 // layShared places what a run needs beside.
 func (r *fmoeRun[T]) layShared(p *scratchParts, x *rowExchange[T], saved *rowsForGradient[T], keeps bool) {
-	if !keeps && !x.alone() {
-		saved.input = part[T](p, x.places()*r.d)
+	if !keeps {
+		r.layInputs(p, x, saved)
 	}
 	r.hidden, r.result = part[T](p, x.rows()*r.h), part[T](p, x.places()*r.d)
 }
 
+// layInputs places what other workers send.
+func (r *fmoeRun[T]) layInputs(p *scratchParts, x *rowExchange[T], saved *rowsForGradient[T]) {
+	if !x.alone() {
+		saved.input = part[T](p, x.places()*r.d)
+		saved.weights.lay(p, r.call.In, len(x.Borrowed))
+	}
+}
+
 // runShared computes the rows of each step when they are there, while those of
-// others are under way, and sends back their results.
-func (r *fmoeRun[T]) runShared(x *rowExchange[T], places []T) error {
+// others are under way, and sends back their results. work is the number of
+// operations for a row.
+func (r *fmoeRun[T]) runShared(x *rowExchange[T], saved *rowsForGradient[T], work int) error {
 	var sent []*comm.Handle
 	r.rowsOf = x.rowPlaces()
-	r.input, sent = x.send(r.x, places)
+	r.input, sent = x.send(r.x, saved.input)
+	lent := x.lend(r.call.In, &saved.weights)
 	back := make([]*comm.Handle, len(sent))
+	compute := func(step int) {
+		start := time.Now()
+		r.pieces.segments = x.Segments(step)
+		r.eachPiece(r.fc1, r.project)
+		r.eachPiece(r.fc2, r.projectBack)
+		r.device.meter.computed(r.pieces.rows()*work, time.Since(start))
+	}
 	for step := range sent {
 		if err := wait(sent[step]); err != nil {
 			return err
 		}
-		r.pieces.segments = x.Segments(step)
-		r.eachPiece(r.fc1, r.project)
-		r.eachPiece(r.fc2, r.projectBack)
+		compute(step)
 		back[step] = x.sendBack(step, r.result, r.d)
+	}
+	if len(lent) > 0 {
+		if err := waitAll(lent); err != nil {
+			return err
+		}
+		for i, layer := range []*projection[T]{r.fc1, r.fc2, r.fc3} {
+			if layer != nil {
+				layer.borrow(&saved.weights, moe.InputFC1Weight+2*i)
+			}
+		}
+		compute(len(sent))
 	}
 	if err := waitAll(back); err != nil {
 		return err

@@ -1,6 +1,7 @@
 package cpu
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math"
@@ -81,18 +82,21 @@ func shares(tokens, workers int) []int {
 
 // runWorkers runs a layer as workers of a layout do, and returns what each
 // computed, by rank of the world. The gradients by outputs are parts of those
-// of one process.
+// of one process. prepare, unless it is nil, may change a worker.
 func runWorkers(ctx context.Context, layout comm.Layout, config moe.Config, in []*tensor.Tensor, by []*tensor.Tensor,
-	wrap func(comm.Communicator) comm.Communicator) ([]*training, []*comm.Groups, error) {
+	prepare func(*Device, *comm.Groups)) ([]*training, []*comm.Groups, error) {
 	size := layout.Size()
 	all, groups := make([]*training, size), make([]*comm.Groups, size)
 	err := comm.RunLocal(ctx, size, comm.Options{}, func(ctx context.Context, world comm.Communicator) error {
-		g, err := comm.NewGroups(ctx, wrap(world), layout)
+		g, err := comm.NewGroups(ctx, world, layout)
 		if err != nil {
 			return err
 		}
 		d := New(device.Options{Threads: 1 + world.Rank()%2, Workers: g})
 		defer d.Close()
+		if prepare != nil {
+			prepare(d, g)
+		}
 		ends := append([]int{0}, shares(in[moe.InputX].Shape[0], g.Tokens.Size())...)
 		lo, hi := ends[g.Tokens.Rank()], ends[g.Tokens.Rank()+1]
 		own := config
@@ -115,6 +119,9 @@ func runWorkers(ctx context.Context, layout comm.Layout, config moe.Config, in [
 		for range 2 {
 			if err := r.forward(); err != nil {
 				return err
+			}
+			if r.kept == nil {
+				r.kept = d.kept.rows[moe.OutputNames[moe.OutputHidden]].rows
 			}
 			if err := r.backward(); err != nil {
 				return err
@@ -200,7 +207,7 @@ func TestWorkers(t *testing.T) {
 				}
 				one := bindTraining(t, 1, config, in)
 				one.run(t)
-				all, groups, err := runWorkers(t.Context(), layout, config, in, one.by, func(c comm.Communicator) comm.Communicator { return c })
+				all, groups, err := runWorkers(t.Context(), layout, config, in, one.by, nil)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -237,7 +244,7 @@ func TestWorkersSizes(t *testing.T) {
 				}
 				one := bindTraining(t, 2, config, in)
 				one.run(t)
-				all, groups, err := runWorkers(t.Context(), layout, config, in, one.by, func(c comm.Communicator) comm.Communicator { return c })
+				all, groups, err := runWorkers(t.Context(), layout, config, in, one.by, nil)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -363,5 +370,63 @@ func TestWorkersGradientAlone(t *testing.T) {
 	})
 	if want := "it must run before, once for each gradient"; err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("error %v, want %q", err, want)
+	}
+}
+
+// TestWorkersSchedules: whether rows are exchanged in steps, and weights travel
+// to the rows of busy experts, changes no bits.
+func TestWorkersSchedules(t *testing.T) {
+	slow := func(d *Device, _ *comm.Groups) { d.meter.bandwidth, d.meter.speed = 1e12, 1 }
+	for _, l := range []layer{
+		{tokens: 57, experts: 8, k: 2, d: 7, h: 10, bias: true, gated: true},
+		{tokens: 900, experts: 5, k: 2, d: 33, h: 20},
+		{tokens: 3000, experts: 4, k: 1, d: 12, h: 14, bias: true},
+	} {
+		config := moe.NaiveConfig(l.k, moe.SiLU)
+		in := l.routingInputs(config, true, true)
+		in[moe.InputGateBias] = tensor.New(onnx.Float32, l.experts)
+		tensor.Of[float32](in[moe.InputGateBias])[1] = 5 // many choose it
+		one := bindTraining(t, 1, config, in)
+		one.run(t)
+		for _, layout := range []comm.Layout{{Expert: 2}, {Expert: 4}, {Data: 2, Expert: 3}, {Expert: 2, Slice: 2, Tensor: 2}} {
+			t.Run(fmt.Sprintf("%+v, %s", l, layout), func(t *testing.T) {
+				borrowed := false
+				var first []*training
+				for _, prepare := range []func(*Device, *comm.Groups){
+					func(_ *Device, g *comm.Groups) { g.NoOverlap, g.NoShadowing = true, true },
+					func(_ *Device, g *comm.Groups) { g.NoShadowing = true },
+					slow,
+					func(d *Device, g *comm.Groups) { slow(d, g); g.NoOverlap = true },
+				} {
+					all, groups, err := runWorkers(t.Context(), layout, config, in, one.by, prepare)
+					if err != nil {
+						t.Fatal(err)
+					}
+					borrowed = borrowed || len(all[0].kept.(*rowsForGradient[float32]).borrowed) > 0
+					if first == nil {
+						first = all
+						wantOneProcess(t, one, all, groups, 1e-5)
+						if borrowed {
+							t.Error("experts were borrowed that must not be")
+						}
+					}
+					for rank, r := range all {
+						for slot, x := range r.out[:moe.OutputHidden] {
+							if !bytes.Equal(x.Data, first[rank].out[slot].Data) {
+								t.Errorf("rank %d: %s has other bits", rank, moe.OutputNames[slot])
+							}
+						}
+						for slot, x := range r.gradients {
+							if x != nil && !bytes.Equal(x.Data, first[rank].gradients[slot].Data) {
+								t.Errorf("rank %d: the gradient by %s has other bits", rank, moe.InputNames[slot])
+							}
+						}
+					}
+				}
+				if !borrowed && l.tokens > 100 {
+					t.Error("no experts were borrowed")
+				}
+			})
+		}
 	}
 }

@@ -44,7 +44,15 @@ func (r *fmoeGradientRun[T]) bindShared(k *fmoeGradient) (func() error, error) {
 			return err
 		}
 		r.gradients.BalanceLoss, r.gradients.ZLoss = losses[0], losses[1]
-		x.plan()
+		x.count()
+		x.plan(saved.borrowed)
+		for i, layer := range []*projection[T]{r.back1, r.back2, r.back3} {
+			if layer != nil {
+				layer.borrow(&saved.weights, moe.InputFC1Weight+2*i)
+			}
+		}
+		r.fc2Bias.borrow(&saved.weights, moe.InputFC2Weight)
+		r.sums.of(x.Parts, len(x.Offset)-1)
 		r.rows, r.offset, r.rowsOf = x.rows(), x.Offset, x.rowPlaces()
 		r.hidden, r.factor, r.inputs = saved.hidden, saved.factor, saved.input
 		var shared sharedGradients[T]
@@ -89,6 +97,7 @@ func (r *fmoeGradientRun[T]) layShared(p *scratchParts, x *rowExchange[T], s *sh
 	if !x.alone() {
 		s.places = part[T](p, x.places()*r.d)
 	}
+	r.borrowed.lay(p, r.node.Out, len(x.Borrowed))
 }
 
 // runExperts computes the gradients by the rows and scores of this worker's
@@ -105,21 +114,29 @@ func (r *fmoeGradientRun[T]) runExperts(x *rowExchange[T], s *sharedGradients[T]
 	var sent []*comm.Handle
 	r.byResults, sent = x.send(r.dy, s.places)
 	var back []*comm.Handle
-	throughHidden := r.throughHidden
-	for step := range sent {
-		if err := wait(sent[step]); err != nil {
-			return err
+	throughHidden := func(lo, hi int) { r.pieces.eachRow(lo, hi, r.throughHidden) }
+	for step := range len(sent) + 1 { // the last one is that of borrowed experts
+		if step < len(sent) {
+			if err := wait(sent[step]); err != nil {
+				return err
+			}
 		}
 		r.pieces.segments = x.Segments(step)
 		r.eachPiece(r.back2, r.backHidden)
-		r.device.pool.run(r.pieces.rows(), max(1, 1<<13/max(1, r.h)), func(lo, hi int) { r.pieces.eachRow(lo, hi, throughHidden) })
-		back = append(back, x.sendBack(step, r.byScore, 1))
-		if r.out(moe.InputX) != nil {
-			r.eachPiece(r.back1, r.backRows)
+		r.device.pool.run(r.pieces.rows(), max(1, 1<<13/max(1, r.h)), throughHidden)
+		if step < len(sent) {
+			back = append(back, x.sendBack(step, r.byScore, 1))
+		}
+		if r.out(moe.InputX) == nil {
+			continue
+		}
+		r.eachPiece(r.back1, r.backRows)
+		if step < len(sent) {
 			back = append(back, x.sendBack(step, r.byRow, r.d))
 		}
 	}
 	r.sumOverRows()
+	back = append(back, x.sumLent(r.node.Out, &r.borrowed)...)
 	if err := waitAll(back); err != nil {
 		return err
 	}

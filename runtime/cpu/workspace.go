@@ -48,10 +48,7 @@ func (w *workspace[T]) take() (number int, memory []T) {
 func (w *workspace[T]) give(number int) { w.free <- number }
 
 // reserve states that a kernel needs n elements of scratch memory.
-func reserve[T simd.Number](s *device.Scratch, n int) {
-	var zero T
-	s.Reserve(n * int(unsafe.Sizeof(zero)))
-}
+func reserve[T simd.Number](s *device.Scratch, n int) { s.Reserve(sizeOf[T](n)) }
 
 // lookUp returns the scratch memory as elements.
 func lookUp[T simd.Number](s *device.Scratch) []T {
@@ -74,6 +71,12 @@ func part[E tensor.Element](p *scratchParts, n int) []E {
 		return nil
 	}
 	return tensor.Of[E](&tensor.Tensor{Data: p.memory[from:][:size]})
+}
+
+// sizeOf returns how many bytes a number of elements is.
+func sizeOf[T simd.Number](n int) int {
+	var zero T
+	return n * int(unsafe.Sizeof(zero))
 }
 
 // sizeIn returns how many elements a number of bytes, whole cache lines, is.
