@@ -58,7 +58,7 @@ func bindFMoE(d *Device, n *op.Node, c *device.Call) (func() error, error) {
 	if err != nil {
 		return nil, err
 	}
-	if at(c.Out, moe.OutputHidden) != nil || at(c.Out, moe.OutputFactor) != nil || config.Quantization != (moe.Quantization{}) {
+	if config.FirstExpert >= 0 || at(c.Out, moe.OutputHidden) != nil || at(c.Out, moe.OutputFactor) != nil || config.Quantization != (moe.Quantization{}) {
 		return nil, errForm
 	}
 	k := &fmoe{device: d, call: c, config: config, d: x.Shape[x.Rank()-1], h: weight.Shape[1]}

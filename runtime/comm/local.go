@@ -12,10 +12,19 @@ import (
 // Local returns the communicators of n ranks in one process, which share
 // memory. Each is for a goroutine of its own, which must close it.
 func Local(n int, o Options) []Communicator {
-	w := &local{waiting: map[route][]*parcel{}, stopped: make([]error, n)}
 	list := make([]Communicator, n)
+	for i, t := range LocalTransports(n) {
+		list[i] = New(t, o)
+	}
+	return list
+}
+
+// LocalTransports returns the transports of n ranks in one process.
+func LocalTransports(n int) []Transport {
+	w := &local{waiting: map[route][]*parcel{}, stopped: make([]error, n)}
+	list := make([]Transport, n)
 	for i := range list {
-		list[i] = New(&localRank{w, i}, o)
+		list[i] = &localRank{w, i}
 	}
 	return list
 }
@@ -41,16 +50,22 @@ func Run(ctx context.Context, c Communicator, f func(ctx context.Context, c Comm
 // rank that returns an error or panics makes the others fail. The error is that
 // of the ranks that failed by themselves, each text once.
 func RunLocal(ctx context.Context, n int, o Options, f func(ctx context.Context, c Communicator) error) error {
+	return RunAll(ctx, Local(n, o), f)
+}
+
+// RunAll is RunLocal for communicators that there are.
+func RunAll(ctx context.Context, list []Communicator, f func(ctx context.Context, c Communicator) error) error {
+	n := len(list)
 	errs := make([]error, n)
 	var ranks sync.WaitGroup
-	for i, c := range Local(n, o) {
+	for i, c := range list {
 		ranks.Go(func() { errs[i] = Run(ctx, c, f) })
 	}
 	ranks.Wait()
 	var consequence *RankError
 	isCause := func(err error) bool { return err != nil && !errors.As(err, &consequence) }
 	caused := slices.ContainsFunc(errs, isCause)
-	var list []error
+	var causes []error
 	seen := map[string]bool{}
 	for i, err := range errs {
 		if err == nil || caused && !isCause(err) || seen[err.Error()] {
@@ -60,9 +75,9 @@ func RunLocal(ctx context.Context, n int, o Options, f func(ctx context.Context,
 		if n > 1 {
 			err = fmt.Errorf("rank %d: %w", i, err)
 		}
-		list = append(list, err)
+		causes = append(causes, err)
 	}
-	return errors.Join(list...)
+	return errors.Join(causes...)
 }
 
 // local is a transport in shared memory: a sender and a receiver meet, and who

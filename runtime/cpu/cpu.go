@@ -37,10 +37,7 @@ func New(o device.Options) *Device {
 	if threads <= 0 {
 		threads = goruntime.GOMAXPROCS(0)
 	}
-	d := &Device{pool: newPool(threads), release: o.Release}
-	if !o.Workers.Alone() {
-		d.workers = o.Workers
-	}
+	d := &Device{pool: newPool(threads), release: o.Release, workers: o.Workers}
 	if d.release == nil {
 		d.release = func([]byte) {}
 	}

@@ -32,7 +32,10 @@ func newFMoE(d *Device, n *op.Node, constants []*tensor.Tensor) (device.Kernel, 
 	if err != nil {
 		return nil, err
 	}
-	k := &fmoe{device: d, config: config, workers: d.workers, rows: n.Output(moe.OutputHidden)}
+	k := &fmoe{device: d, config: config, rows: n.Output(moe.OutputHidden)}
+	if k.workers, err = d.sharing(config); err != nil {
+		return nil, err
+	}
 	for _, slot := range []int{moe.InputGateWeight, moe.InputNoiseWeight} {
 		if w := at(constants, slot); w != nil {
 			k.packed[slot] = packConstant(d, w, fmoeOrder(slot))

@@ -24,7 +24,8 @@ func newFMoEGradient(d *Device, n *op.Node, _ []*tensor.Tensor) (device.Kernel, 
 	if err != nil {
 		return nil, err
 	}
-	return &fmoeGradient{fmoe{device: d, config: config, workers: d.workers, rows: n.Input(moe.SavedHidden)}}, nil
+	workers, err := d.sharing(config)
+	return &fmoeGradient{fmoe{device: d, config: config, workers: workers, rows: n.Input(moe.SavedHidden)}}, err
 }
 
 func (k *fmoeGradient) Bind(c *device.Call) (func() error, error) { return k.bindWidened(c, k.bind) }

@@ -14,6 +14,19 @@ import (
 	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
 
+// sharing returns the groups of workers that compute a layer together, nil where
+// one is alone and has all experts.
+func (d *Device) sharing(config moe.Config) (*comm.Groups, error) {
+	switch {
+	case config.FirstExpert < 0 && d.workers.Alone():
+		return nil, nil
+	case d.workers == nil:
+		return nil, fmt.Errorf("attribute %s is %d, so that the node is one of several workers' that compute a layer together, but there are none; open the model from which they were made",
+			moe.AttributeFirstExpert, config.FirstExpert)
+	}
+	return d.workers, nil
+}
+
 // sharedBatch is the batch of all workers that compute a layer together. Each
 // of them lets the gate decide about all tokens, and so decides alike and like
 // one process; nobody needs to be told how many rows there are.
@@ -180,16 +193,16 @@ func newRowExchange[T simd.Float](k *fmoe, r *routing[T]) (*rowExchange[T], erro
 		return nil, fmt.Errorf("has the weights of %d experts from number %d on; worker %d of %d that share %d experts needs %d from number %d on",
 			have, from, group.Rank(), workers, r.experts, end-first, first)
 	}
-	steps := exchangeSteps
-	if k.workers.NoOverlap {
-		steps = 1
-	}
-	return &rowExchange[T]{Exchange: moe.NewExchange(owned, group.Rank(), steps), routing: r, group: group, ranges: make([][2]int, workers)}, nil
+	return &rowExchange[T]{Exchange: moe.NewExchange(owned, group.Rank()), routing: r, group: group, ranges: make([][2]int, workers)}, nil
 }
 
-// exchangeSteps is the most steps in which rows are exchanged: a step has to
-// have enough rows to be worth a message.
-const exchangeSteps = 5
+// Rows are exchanged in so many steps at most, and in no more than leave each of
+// them so many rows of an expert on average: in every step experts' weights are
+// read again.
+const (
+	exchangeSteps = 5
+	exchangeRows  = 64
+)
 
 // count counts the rows of what the gate chose.
 func (x *rowExchange[T]) count() {
@@ -206,7 +219,11 @@ func (x *rowExchange[T]) count() {
 // plan plans the exchange of what was counted.
 func (x *rowExchange[T]) plan(borrowed []int) {
 	x.borrowed = borrowed
-	x.Plan(x.batch.Indices, x.slots, x.ranges, borrowed)
+	steps := 1
+	if !x.shared.groups.NoOverlap {
+		steps = min(exchangeSteps, int(x.Load()/exchangeRows))
+	}
+	x.Plan(x.batch.Indices, x.slots, x.ranges, steps, borrowed)
 }
 
 // choose returns the experts that workers should borrow, given the numbers of

@@ -19,7 +19,7 @@ import (
 
 // workersLayouts are layouts of up to eight workers.
 var workersLayouts = []comm.Layout{
-	{Data: 2}, {Data: 3}, {Expert: 2}, {Expert: 3}, {Expert: 4}, {Expert: 8}, {Slice: 2}, {Slice: 3}, {Tensor: 2}, {Tensor: 4},
+	{}, {Data: 2}, {Data: 3}, {Expert: 2}, {Expert: 3}, {Expert: 4}, {Expert: 8}, {Slice: 2}, {Slice: 3}, {Tensor: 2}, {Tensor: 4},
 	{Data: 2, Expert: 2}, {Data: 2, Expert: 4}, {Expert: 2, Slice: 2}, {Expert: 3, Tensor: 2}, {Data: 2, Slice: 2, Tensor: 2}, {Expert: 2, Slice: 2, Tensor: 2},
 }
 
@@ -346,6 +346,18 @@ func TestWorkersErrors(t *testing.T) {
 	}
 }
 
+// TestWorkersMissing: a worker's node is refused where there are no workers.
+func TestWorkersMissing(t *testing.T) {
+	config := moe.NaiveConfig(1, moe.ReLU)
+	config.FirstExpert = 0
+	d := New(device.Options{Threads: 1})
+	defer d.Close()
+	_, _, err := bindTo(d, fmoeNode(config, 1), layer{tokens: 2, experts: 2, d: 3, h: 4}.inputs(1))
+	if want := "attribute first_expert is 0"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("error %v, want %q", err, want)
+	}
+}
+
 // TestWorkersGradientAlone: a gradient needs its node's rows, and takes them.
 func TestWorkersGradientAlone(t *testing.T) {
 	l := layer{tokens: 12, experts: 4, k: 1, d: 4, h: 4}
@@ -376,7 +388,7 @@ func TestWorkersGradientAlone(t *testing.T) {
 // TestWorkersSchedules: whether rows are exchanged in steps, and weights travel
 // to the rows of busy experts, changes no bits.
 func TestWorkersSchedules(t *testing.T) {
-	slow := func(d *Device, _ *comm.Groups) { d.meter.bandwidth, d.meter.speed = 1e12, 1 }
+	slow := func(d *Device, _ *comm.Groups) { d.meter.bandwidth, d.meter.speed = 1e3, 1e15 }
 	for _, l := range []layer{
 		{tokens: 57, experts: 8, k: 2, d: 7, h: 10, bias: true, gated: true},
 		{tokens: 900, experts: 5, k: 2, d: 33, h: 20},

@@ -50,11 +50,11 @@ type Exchange struct {
 	Parts []Segment
 
 	counts   []int // [workers, T] rows
-	next     []int // [T+1] the place or number of a row to come
+	next     []int // [T] the place of a row to come
 	borrowed []bool
-	local    []int // [T] number among those that this worker computes, −1 for others
-	segments [][]Segment
-	sends    [][]int // [steps, workers] rows
+	local    []int       // [T] number among those that this worker computes, −1 for others
+	segments [][]Segment // [workers+1]
+	sends    [][]int     // [workers, workers] rows
 	receives [][]int
 }
 
@@ -66,17 +66,14 @@ type Segment struct {
 }
 
 // NewExchange makes the exchange of one of several workers, whose experts begin
-// with those that owned tells; behind them it has the number of all. What a
-// worker keeps is there in step 0. There is at least one step, and as many as
-// workers at most.
-func NewExchange(owned []int, rank, steps int) *Exchange {
+// with those that owned tells; behind them it has the number of all.
+func NewExchange(owned []int, rank int) *Exchange {
 	workers := len(owned) - 1
-	steps = max(1, min(steps, workers))
 	experts := owned[workers]
-	x := &Exchange{workers: workers, rank: rank, steps: steps, owned: owned,
-		counts: make([]int, workers*experts), next: make([]int, experts+1), borrowed: make([]bool, experts), local: make([]int, experts),
-		segments: make([][]Segment, steps+1), sends: make([][]int, steps), receives: make([][]int, steps)}
-	for i := range steps {
+	x := &Exchange{workers: workers, rank: rank, owned: owned,
+		counts: make([]int, workers*experts), next: make([]int, experts), borrowed: make([]bool, experts), local: make([]int, experts),
+		segments: make([][]Segment, workers+1), sends: make([][]int, workers), receives: make([][]int, workers)}
+	for i := range workers {
 		x.sends[i], x.receives[i] = make([]int, workers), make([]int, workers)
 	}
 	return x
@@ -91,9 +88,10 @@ func (x *Exchange) Owner(expert int) int {
 }
 
 // step returns the step in which a worker sends to another one, so that in each
-// all send and receive about the same.
+// all send and receive about the same. In step 0 of several a worker has what
+// it keeps.
 func (x *Exchange) step(from, to int) int {
-	if x.steps == 1 {
+	if x.steps == 1 || from == to {
 		return 0
 	}
 	distance := (to - from + x.workers) % x.workers
@@ -120,9 +118,20 @@ func (x *Exchange) row(worker int) []int {
 	return x.counts[worker*experts:][:experts]
 }
 
-// Plan plans the exchange of what was counted. Workers borrow the experts that
-// are given, in ascending order.
-func (x *Exchange) Plan(indices []int32, slots int, tokens [][2]int, borrowed []int) {
+// Load returns the rows of an expert on average.
+func (x *Exchange) Load() float64 {
+	total := 0
+	for _, n := range x.counts {
+		total += n
+	}
+	return float64(total) / float64(x.owned[x.workers])
+}
+
+// Plan plans the exchange of what was counted in a number of steps, of which
+// there is at least one and as many as workers at most. Workers borrow the
+// experts that are given, in ascending order.
+func (x *Exchange) Plan(indices []int32, slots int, tokens [][2]int, steps int, borrowed []int) {
+	x.steps = max(1, min(steps, x.workers))
 	x.borrow(borrowed)
 	x.placeSent()
 	x.placeComputed()
@@ -200,7 +209,7 @@ func (x *Exchange) placeSent() {
 		at += counts[e]
 		return counts[e]
 	}
-	for step, sends := range x.sends {
+	for step, sends := range x.sends[:x.steps] {
 		clear(sends)
 		for w := range sends {
 			if w == x.rank || x.step(x.rank, w) != step {
@@ -225,29 +234,38 @@ func (x *Exchange) placeSent() {
 func (x *Exchange) placeComputed() {
 	rows := 0
 	x.Parts = x.Parts[:0]
+	for step := range x.segments {
+		x.segments[step] = x.segments[step][:0]
+	}
+	own := x.owned[x.rank+1] - x.owned[x.rank]
 	for i, e := range x.computed {
 		x.Offset[i] = rows
 		for w := range x.workers {
-			if n := x.row(w)[e]; n > 0 && x.computes(e, w) {
-				x.Parts = append(x.Parts, Segment{i, rows, n})
-				rows += n
+			n := x.row(w)[e]
+			if n == 0 || !x.computes(e, w) {
+				continue
 			}
+			step := x.step(w, x.rank)
+			if i >= own {
+				step = x.steps
+			}
+			part := Segment{i, rows, n}
+			x.Parts = append(x.Parts, part)
+			x.segments[step] = append(x.segments[step], part)
+			rows += n
 		}
 	}
 	x.Offset[len(x.Offset)-1] = rows
 	x.Received = rows - x.Kept
 	x.Place = resize(x.Place, rows)
-	for step := range x.segments {
-		x.segments[step] = x.segments[step][:0]
-	}
 	at := x.Sent
-	x.receive(x.rank, 0, &at)
-	for step, receives := range x.receives {
+	x.receive(x.rank, &at)
+	for step, receives := range x.receives[:x.steps] {
 		clear(receives)
 		for w := range receives {
 			if w != x.rank && x.step(w, x.rank) == step {
 				before := at
-				x.receive(w, step, &at)
+				x.receive(w, &at)
 				receives[w] = at - before
 			}
 		}
@@ -255,8 +273,7 @@ func (x *Exchange) placeComputed() {
 }
 
 // receive gives the rows from a worker their places, from at on.
-func (x *Exchange) receive(worker, step int, at *int) {
-	own := x.owned[x.rank+1] - x.owned[x.rank]
+func (x *Exchange) receive(worker int, at *int) {
 	for i, e := range x.computed {
 		n := x.row(worker)[e]
 		if n == 0 || !x.computes(e, worker) {
@@ -272,10 +289,6 @@ func (x *Exchange) receive(worker, step int, at *int) {
 			x.Place[row+j] = int32(*at + j)
 		}
 		*at += n
-		if i >= own {
-			step = x.steps
-		}
-		x.segments[step] = append(x.segments[step], Segment{i, row, n})
 	}
 }
 

@@ -41,7 +41,7 @@ func TestExchange(t *testing.T) {
 		list := make([]*Exchange, workers)
 		var borrowed []int
 		for w := range list {
-			list[w] = NewExchange(owned, w, steps)
+			list[w] = NewExchange(owned, w)
 			for range 2 { // planned twice as well
 				list[w].Count(indices, slots, tokens)
 				chosen := list[w].Borrow(Costs{RowBytes: 4, ExpertBytes: 20, RowWork: 1, Bandwidth: 100, Speed: 100})
@@ -49,7 +49,7 @@ func TestExchange(t *testing.T) {
 					t.Fatalf("workers borrow %v and %v", borrowed, chosen)
 				}
 				borrowed = chosen
-				list[w].Plan(indices, slots, tokens, borrowed)
+				list[w].Plan(indices, slots, tokens, steps, borrowed)
 			}
 		}
 		if err := simulate(list, indices, slots, tokens); err != nil {
@@ -177,7 +177,7 @@ func TestBorrow(t *testing.T) {
 		{"hot, slow processors", func(_, e int) int { return 10 + 1000*(e/7) }, Costs{RowBytes: 1, ExpertBytes: 100, RowWork: 1e6, Bandwidth: 1e6, Speed: 1}, []int{7}},
 		{"not measured", func(_, e int) int { return 10 + 1000*(e/7) }, Costs{RowBytes: 1, ExpertBytes: 100, RowWork: 1}, nil},
 	} {
-		x := NewExchange([]int{0, 2, 4, 6, 8}, 1, 4)
+		x := NewExchange([]int{0, 2, 4, 6, 8}, 1)
 		for w := range 4 {
 			for e := range 8 {
 				x.row(w)[e] = test.rows(w, e)

@@ -15,7 +15,7 @@ type Costs struct {
 
 // Borrow returns, in ascending order, the experts that workers borrow: those of
 // the most rows from others, one after the other, as long as the slowest
-// worker, by an estimate, is done sooner. It follows from what was counted and
+// worker, by an estimate, is done clearly sooner. It follows from what was counted and
 // the costs, which must be the same on all workers. Without a measured bandwidth
 // nothing is borrowed.
 func (x *Exchange) Borrow(c Costs) []int {
@@ -41,7 +41,7 @@ func (x *Exchange) Borrow(c Costs) []int {
 	for _, e := range experts {
 		borrowed[e] = true
 		with := x.estimate(c, borrowed)
-		if with >= time {
+		if with > worthwhile*time {
 			break
 		}
 		time = with
@@ -51,8 +51,12 @@ func (x *Exchange) Borrow(c Costs) []int {
 	return list
 }
 
-// estimate returns the seconds until the slowest worker is done. What is sent
-// and what is computed overlaps.
+// worthwhile is the share of a time that is left where something saves enough
+// of it.
+const worthwhile = 0.95
+
+// estimate returns the seconds until the slowest worker is done if nothing
+// overlaps.
 func (x *Exchange) estimate(c Costs, borrowed []bool) float64 {
 	var out, in, rows = make([]int, x.workers), make([]int, x.workers), make([]int, x.workers)
 	lent := 0
@@ -77,5 +81,5 @@ func (x *Exchange) estimate(c Costs, borrowed []bool) float64 {
 	// A row's result goes back where it came from. A broadcast sends each part
 	// of the weights twice.
 	traffic := 2*c.RowBytes*float64(max(slices.Max(out), slices.Max(in))) + 2*c.ExpertBytes*float64(lent)
-	return max(traffic/c.Bandwidth, c.RowWork*float64(slices.Max(rows))/c.Speed)
+	return traffic/c.Bandwidth + c.RowWork*float64(slices.Max(rows))/c.Speed
 }
