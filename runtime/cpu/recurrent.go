@@ -3,7 +3,6 @@ package cpu
 import (
 	"fmt"
 	"math"
-	"strings"
 
 	"github.com/fmoe-go/fmoe/internal/simd"
 	"github.com/fmoe-go/fmoe/runtime/device"
@@ -17,107 +16,92 @@ func init() {
 	}
 }
 
-// recurrentActivations makes the activations of recurrent layers from alpha
-// and beta, whose defaults stand beside.
-var recurrentActivations = map[string]struct {
-	alpha, beta float32
-	parameters  int // how many of alpha and beta it takes
-	make        func(alpha, beta float64) func(x float64) float64
-}{
-	"relu": {make: func(_, _ float64) func(float64) float64 {
-		return func(x float64) float64 { return max(x, 0) }
-	}},
-	"tanh": {make: func(_, _ float64) func(float64) float64 { return math.Tanh }},
-	"sigmoid": {make: func(_, _ float64) func(float64) float64 {
-		return func(x float64) float64 { return 1 / (1 + math.Exp(-x)) }
-	}},
-	"affine": {1, 0, 2, func(alpha, beta float64) func(float64) float64 {
-		return func(x float64) float64 { return alpha*x + beta }
-	}},
-	"leakyrelu": {0.01, 0, 1, func(alpha, _ float64) func(float64) float64 {
-		return func(x float64) float64 { return max(x, 0) + alpha*min(x, 0) }
-	}},
-	"thresholdedrelu": {1, 0, 1, func(alpha, _ float64) func(float64) float64 {
-		return func(x float64) float64 {
-			if x < alpha {
-				return 0
-			}
-			return x
-		}
-	}},
-	"scaledtanh": {1, 1, 2, func(alpha, beta float64) func(float64) float64 {
-		return func(x float64) float64 { return alpha * math.Tanh(beta*x) }
-	}},
-	"hardsigmoid": {0.2, 0.5, 2, func(alpha, beta float64) func(float64) float64 {
-		return func(x float64) float64 { return min(max(alpha*x+beta, 0), 1) }
-	}},
-	"elu": {1, 0, 1, func(alpha, _ float64) func(float64) float64 {
-		return func(x float64) float64 { return max(x, 0) + alpha*math.Expm1(min(x, 0)) }
-	}},
-	"softsign": {make: func(_, _ float64) func(float64) float64 {
-		return func(x float64) float64 { return x / (1 + math.Abs(x)) }
-	}},
-	"softplus": {make: func(_, _ float64) func(float64) float64 {
-		return func(x float64) float64 { return max(x, 0) + math.Log1p(math.Exp(-math.Abs(x))) }
-	}},
-}
-
-// readActivations returns the activations of all directions of a node. Each
-// takes alphas and betas from the front of their lists as it needs them.
-func readActivations(n *op.Node, directions int) ([]func(float64) float64, error) {
-	_, defaults := op.RecurrentGates(n)
-	var names []string
-	if a := n.Attribute("activations"); a != nil {
-		for _, name := range a.Strings {
-			names = append(names, string(name))
-		}
-	} else {
-		for range directions {
-			names = append(names, defaults...)
-		}
-	}
-	if len(names) != len(defaults)*directions {
-		return nil, fmt.Errorf("activations are %q, needs %d", names, len(defaults)*directions)
-	}
-	lists := map[string][]float32{}
-	for _, list := range []string{"activation_alpha", "activation_beta"} {
-		if a := n.Attribute(list); a != nil {
-			lists[list] = a.Floats
-		}
-	}
-	next := func(list string, needed bool, value float32) float64 {
-		if needed && len(lists[list]) > 0 {
-			value, lists[list] = lists[list][0], lists[list][1:]
-		}
-		return float64(value)
-	}
-	functions := make([]func(float64) float64, len(names))
-	for i, name := range names {
-		a, known := recurrentActivations[strings.ToLower(name)]
-		if !known {
-			return nil, fmt.Errorf("activation %q is %w", name, device.ErrUnsupported)
-		}
-		functions[i] = a.make(next("activation_alpha", a.parameters > 0, a.alpha), next("activation_beta", a.parameters > 1, a.beta))
-	}
-	return functions, nil
-}
-
-// recurrent is a layer bound to its tensors. States and gates of all batches
-// are matrices of batch rows.
+// recurrent is a layer bound to its tensors. It goes through the steps of one
+// direction after the other; the stages of a step compute the states of all
+// batches. The rows of matrices over all steps are in the order of X's.
 type recurrent[T simd.Float] struct {
-	call                  *device.Call
-	length, batch, hidden int
-	directions            int
-	batchFirst            bool
-	clip                  float64
+	device                       *Device
+	call                         *device.Call
+	outputs                      []*tensor.Tensor // Y, Y_h and Y_c, where they are wanted
+	length, batch, input, hidden int
+	gates                        int
+	stateGates                   int    // the first gates, which weigh the state as it is
+	backwards                    []bool // of each direction
+	batchFirst                   bool
+	clip                         float64
+	activations                  []recurrentActivation // of all directions
+	linearFirst, coupled         bool                  // linear_before_reset, input_forget
+	forward                      []func() error        // the stages of a step
+	weights                      []*stateWeights[T]    // of the stages
 
-	// inputs holds the products of weights and inputs at all steps, products
-	// those of weights and the state; reset is GRU's gated state.
-	inputs, products, reset *tensor.Tensor
-	state, cell             *tensor.Tensor
+	// The direction in progress, and what is its own of the inputs, nil where
+	// they are absent.
+	direction            int
+	f                    []recurrentActivation
+	inputBias, stateBias []T // of all gates
+	peepholes            []T // of the gates input, output and forget
+
+	// Memory that a run looks up.
+	now         []int64 // of each batch, the step that it takes, negative when its sequence is over
+	values      []T     // [rows, directions·gates·hidden]: the products of X and W, which become the gates' values where trace is set
+	products    []T     // [batch, stateGates·hidden]: those of the state and R
+	state, cell []T     // [batch, hidden]
+	reset       []T     // [batch, hidden]: what GRU's reset gate lets through
+	weighed     []T     // [batch, hidden]: the product of that and R
+	trace       *recurrentTrace[T]
+}
+
+// stateWeights are some rows of a direction's R as they are multiplied at each
+// step, with states or, in the backward pass, with gradients. Where there are
+// several steps they are packed once for all of them.
+type stateWeights[T simd.Float] struct {
+	product[T]
+	first, rows int // of R
+	load        func() (out, left []T)
+	right       simd.Packed[T]
+	memory      []T
+	pack        func(lo, hi int)
+	run         func() error
 }
 
 func bindRecurrent[T simd.Float](d *Device, c *device.Call, n *op.Node) (func() error, error) {
+	r, err := newRecurrent[T](d, c, n)
+	if err != nil {
+		return nil, err
+	}
+	if r.batch*r.hidden == 0 {
+		return func() error { return clearAll(c.Out) }, nil
+	}
+	r.outputs = c.Out
+	var parts scratchParts
+	r.lay(&parts)
+	used := sizeIn[T](parts.used)
+	reserve[T](c.Scratch, used)
+	for _, w := range r.weights {
+		r.bindWeights(w, used)
+	}
+	weigh := r.weighInputs(used)
+	return func() error {
+		if y := at(c.Out, 0); y != nil {
+			clear(y.Data)
+		}
+		if err := r.checkLengths(); err != nil {
+			return err
+		}
+		r.lay(&scratchParts{memory: c.Scratch.Bytes()})
+		if err := weigh(); err != nil {
+			return err
+		}
+		for direction := range r.backwards {
+			if err := r.pass(direction); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, nil
+}
+
+func newRecurrent[T simd.Float](d *Device, c *device.Call, n *op.Node) (*recurrent[T], error) {
 	shape, err := op.RecurrentDims(inferenceOf(n, c))
 	if err != nil {
 		return nil, err
@@ -130,70 +114,211 @@ func bindRecurrent[T simd.Float](d *Device, c *device.Call, n *op.Node) (func() 
 	if err != nil {
 		return nil, err
 	}
-	gates, defaults := op.RecurrentGates(n)
-	r := &recurrent[T]{call: c, length: int(shape.Length), batch: int(shape.Batch), hidden: int(shape.Hidden),
-		directions: len(backwards), batchFirst: n.Int("layout", 0) != 0, clip: float64(n.Float("clip", float32(math.Inf(1))))}
-	rows, input := gates*r.hidden, int(shape.Input)
-	matrix := func(rows, cols int) *tensor.Tensor { return tensor.New(c.In[0].Type, rows, cols) }
-	r.inputs, r.products = matrix(r.length*r.batch, rows), matrix(r.batch, rows)
-	r.state, r.cell, r.reset = matrix(r.batch, r.hidden), matrix(r.batch, r.hidden), matrix(r.batch, r.hidden)
+	gates, _ := op.RecurrentGates(n)
+	r := &recurrent[T]{device: d, call: c, length: int(shape.Length), batch: int(shape.Batch), input: int(shape.Input), hidden: int(shape.Hidden),
+		gates: gates, stateGates: gates, backwards: backwards, activations: activations,
+		batchFirst: n.Int("layout", 0) != 0, clip: float64(n.Float("clip", float32(math.Inf(1)))),
+		linearFirst: n.Int("linear_before_reset", 0) != 0, coupled: n.Int("input_forget", 0) != 0}
+	const matrices = 32 // more than there are of so many elements
+	if _, err := tensor.CheckedCount(c.In[0].Type, []int{r.batch, len(backwards) * r.hidden, matrices, max(1, r.length)}); err != nil {
+		return nil, err
+	}
+	switch op.RecurrentCell(n) {
+	case "LSTM":
+		r.forward = []func() error{r.weighState(), r.each(r.lstm)}
+	case "GRU":
+		if r.linearFirst {
+			r.forward = []func() error{r.weighState(), r.each(r.gruReset), r.each(r.gruUpdate)}
+		} else {
+			r.stateGates = 2
+			r.forward = []func() error{r.weighState(), r.each(r.gruReset), r.weighReset(), r.each(r.gruUpdate)}
+		}
+	default:
+		r.forward = []func() error{r.weighState(), r.each(r.rnn)}
+	}
+	return r, nil
+}
 
-	// weigh plans out = x·Wᵀ, where W is some rows of a direction's weights.
-	weigh := func(out, x, w *tensor.Tensor, depth, start, count, direction int) func() error {
-		p := &product[T]{a: newStack([]int{x.Shape[0], depth}, []int{0, 1}, []int{}), b: newStack([]int{count, depth}, []int{1, 0}, []int{})}
-		return p.bind(d, c.Scratch, func() (_, _, _ []T) {
-			return tensor.Of[T](out), tensor.Of[T](x), tensor.Of[T](w)[(direction*rows+start)*depth:]
-		})
+// clearAll lets all outputs that are wanted be 0.
+func clearAll(out []*tensor.Tensor) error {
+	for _, t := range out {
+		if t != nil {
+			clear(t.Data)
+		}
 	}
-	flat := *c.In[0] // all steps of all batches as rows
-	flat.Shape = []int{r.length * r.batch, input}
-	candidate := matrix(r.batch, r.hidden)
-	var passes []func() error
-	for i, backward := range backwards {
-		fromInput := func() error { flat.Data = c.In[0].Data; return nil }
-		products := weigh(r.inputs, &flat, c.In[1], input, 0, rows, i)
-		weighState := weigh(r.products, r.state, c.In[2], r.hidden, 0, rows, i)
-		weighReset := weigh(candidate, r.reset, c.In[2], r.hidden, 2*r.hidden, r.hidden, i)
-		f := activations[i*len(defaults):][:len(defaults)]
-		var step func(t []int) error
-		switch n.OpType {
-		case "LSTM":
-			step = r.lstm(i, f, weighState, n.Int("input_forget", 0) != 0)
-		case "GRU":
-			step = r.gru(i, f, weighState, weighReset, candidate, n.Int("linear_before_reset", 0) != 0)
-		default:
-			step = r.rnn(i, f, weighState)
+	return nil
+}
+
+// width is how many elements the gates of all directions have.
+func (r *recurrent[T]) width() int { return len(r.backwards) * r.gates * r.hidden }
+
+// rows is the number of steps of all batches.
+func (r *recurrent[T]) rows() int { return r.length * r.batch }
+
+func (r *recurrent[T]) lay(parts *scratchParts) {
+	states := r.batch * r.hidden
+	r.now = part[int64](parts, r.batch)
+	r.values = part[T](parts, r.rows()*r.width())
+	r.products = part[T](parts, r.stateGates*states)
+	r.state, r.cell = part[T](parts, states), part[T](parts, states)
+	r.reset, r.weighed = part[T](parts, states), part[T](parts, states)
+	for _, w := range r.weights {
+		if w.packed != nil {
+			w.memory = part[T](parts, simd.ColsLen[T](w.b.rows, w.b.cols))
 		}
-		now := make([]int, r.batch)
-		passes = append(passes, fromInput, products, func() error { return r.pass(i, backward, now, step) })
 	}
-	return func() error {
-		if y := at(c.Out, 0); y != nil {
-			clear(y.Data)
+}
+
+// weighInputs plans the products of all steps' inputs and the weights of all
+// gates.
+func (r *recurrent[T]) weighInputs(used int) func() error {
+	p := &product[T]{a: strided(r.rows(), r.input, r.input, 1), b: strided(r.input, r.width(), 1, r.input), used: used}
+	return p.bind(r.device, r.call.Scratch, func() (_, _, _ []T) {
+		return r.values, tensor.Of[T](r.call.In[0]), tensor.Of[T](r.call.In[1])
+	})
+}
+
+// strided describes one matrix.
+func strided(rows, cols, rowStride, colStride int) stack {
+	return stack{rows: rows, cols: cols, rowStride: rowStride, colStride: colStride, at: []int{0}, of: []int{0}}
+}
+
+// from lets the first matrix begin at an element.
+func (s stack) from(start int) stack {
+	s.at = []int{start}
+	return s
+}
+
+// weighState makes the stage that multiplies the state with R.
+func (r *recurrent[T]) weighState() func() error {
+	return r.withWeights(&stateWeights[T]{rows: r.stateGates * r.hidden, load: func() (_, _ []T) { return r.products, r.state },
+		product: product[T]{a: strided(r.batch, r.hidden, r.hidden, 1), b: strided(r.hidden, r.stateGates*r.hidden, 1, r.hidden)}})
+}
+
+// weighReset makes the stage that multiplies GRU's reset state with R.
+func (r *recurrent[T]) weighReset() func() error {
+	return r.withWeights(&stateWeights[T]{first: 2 * r.hidden, rows: r.hidden, load: func() (_, _ []T) { return r.weighed, r.reset },
+		product: product[T]{a: strided(r.batch, r.hidden, r.hidden, 1), b: strided(r.hidden, r.hidden, 1, r.hidden)}})
+}
+
+func (r *recurrent[T]) withWeights(w *stateWeights[T]) func() error {
+	if r.length > 1 {
+		w.packed = []*simd.Packed[T]{&w.right}
+	}
+	r.weights = append(r.weights, w)
+	return func() error { return w.run() }
+}
+
+// bindWeights plans the product of a stage.
+func (r *recurrent[T]) bindWeights(w *stateWeights[T], used int) {
+	w.used = used
+	w.run = w.bind(r.device, r.call.Scratch, func() (_, _, _ []T) {
+		out, left := w.load()
+		return out, left, r.stateWeights(w.first)
+	})
+	step := simd.TileCols[T]()
+	w.pack = func(lo, hi int) {
+		w.right.Fill(matrix(&w.b, r.stateWeights(w.first), 0), lo*step, min(hi*step, w.b.cols))
+	}
+}
+
+// stateWeights returns R of the direction from a row on.
+func (r *recurrent[T]) stateWeights(row int) []T {
+	return tensor.Of[T](r.call.In[2])[(r.direction*r.gates*r.hidden+row)*r.hidden:]
+}
+
+func (r *recurrent[T]) checkLengths() error {
+	if lengths := at(r.call.In, 4); lengths != nil {
+		for _, n := range tensor.Of[int32](lengths) {
+			if n < 0 || int(n) > r.length {
+				return fmt.Errorf("sequence_lens has %d for sequences of %d", n, r.length)
+			}
 		}
-		if r.batch*r.hidden == 0 {
-			return nil
-		}
-		for _, p := range passes {
-			if err := p(); err != nil {
+	}
+	return nil
+}
+
+// pass runs the steps of one direction.
+func (r *recurrent[T]) pass(direction int) error {
+	r.enter(direction)
+	r.loadStates(5, r.state)
+	r.loadStates(6, r.cell)
+	for i := range r.length {
+		r.locate(i)
+		for _, stage := range r.forward {
+			if err := stage(); err != nil {
 				return err
 			}
 		}
-		return nil
-	}, nil
+		r.record()
+	}
+	for i, state := range [][]T{r.state, r.cell} {
+		if out := at(r.outputs, i+1); out != nil {
+			for b := range r.batch {
+				copy(r.stateOf(out, b), state[b*r.hidden:])
+			}
+		}
+	}
+	return nil
 }
 
-// stateAt returns a direction's line of a tensor of states [directions, batch,
-// hidden], or with batches first.
-func (r *recurrent[T]) stateAt(t *tensor.Tensor, direction, b int) []T {
-	line := direction*r.batch + b
+// enter makes a direction the one in progress.
+func (r *recurrent[T]) enter(direction int) {
+	r.direction = direction
+	count := len(r.activations) / len(r.backwards)
+	r.f = r.activations[direction*count:][:count]
+	size := r.gates * r.hidden
+	r.inputBias, r.stateBias, r.peepholes = nil, nil, nil
+	if bias := at(r.call.In, 3); bias != nil {
+		both := tensor.Of[T](bias)[direction*2*size:]
+		r.inputBias, r.stateBias = both[:size], both[size:][:size]
+	}
+	if p := at(r.call.In, 7); p != nil {
+		r.peepholes = tensor.Of[T](p)[direction*3*r.hidden:]
+	}
+	for _, w := range r.weights {
+		if w.packed != nil {
+			w.right = simd.PackedIn(w.memory, w.b.rows, w.b.cols)
+			tile := simd.TileCols[T]()
+			r.device.pool.run(ceilDiv(w.b.cols, tile), max(1, 1<<14/(w.b.rows*tile)), w.pack)
+		}
+	}
+}
+
+// loadStates copies the direction's states from an input, 0 where it is
+// absent.
+func (r *recurrent[T]) loadStates(input int, state []T) {
+	from := at(r.call.In, input)
+	if from == nil {
+		clear(state)
+		return
+	}
+	for b := range r.batch {
+		copy(state[b*r.hidden:], r.stateOf(from, b))
+	}
+}
+
+// stateOf returns the direction's line of a tensor of states [directions,
+// batch, hidden], or with batches first.
+func (r *recurrent[T]) stateOf(t *tensor.Tensor, b int) []T {
+	line := r.direction*r.batch + b
 	if r.batchFirst {
-		line = b*r.directions + direction
+		line = b*len(r.backwards) + r.direction
 	}
 	return tensor.Of[T](t)[line*r.hidden:][:r.hidden]
 }
 
-// row returns which row of inputs has a step of a batch.
+// stepOf returns the direction's line of a tensor of the states of all steps
+// [length, directions, batch, hidden], or with batches first.
+func (r *recurrent[T]) stepOf(t *tensor.Tensor, b, step int) []T {
+	line := (step*len(r.backwards)+r.direction)*r.batch + b
+	if r.batchFirst {
+		line = (b*r.length+step)*len(r.backwards) + r.direction
+	}
+	return tensor.Of[T](t)[line*r.hidden:][:r.hidden]
+}
+
+// row returns which row of X has a step of a batch.
 func (r *recurrent[T]) row(step, b int) int {
 	if r.batchFirst {
 		return b*r.length + step
@@ -201,83 +326,77 @@ func (r *recurrent[T]) row(step, b int) int {
 	return step*r.batch + b
 }
 
-// pass runs one direction. now has for each batch the step that it takes, or a
-// negative number when its sequence is over.
-func (r *recurrent[T]) pass(direction int, backward bool, now []int, step func(now []int) error) error {
-	for _, s := range []struct {
-		state *tensor.Tensor
-		input int
-	}{{r.state, 5}, {r.cell, 6}} {
-		clear(s.state.Data)
-		if initial := at(r.call.In, s.input); initial != nil {
-			for b := range r.batch {
-				copy(tensor.Of[T](s.state)[b*r.hidden:], r.stateAt(initial, direction, b))
-			}
+// locate finds the step that each batch takes as the i-th one.
+func (r *recurrent[T]) locate(i int) {
+	for b := range r.now {
+		length := r.length
+		if lengths := at(r.call.In, 4); lengths != nil {
+			length = int(tensor.Of[int32](lengths)[b])
+		}
+		switch {
+		case i >= length:
+			r.now[b] = -1
+		case r.backwards[r.direction]:
+			r.now[b] = int64(length - 1 - i)
+		default:
+			r.now[b] = int64(i)
 		}
 	}
-	for i := range r.length {
-		for b := range now {
-			length := r.length
-			if lengths := at(r.call.In, 4); lengths != nil {
-				length = int(tensor.Of[int32](lengths)[b])
-				if length < 0 || length > r.length {
-					return fmt.Errorf("sequence_lens has %d for sequences of %d", length, r.length)
-				}
-			}
-			switch {
-			case i >= length:
-				now[b] = -1
-			case backward:
-				now[b] = length - 1 - i
-			default:
-				now[b] = i
-			}
-		}
-		if err := step(now); err != nil {
-			return err
-		}
-		r.record(direction, now)
-	}
-	for i, state := range []*tensor.Tensor{r.state, r.cell} {
-		if out := at(r.call.Out, i+1); out != nil {
-			for b := range r.batch {
-				copy(r.stateAt(out, direction, b), tensor.Of[T](state)[b*r.hidden:])
-			}
-		}
-	}
-	return nil
 }
 
 // record stores the states of a step in output 0.
-func (r *recurrent[T]) record(direction int, now []int) {
-	y := at(r.call.Out, 0)
+func (r *recurrent[T]) record() {
+	y := at(r.outputs, 0)
 	if y == nil {
 		return
 	}
-	for b, step := range now {
-		if step < 0 {
-			continue
+	for b, step := range r.now {
+		if step >= 0 {
+			copy(r.stepOf(y, b, int(step)), r.state[b*r.hidden:])
 		}
-		line := (step*r.directions+direction)*r.batch + b
-		if r.batchFirst {
-			line = (b*r.length+step)*r.directions + direction
-		}
-		copy(tensor.Of[T](y)[line*r.hidden:], tensor.Of[T](r.state)[b*r.hidden:][:r.hidden])
 	}
 }
 
-// biasAt returns the biases of all gates, those of the input or of the state.
-func (r *recurrent[T]) biasAt(direction, gates int, ofState bool) []T {
-	bias := at(r.call.In, 3)
-	if bias == nil {
+// recurrentPlace says where an element of the state, and what belongs to it,
+// lies at a step. The next gate's lies hidden elements behind one gate's.
+type recurrentPlace struct {
+	j       int // in the state of a batch
+	state   int // in the states of all batches
+	product int // gate 0 in products
+	gate    int // gate 0 in values
+	kept    int // in matrices [directions, rows, hidden]
+	delta   int // gate 0 in a matrix [batch, gates·hidden]
+}
+
+// elementsOfState are as many as are worth handing to a thread.
+const elementsOfState = 256
+
+// each makes a stage that calls body for every element of the states of those
+// batches that have a step to take.
+func (r *recurrent[T]) each(body func(recurrentPlace)) func() error {
+	span := func(lo, hi int) {
+		for lo < hi {
+			b, j := lo/r.hidden, lo%r.hidden
+			n := min(hi-lo, r.hidden-j)
+			if step := int(r.now[b]); step >= 0 {
+				row := r.row(step, b)
+				p := recurrentPlace{j: j, state: lo,
+					product: b*r.stateGates*r.hidden + j,
+					gate:    (row*len(r.backwards)+r.direction)*r.gates*r.hidden + j,
+					kept:    (r.direction*r.rows()+row)*r.hidden + j,
+					delta:   b*r.gates*r.hidden + j}
+				for range n {
+					body(p)
+					p = recurrentPlace{p.j + 1, p.state + 1, p.product + 1, p.gate + 1, p.kept + 1, p.delta + 1}
+				}
+			}
+			lo += n
+		}
+	}
+	return func() error {
+		r.device.pool.run(r.batch*r.hidden, elementsOfState, span)
 		return nil
 	}
-	size := gates * r.hidden
-	start := direction * 2 * size
-	if ofState {
-		start += size
-	}
-	return tensor.Of[T](bias)[start:][:size]
 }
 
 // term returns element i of a list that may be missing.
@@ -288,107 +407,74 @@ func term[T simd.Float](list []T, i int) float64 {
 	return float64(list[i])
 }
 
-func (r *recurrent[T]) clipped(x float64) float64 { return max(-r.clip, min(r.clip, x)) }
-
-// advance weighs the state and calls body for every element of the state of
-// each batch that has a step to take.
-func (r *recurrent[T]) advance(now []int, gates int, weigh func() error, body func(b, j int, inputs, products []T)) error {
-	if err := weigh(); err != nil {
-		return err
-	}
-	size := gates * r.hidden
-	inputs, products := tensor.Of[T](r.inputs), tensor.Of[T](r.products)
-	for b, step := range now {
-		if step < 0 {
-			continue
-		}
-		x, h := inputs[r.row(step, b)*size:][:size], products[b*size:][:size]
-		for j := range r.hidden {
-			body(b, j, x, h)
-		}
-	}
-	return nil
+// sum is what the input and the state contribute to a gate.
+func (r *recurrent[T]) sum(p recurrentPlace, gate int) float64 {
+	i := gate * r.hidden
+	return float64(r.values[p.gate+i]) + float64(r.products[p.product+i]) + term(r.inputBias, i+p.j) + term(r.stateBias, i+p.j)
 }
 
-func (r *recurrent[T]) rnn(direction int, f []func(float64) float64, weigh func() error) func(now []int) error {
-	var wb, rb []T
-	body := func(b, j int, x, h []T) {
-		sum := float64(x[j]) + float64(h[j]) + term(wb, j) + term(rb, j)
-		tensor.Of[T](r.state)[b*r.hidden+j] = T(f[0](r.clipped(sum)))
+// activate returns the value of a gate at x.
+func (r *recurrent[T]) activate(p recurrentPlace, gate int, f *recurrentActivation, x float64) float64 {
+	clipped := max(-r.clip, min(r.clip, x))
+	y := f.value(clipped)
+	if r.trace != nil {
+		i := p.gate + gate*r.hidden
+		r.values[i], r.trace.slopes[i] = T(y), 0
+		if clipped == x {
+			r.trace.slopes[i] = T(f.slope(x, y))
+		}
 	}
-	return func(now []int) error {
-		wb, rb = r.biasAt(direction, 1, false), r.biasAt(direction, 1, true)
-		return r.advance(now, 1, weigh, body)
-	}
+	return y
+}
+
+func (r *recurrent[T]) rnn(p recurrentPlace) {
+	r.keep(p)
+	r.state[p.state] = T(r.activate(p, 0, &r.f[0], r.sum(p, 0)))
 }
 
 // lstm has the gates input, output, forget and cell.
-func (r *recurrent[T]) lstm(direction int, f []func(float64) float64, weigh func() error, coupled bool) func(now []int) error {
-	var wb, rb, peepholes []T
-	body := func(b, j int, x, h []T) {
-		n := r.hidden
-		state, cell := &tensor.Of[T](r.state)[b*n+j], &tensor.Of[T](r.cell)[b*n+j]
-		gate := func(i int) float64 {
-			return float64(x[i*n+j]) + float64(h[i*n+j]) + term(wb, i*n+j) + term(rb, i*n+j)
-		}
-		old := float64(*cell)
-		input := f[0](r.clipped(gate(0) + term(peepholes, j)*old))
-		forget := 1 - input
-		if !coupled {
-			forget = f[0](r.clipped(gate(2) + term(peepholes, 2*n+j)*old))
-		}
-		c := forget*old + input*f[1](r.clipped(gate(3)))
-		output := f[0](r.clipped(gate(1) + term(peepholes, n+j)*c))
-		*cell, *state = T(c), T(output*f[2](c))
+func (r *recurrent[T]) lstm(p recurrentPlace) {
+	r.keep(p)
+	n, old := r.hidden, float64(r.cell[p.state])
+	input := r.activate(p, 0, &r.f[0], r.sum(p, 0)+term(r.peepholes, p.j)*old)
+	forget := 1 - input
+	if !r.coupled {
+		forget = r.activate(p, 2, &r.f[0], r.sum(p, 2)+term(r.peepholes, 2*n+p.j)*old)
 	}
-	return func(now []int) error {
-		wb, rb = r.biasAt(direction, 4, false), r.biasAt(direction, 4, true)
-		if len(r.call.In) > 7 && r.call.In[7] != nil {
-			peepholes = tensor.Of[T](r.call.In[7])[direction*3*r.hidden:]
+	c := forget*old + input*r.activate(p, 3, &r.f[1], r.sum(p, 3))
+	output := r.activate(p, 1, &r.f[0], r.sum(p, 1)+term(r.peepholes, n+p.j)*c)
+	r.cell[p.state], r.state[p.state] = T(c), T(output*r.f[2].value(c))
+}
+
+// gruReset is the first part of GRU, whose gates are update, reset and hidden.
+// The hidden gate weighs the reset state or, linear first, resets the weighed
+// state.
+func (r *recurrent[T]) gruReset(p recurrentPlace) {
+	r.keep(p)
+	through := float64(r.state[p.state])
+	if r.linearFirst {
+		through = float64(r.products[p.product+2*r.hidden]) + term(r.stateBias, 2*r.hidden+p.j)
+	}
+	reset := T(r.activate(p, 1, &r.f[0], r.sum(p, 1)) * through)
+	r.reset[p.state] = reset
+	if r.trace != nil {
+		if r.linearFirst {
+			reset = T(through)
 		}
-		return r.advance(now, 4, weigh, body)
+		r.trace.resets[p.kept] = reset
 	}
 }
 
-// gru has the gates update, reset and hidden. The hidden gate weighs the reset
-// state or, linear first, resets the weighed state.
-func (r *recurrent[T]) gru(direction int, f []func(float64) float64, weigh, weighReset func() error, candidate *tensor.Tensor, linearFirst bool) func(now []int) error {
-	n := r.hidden
-	var wb, rb []T
-	gate := func(i, j int, x, h []T) float64 {
-		return float64(x[i*n+j]) + float64(h[i*n+j]) + term(wb, i*n+j) + term(rb, i*n+j)
+// gruUpdate is the second part.
+func (r *recurrent[T]) gruUpdate(p recurrentPlace) {
+	i := 2 * r.hidden
+	x := float64(r.values[p.gate+i]) + term(r.inputBias, i+p.j)
+	if r.linearFirst {
+		x += float64(r.reset[p.state])
+	} else {
+		x += float64(r.weighed[p.state]) + term(r.stateBias, i+p.j)
 	}
-	reset := func(b, j int, x, h []T) {
-		gated := f[0](r.clipped(gate(1, j, x, h)))
-		if linearFirst {
-			gated *= float64(h[2*n+j]) + term(rb, 2*n+j)
-		} else {
-			gated *= float64(tensor.Of[T](r.state)[b*n+j])
-		}
-		tensor.Of[T](r.reset)[b*n+j] = T(gated)
-	}
-	update := func(b, j int, x, h []T) {
-		state := &tensor.Of[T](r.state)[b*n+j]
-		hidden := float64(x[2*n+j]) + term(wb, 2*n+j)
-		if linearFirst {
-			hidden += float64(tensor.Of[T](r.reset)[b*n+j])
-		} else {
-			hidden += float64(tensor.Of[T](candidate)[b*n+j]) + term(rb, 2*n+j)
-		}
-		z := f[0](r.clipped(gate(0, j, x, h)))
-		*state = T((1-z)*f[1](r.clipped(hidden)) + z*float64(*state))
-	}
-	weighed := func() error {
-		if linearFirst {
-			return nil
-		}
-		return weighReset()
-	}
-	return func(now []int) error {
-		wb, rb = r.biasAt(direction, 3, false), r.biasAt(direction, 3, true)
-		if err := r.advance(now, 3, weigh, reset); err != nil {
-			return err
-		}
-		return r.advance(now, 3, weighed, update)
-	}
+	update := r.activate(p, 0, &r.f[0], r.sum(p, 0))
+	hidden := r.activate(p, 2, &r.f[1], x)
+	r.state[p.state] = T((1-update)*hidden + update*float64(r.state[p.state]))
 }
