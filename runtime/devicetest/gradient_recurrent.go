@@ -21,7 +21,8 @@ func recurrentInputs(opType string, directions int, batchFirst bool) []Input {
 	if batchFirst {
 		x, state = Random(batch, recurrentLength, recurrentInput), Random(batch, directions, hidden)
 	}
-	in := []Input{x, Random(directions, gates*hidden, recurrentInput), Random(directions, gates*hidden, hidden), Random(directions, 2*gates*hidden), {Absent: true}, state}
+	in := []Input{x, Within(-0.6, 0.6, directions, gates*hidden, recurrentInput), Within(-0.6, 0.6, directions, gates*hidden, hidden),
+		Random(directions, 2*gates*hidden), {Absent: true}, state}
 	if opType == "LSTM" {
 		in = append(in, state, Random(directions, 3*hidden))
 	}
