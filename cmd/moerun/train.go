@@ -39,6 +39,7 @@ Examples:
   moerun train moe.onnx --data book.txt --print-config > train.yaml
   moerun train moe.onnx --data book.txt --set 'groups=[{match: "*attention*", freeze: true}]'
   moerun train moe.onnx --output runs/second --resume --workers 4
+  moerun train moe.onnx --data book.txt --parallel data=2,expert=4 --shard-optimizer
   mpirun -n 8 moerun-mpi train moe.onnx --data book.txt --elastic --timeout 2m
   moerun train moe.onnx --parameters`,
 	Flags: func(flags *pflag.FlagSet) cli.Action {
@@ -52,6 +53,7 @@ Examples:
 		flags.BoolVar(&o.resume, "resume", false, "go on from the newest checkpoint in the run directory")
 		flags.BoolVar(&o.elastic, "elastic", false, "like --resume, but begin where there is nothing to go on from: for launchers that restart what failed, on any number of workers")
 		o.workers.register(flags)
+		flags.BoolVar(&o.shardOptimizer, "shard-optimizer", false, "divide the optimizer's state among workers that have the same parameters (ZeRO stage 1)")
 		flags.StringVar(&o.report, "report", "", "write a page of HTML with curves and heat maps to this `file`")
 		flags.BoolVar(&o.tensorBoard, "tensorboard", false, "write event files for TensorBoard into the run directory")
 		flags.BoolVar(&o.quiet, "quiet", false, "do not show how far the run is")
@@ -81,21 +83,23 @@ var shortcuts = []struct{ flag, setting, usage string }{
 }
 
 type trainFlags struct {
-	runtime     runtimeFlags
-	config      string
-	set         []string
-	output      string
-	resume      bool
-	elastic     bool
-	workers     workersFlags
-	report      string
-	tensorBoard bool
-	quiet       bool
-	writeGraph  string
-	printConfig bool
-	parameters  bool
-	json        bool
-	flags       *pflag.FlagSet
+	runtime runtimeFlags
+	config  string
+	set     []string
+	output  string
+	resume  bool
+	elastic bool
+	workers workersFlags
+
+	shardOptimizer bool
+	report         string
+	tensorBoard    bool
+	quiet          bool
+	writeGraph     string
+	printConfig    bool
+	parameters     bool
+	json           bool
+	flags          *pflag.FlagSet
 }
 
 func (o *trainFlags) run(ctx context.Context, out io.Writer, path string) error {
@@ -121,7 +125,7 @@ func (o *trainFlags) run(ctx context.Context, out io.Writer, path string) error 
 		_, err := io.WriteString(out, c.YAML())
 		return err
 	}
-	options := job.Options{Dir: o.output, Resume: o.resume || o.elastic, Workers: p.workers, Timeout: o.workers.timeout, Report: o.report,
+	options := job.Options{Dir: o.output, Resume: o.resume || o.elastic, Workers: p.workers, Layout: p.layout, ShardOptimizer: o.shardOptimizer, Timeout: o.workers.timeout, Report: o.report,
 		TensorBoard: o.tensorBoard, Machine: machine(), Version: cli.Version()}
 	if options.Runtime, err = o.runtime.options(); err != nil {
 		return err

@@ -18,12 +18,14 @@ import (
 
 // workersFlags say which workers train together.
 type workersFlags struct {
-	workers string
-	timeout time.Duration
+	workers  string
+	parallel string
+	timeout  time.Duration
 }
 
 func (f *workersFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.workers, "workers", "", "`number` of workers in this process, which divide batches and threads, or mpi (default: the processes that mpirun or srun started, else 1)")
+	flags.StringVar(&f.parallel, "parallel", "", "how workers share the work, as `data=2,expert=4,slice=1,tensor=1` (default: data=WORKERS)")
 	flags.DurationVar(&f.timeout, "timeout", 10*time.Minute, "`time` after which workers give up one that they wait for, such as 90s")
 }
 
@@ -71,12 +73,20 @@ var openWorld = mpi.World
 type plan struct {
 	process process
 	workers int // 0 where they are processes
+	layout  comm.Layout
 }
 
 // plan decides, before anything is opened.
 func (f *workersFlags) plan() (plan, error) {
 	p := plan{process: launched(os.Getenv)}
 	many := p.process.size > 1
+	if f.parallel != "" {
+		l, err := comm.ParseLayout(f.parallel)
+		if err != nil {
+			return p, cli.Misusef("--parallel: %v", err)
+		}
+		p.layout = l
+	}
 	switch n, err := strconv.Atoi(f.workers); {
 	case f.timeout <= 0:
 		return p, cli.Misusef("--timeout %v must be more than 0", f.timeout)
@@ -91,6 +101,14 @@ func (f *workersFlags) plan() (plan, error) {
 		return p, cli.Misusef("%s started %d processes, which are the workers: leave out --workers %d", p.process.launcher, p.process.size, n)
 	default:
 		p.workers = n
+	}
+	if l := p.layout; f.parallel != "" {
+		if f.workers == "" && !many {
+			p.workers = l.Size()
+		}
+		if n := max(p.workers, p.process.size); l.Size() != n {
+			return p, cli.Misusef("--parallel %s is for %d workers, there are %d", f.parallel, l.Size(), n)
+		}
 	}
 	return p, nil
 }

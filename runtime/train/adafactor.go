@@ -11,7 +11,10 @@ import (
 // second moments of a matrix it keeps the means of rows and columns alone; a
 // tensor of more dimensions is a stack of matrices. The rate is relative to
 // the root mean square of the weights, and at most 1/√step.
-type adafactor struct{ Optimizer }
+type adafactor struct {
+	Optimizer
+	experts bool // each matrix of a stack is updated by itself
+}
 
 func (o adafactor) whole() bool { return true }
 
@@ -60,8 +63,8 @@ func (o adafactor) update(g *updateGraph) (string, []string) {
 	}
 	tiny := g.builder.number(g.t, epsilon1(g.t)*epsilon1(g.t))
 	update := g.op("Div", gradient, g.op("Sqrt", g.op("Max", variance, tiny)))
-	size := g.op("Max", g.rootMeanSquare(g.weight), g.builder.number(g.t, epsilon2))
-	clip := g.op("Max", g.op("Div", g.rootMeanSquare(update), g.number("clip")), g.builder.number(g.t, 1))
+	size := g.op("Max", g.rootMeanSquare(g.weight, o.experts), g.builder.number(g.t, epsilon2))
+	clip := g.op("Max", g.op("Div", g.rootMeanSquare(update, o.experts), g.number("clip")), g.builder.number(g.t, 1))
 	rate := g.op("Div", g.op("Mul", size, g.number("rate")), clip)
 	return g.op("Sub", w, g.op("Mul", update, rate)), states
 }
@@ -71,8 +74,15 @@ func (g *updateGraph) mean(v string, axis int64) string {
 	return g.op("ReduceMean", v, g.constant(tensor.FromSlice([]int64{axis}, 1)))
 }
 
-// rootMeanSquare returns that of all elements, of rank 1 and length 1.
-func (g *updateGraph) rootMeanSquare(v string) string {
-	all := &onnx.Node{OpType: "ReduceMean", Attributes: []*onnx.Attribute{onnx.IntAttribute("keepdims", 0)}}
-	return g.op("Sqrt", g.add(all, 1, g.op("Mul", v, v))[0])
+// rootMeanSquare returns that of all elements, of rank 1 and length 1, or that
+// of each matrix in a stack of them.
+func (g *updateGraph) rootMeanSquare(v string, each bool) string {
+	mean := &onnx.Node{OpType: "ReduceMean"}
+	in := []string{g.op("Mul", v, v)}
+	if each && g.rank > 2 {
+		in = append(in, g.constant(tensor.FromSlice([]int64{-2, -1}, 2)))
+	} else {
+		mean.Attributes = []*onnx.Attribute{onnx.IntAttribute("keepdims", 0)}
+	}
+	return g.op("Sqrt", g.add(mean, 1, in...)[0])
 }

@@ -43,7 +43,7 @@ func (t *Trainer) Evaluate(ctx context.Context, next func() (Batch, error)) (rep
 		if err != nil {
 			return result, err
 		}
-		if w == 0 { // rows of padding: the loss is not a number
+		if w == 0 && t.options.Workers.Alone() { // rows of padding
 			continue
 		}
 		if err := e.objective.supply(e.inputs, e.feeds, batch); err != nil {
@@ -57,7 +57,9 @@ func (t *Trainer) Evaluate(ctx context.Context, next func() (Batch, error)) (rep
 		if err := e.objective.read(s, out, e.at, 1); err != nil {
 			return result, err
 		}
-		loss += w * float64(s.Loss)
+		if w > 0 { // else the loss is not a number, but other workers wait for this one
+			loss += w * float64(s.Loss)
+		}
 		weight += w
 		result.Tokens += s.Labels
 	}
@@ -82,7 +84,7 @@ func (t *Trainer) evaluator() (*evaluation, error) {
 	// Labels are not smoothed, and nothing but the task counts.
 	l := t.options.Loss
 	l.LabelSmoothing, l.ZLoss, l.Balance, l.RouterZ = 0, 0, 0, 0
-	o, err := newObjective(t.source, l, parameters, false, 0)
+	o, err := newObjective(t.source, l, parameters, false, &t.options)
 	if err != nil {
 		return nil, err
 	}

@@ -90,7 +90,7 @@ type objective struct {
 }
 
 // newObjective adds a loss to a copy of a model without function calls.
-func newObjective(m *onnx.Model, l Loss, parameters []Parameter, training bool, seed int64) (*objective, error) {
+func newObjective(m *onnx.Model, l Loss, parameters []Parameter, training bool, options *Options) (*objective, error) {
 	m = m.Clone()
 	o := &objective{model: m, parameters: parameters}
 	g := m.Graph
@@ -122,7 +122,7 @@ func newObjective(m *onnx.Model, l Loss, parameters []Parameter, training bool, 
 	b := newBuilder(m)
 	if training {
 		o.step = b.input("step", onnx.Int64, []int64{})
-		if err := o.enterTraining(b, seed); err != nil {
+		if err := o.enterTraining(b, options); err != nil {
 			return nil, err
 		}
 	} else {
@@ -173,8 +173,12 @@ func (l *Loss) find(g *onnx.Graph) (*onnx.ValueInfo, error) {
 
 // enterTraining connects what behaves differently in training with the step:
 // gates and dropout.
-func (o *objective) enterTraining(b *builder, seed int64) error {
+func (o *objective) enterTraining(b *builder, options *Options) error {
 	number := int64(0)
+	dropout := options.Seed // another one for other tokens; gates know the number of a token
+	if !options.Workers.Alone() {
+		dropout += int64(options.Workers.Tokens.Rank())
+	}
 	for _, n := range b.graph.Nodes {
 		switch {
 		case n.OpType == moe.OpType && n.Domain == moe.Domain:
@@ -182,7 +186,7 @@ func (o *objective) enterTraining(b *builder, seed int64) error {
 				n.Inputs = append(n.Inputs, "")
 			}
 			n.Inputs[moe.InputStep] = o.step
-			setInt(n, moe.AttributeSeed, seed)
+			setInt(n, moe.AttributeSeed, options.Seed)
 			setInt(n, moe.AttributeLayer, number)
 			number++
 		case n.Is("Dropout"):
@@ -190,7 +194,7 @@ func (o *objective) enterTraining(b *builder, seed int64) error {
 				return fmt.Errorf("node %q (Dropout): its mask is used, which training does not support", n.Name)
 			}
 			o.dropOut(b, n)
-			setInt(n, moe.AttributeSeed, seed)
+			setInt(n, moe.AttributeSeed, dropout)
 			setInt(n, moe.AttributeLayer, number)
 			number++
 		}

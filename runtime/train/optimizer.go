@@ -220,7 +220,7 @@ func newRule(o Optimizer, p *Parameter) rule {
 	case Adam:
 		return adam{o, false}
 	case Adafactor:
-		return adafactor{o}
+		return adafactor{o, p.Kind == Expert}
 	case Muon:
 		if n := len(p.Shape); n >= 2 && (p.Kind == Matrix || p.Kind == Expert) {
 			return muon{o, p.Shape[n-2] > p.Shape[n-1]}

@@ -1,6 +1,8 @@
 package train
 
 import (
+	"slices"
+
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
@@ -24,7 +26,7 @@ func (t *Trainer) Progress() Progress { return Progress{t.step, t.skipped} }
 func (t *Trainer) Weights() []Named {
 	var list []Named
 	for _, p := range t.parameters {
-		list = append(list, Named{Name: p.Name, Tensor: p.weight})
+		list = append(list, p.named(p.Name, p.weight))
 	}
 	for _, b := range t.biases {
 		list = append(list, Named{Name: b.name, Tensor: b.value})
@@ -39,13 +41,29 @@ func (t *Trainer) OptimizerState() []Named {
 	var list []Named
 	for _, p := range t.parameters {
 		if p.master != nil {
-			list = append(list, Named{Name: p.Name + "/master", Tensor: p.master})
+			list = append(list, p.named(p.Name+"/master", p.master))
 		}
 		for i, s := range p.states {
-			list = append(list, Named{Name: p.Name + "/" + p.names[i], Tensor: s})
+			list = append(list, p.named(p.Name+"/"+p.names[i], s))
 		}
 	}
 	return list
+}
+
+// named returns a tensor of a parameter, or of its state, with the part that it
+// is of that of all workers. States are as long as the parameter along an axis,
+// or of length 1.
+func (p *parameter) named(name string, t *tensor.Tensor) Named {
+	n := Named{Name: name, Tensor: t}
+	if p.part != nil {
+		n.Part = &safetensors.Part{Shape: slices.Clone(t.Shape), From: make([]int, len(t.Shape))}
+		for i, size := range t.Shape {
+			if size == p.Shape[i] {
+				n.Part.Shape[i], n.Part.From[i] = p.part.Shape[i], p.part.From[i]
+			}
+		}
+	}
+	return n
 }
 
 // Restore lets the trainer go on from what Weights, OptimizerState and Progress

@@ -15,6 +15,7 @@ import (
 	"github.com/fmoe-go/fmoe/runtime/routing"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
 	"github.com/fmoe-go/fmoe/runtime/train/report"
+	"github.com/fmoe-go/fmoe/runtime/train/safetensors"
 )
 
 // Options say how a model is trained.
@@ -38,10 +39,14 @@ type Options struct {
 	Recompute bool
 	// Seed is the key of all random numbers.
 	Seed int64
-	// Communicator is that of the workers that train together; nil is one
-	// worker. Each makes steps over its own batches, and all come to the same
-	// weights. Their options, models and numbers of steps must be the same.
-	Communicator comm.Communicator
+	// Workers are the groups of those that train together; nil is one worker.
+	// Those with different tokens make steps over their own batches, and all
+	// come to the weights that one would. Their options, models and numbers of
+	// steps must be the same.
+	Workers *comm.Groups
+	// ShardOptimizer divides the optimizer's state among workers that have the
+	// same parameters.
+	ShardOptimizer bool
 	// Runtime are the options of the sessions.
 	Runtime runtime.Options
 }
@@ -76,6 +81,7 @@ func (o *Options) Check() error {
 // sessions returns the options of sessions that run the model.
 func (o *Options) sessions() runtime.Options {
 	r := o.Runtime
+	r.Workers = o.Workers
 	if o.Precision == "bfloat16" {
 		r.Precision = onnx.BFloat16
 	}
@@ -98,8 +104,8 @@ type Trainer struct {
 	at         map[string]int   // where outputs are
 	scale      *tensor.Tensor   // the gradient of the loss
 	stepInput  *tensor.Tensor
-	sums       *gradients // over all workers
-	step       int64      // updates done
+	shared     []*reduction // gradients of several workers
+	step       int64        // updates done
 	skipped    int64
 }
 
@@ -111,9 +117,25 @@ type parameter struct {
 	master   *tensor.Tensor // the weight in float32, where it is narrower; else nil
 	states   []*tensor.Tensor
 	names    []string // of states
-	updater  *updater // nil where it is frozen or nothing depends on it
+	updater  *updater // nil where nothing depends on it, or another worker updates it
 	sum      *tensor.Tensor
-	gradient int // the output that has its gradient
+	gradient int            // the output that has its gradient, −1 where nothing depends on it
+	summed   *tensor.Tensor // the gradient of a step
+
+	// Of several workers:
+	part      *safetensors.Part // which part of the parameter this one has, nil for all
+	expert    bool              // workers with other experts have other gradients
+	undivided bool              // though experts' hidden width is
+	owner     int               // who updates it, where the state of the optimizer is divided
+	elsewhere bool              // another one does
+}
+
+// wide returns the weight as it is updated.
+func (p *parameter) wide() *tensor.Tensor {
+	if p.master != nil {
+		return p.master
+	}
+	return p.weight
 }
 
 // selectionBias is a selection bias of FMoE layers, which counts of rows
@@ -146,6 +168,13 @@ func New(m *onnx.Model, o Options) (*Trainer, error) {
 		return nil, err
 	}
 	t := &Trainer{options: o, source: m, updaters: map[updaterKey]*updater{}}
+	layers, _ := findExperts(m)
+	var parts map[string]*safetensors.Part
+	if !o.Workers.Alone() {
+		if parts, err = divide(m, layers, o.Workers); err != nil {
+			return nil, err
+		}
+	}
 	found := Parameters(m)
 	if len(found) == 0 {
 		return nil, noParameters(m)
@@ -158,10 +187,11 @@ func New(m *onnx.Model, o Options) (*Trainer, error) {
 	for i, p := range found {
 		if !list[i].freeze {
 			trained = append(trained, p)
-			t.parameters = append(t.parameters, &parameter{Parameter: p, setting: list[i]})
+			slot, expert := layers[p.Name]
+			t.parameters = append(t.parameters, &parameter{Parameter: p, setting: list[i], part: parts[p.Name], expert: expert, undivided: slot == moe.InputFC2Bias})
 		}
 	}
-	if t.objective, err = newObjective(m, o.Loss, trained, true, o.Seed+int64(o.rank())); err != nil {
+	if t.objective, err = newObjective(m, o.Loss, trained, true, &o); err != nil {
 		return nil, err
 	}
 	if err := t.open(); err != nil {
@@ -206,6 +236,14 @@ func (t *Trainer) open() error {
 			return fmt.Errorf("parameter %q: %w", p.Name, err)
 		}
 	}
+	if !t.options.Workers.Alone() {
+		t.shared = t.reductions()
+	}
+	for _, p := range t.parameters {
+		if err := t.prepare(p); err != nil {
+			return fmt.Errorf("parameter %q: %w", p.Name, err)
+		}
+	}
 	t.connect()
 	return nil
 }
@@ -221,22 +259,32 @@ func (t *Trainer) gradientOptions() runtime.Options {
 	return o
 }
 
-// load gives a parameter memory for its weight and, where it has a gradient,
-// for its optimizer's states.
+// load gives a parameter memory for its weight, and finds its gradient.
 func (t *Trainer) load(p *parameter) (err error) {
 	if p.weight, err = copied(t.source, p.Name); err != nil {
 		return err
 	}
-	gradient, reached := t.at[runtime.GradientName(p.Name)]
-	if !reached {
+	p.gradient = -1
+	if at, reached := t.at[runtime.GradientName(p.Name)]; reached {
+		p.gradient = at
+	}
+	return nil
+}
+
+// prepare gives a parameter that this worker updates memory for the optimizer's
+// states.
+func (t *Trainer) prepare(p *parameter) (err error) {
+	if p.gradient < 0 || p.elsewhere {
 		return nil
 	}
-	p.gradient = gradient
 	weight := inFloat32(p.weight)
 	if weight != p.weight {
 		p.master = weight
 	}
 	r := newRule(t.options.Optimizer, &p.Parameter)
+	if r.whole() && p.part != nil && t.options.Workers.Layout.Tensor > 1 {
+		return fmt.Errorf("the optimizer %s takes whole matrices, which workers divide: use tensor=1, or another optimizer", t.options.Optimizer.Kind)
+	}
 	for _, s := range r.states(p.Shape) {
 		p.names, p.states = append(p.names, s.name), append(p.states, tensor.New(weight.Type, s.shape...))
 	}
@@ -408,20 +456,19 @@ func (t *Trainer) Step(ctx context.Context, batches ...Batch) (*Step, error) {
 		return nil, err
 	}
 	s.finish(t.objective, t.options.Loss)
-	gradients := make([]*tensor.Tensor, len(t.parameters))
-	for i, p := range t.parameters {
+	for _, p := range t.parameters {
 		switch {
-		case p.updater == nil:
+		case p.gradient < 0:
 		case len(batches) > 1:
-			gradients[i] = p.sum
+			p.summed = p.sum
 		default:
-			gradients[i] = inFloat32(out[p.gradient])
+			p.summed = inFloat32(out[p.gradient])
 		}
 	}
-	if err := t.sumGradients(ctx, gradients); err != nil {
+	if err := t.sumGradients(ctx); err != nil {
 		return nil, err
 	}
-	return s, t.update(s, gradients)
+	return s, t.update(ctx, s)
 }
 
 // shares returns what part of the labels of all workers each batch has.
@@ -531,7 +578,7 @@ func (s *Step) finish(o *objective, l Loss) {
 // accumulate adds the gradients of a run to those of the runs before.
 func (t *Trainer) accumulate(out []*tensor.Tensor, first bool) {
 	for _, p := range t.parameters {
-		if p.updater == nil {
+		if p.gradient < 0 {
 			continue
 		}
 		g := inFloat32(out[p.gradient])
@@ -547,18 +594,14 @@ func (t *Trainer) accumulate(out []*tensor.Tensor, first bool) {
 }
 
 // update lets the optimizers change the weights, if all is finite.
-func (t *Trainer) update(s *Step, gradients []*tensor.Tensor) error {
-	squares := 0.0
-	var infinite string
-	for i, x := range sumsOfSquares(gradients, t.threads()) {
-		if squares += x; infinite == "" && (math.IsNaN(x) || math.IsInf(x, 0)) {
-			infinite = t.parameters[i].Name
-		}
+func (t *Trainer) update(ctx context.Context, s *Step) error {
+	norm, infinite, err := t.norm(ctx)
+	if err != nil {
+		return err
 	}
 	if x := float64(s.Total); math.IsNaN(x) || math.IsInf(x, 0) {
 		infinite = "loss"
 	}
-	norm := math.Sqrt(squares)
 	t.step++
 	factor := t.options.Schedule.Factor(t.step-1, t.options.Steps)
 	s.Step.Step, s.GradientNorm, s.LearningRates = t.step, report.Number(norm), t.rates(factor)
@@ -572,21 +615,20 @@ func (t *Trainer) update(s *Step, gradients []*tensor.Tensor) error {
 	if t.options.Clip > 0 && norm > t.options.Clip {
 		scale = t.options.Clip / norm
 	}
-	for i, p := range t.parameters {
-		if gradients[i] == nil {
+	for _, p := range t.parameters {
+		if p.updater == nil {
 			continue
 		}
 		h := hyper{step: t.step - t.skipped, rate: t.options.Optimizer.LearningRate * factor * p.rateFactor, weightDecay: p.weightDecay}
-		weight := p.weight
-		if p.master != nil {
-			weight = p.master
-		}
-		if err := p.updater.apply(weight, gradients[i], p.states, scale, h); err != nil {
+		if err := p.updater.apply(p.wide(), p.summed, p.states, scale, h); err != nil {
 			return fmt.Errorf("parameter %q: %w", p.Name, err)
 		}
 		if p.master != nil {
 			tensor.ConvertFloat(p.weight, p.master)
 		}
+	}
+	if err := t.spreadWeights(ctx); err != nil {
+		return err
 	}
 	for _, b := range t.biases {
 		b.move(s.rows, t.options.BiasRate)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	goruntime "runtime"
+	"slices"
 	"time"
 
 	"github.com/fmoe-go/fmoe/internal/files"
@@ -18,6 +19,7 @@ import (
 	"github.com/fmoe-go/fmoe/runtime"
 	"github.com/fmoe-go/fmoe/runtime/benchmark"
 	"github.com/fmoe-go/fmoe/runtime/comm"
+	"github.com/fmoe-go/fmoe/runtime/tensor"
 	"github.com/fmoe-go/fmoe/runtime/train"
 	"github.com/fmoe-go/fmoe/runtime/train/checkpoint"
 	"github.com/fmoe-go/fmoe/runtime/train/data"
@@ -54,6 +56,12 @@ type Options struct {
 	// processes, instead of Workers. All need the same model, configuration and
 	// run directory. Run closes it.
 	World comm.Communicator
+	// Layout is how the workers share the work, as many as it says; without one
+	// they have different rows and the same experts.
+	Layout comm.Layout
+	// ShardOptimizer divides the optimizer's state among workers; see
+	// train.Options.
+	ShardOptimizer bool
 	// Timeout is how long Workers wait for one another; 0 is ten minutes.
 	Timeout time.Duration
 	Runtime runtime.Options
@@ -85,7 +93,7 @@ type state struct {
 // job is a run in progress, or a worker's part of it. Worker 0 saves and
 // reports.
 type job struct {
-	workers  comm.Communicator
+	workers  *comm.Groups
 	options  Options
 	config   Config
 	model    *onnx.Model
@@ -112,7 +120,7 @@ func Run(ctx context.Context, path string, c Config, o Options) (*Result, error)
 	if o.World != nil {
 		return runWorld(ctx, path, c, o)
 	}
-	n := max(o.Workers, 1)
+	n := max(o.Workers, o.Layout.Size(), 1)
 	threads := o.Runtime.Threads
 	if threads == 0 {
 		threads = goruntime.GOMAXPROCS(0)
@@ -153,8 +161,11 @@ func run(ctx context.Context, path string, c Config, o Options, w comm.Communica
 	if err != nil {
 		return nil, err
 	}
-	j := &job{workers: w, options: o, config: c, model: m, path: path}
+	j := &job{options: o, config: c, model: m, path: path}
 	defer func() { err = errors.Join(err, j.close()) }()
+	if err := j.group(ctx, w); err != nil {
+		return nil, err
+	}
 	if err := j.open(ctx); err != nil {
 		return nil, err
 	}
@@ -186,8 +197,25 @@ func WriteGraph(path, out string, c Config, o runtime.Options) (err error) {
 	return onnx.WriteFile(out, g, onnx.WriteOptions{})
 }
 
+// group divides the workers as the layout says.
+func (j *job) group(ctx context.Context, world comm.Communicator) error {
+	l := j.options.Layout
+	if l == (comm.Layout{}) {
+		l.Data = world.Size()
+	}
+	if l.Pipeline > 1 {
+		return errors.New("pipeline stages are not there yet; use pipeline=1")
+	}
+	l, err := train.LimitLayout(j.model, l)
+	if err != nil {
+		return fmt.Errorf("%s: %w", j.path, err)
+	}
+	j.workers, err = comm.NewGroups(ctx, world, l)
+	return err
+}
+
 // first reports whether this is worker 0.
-func (j *job) first() bool { return j.workers.Rank() == 0 }
+func (j *job) first() bool { return j.workers.World.Rank() == 0 }
 
 func (j *job) open(ctx context.Context) (err error) {
 	if j.first() {
@@ -196,7 +224,7 @@ func (j *job) open(ctx context.Context) (err error) {
 		}
 	}
 	// The others look for checkpoints in a directory that is in order.
-	if err := j.workers.Barrier(ctx).Wait(); err != nil {
+	if err := j.workers.World.Barrier(ctx).Wait(); err != nil {
 		return err
 	}
 	saved, err := j.saved()
@@ -210,12 +238,12 @@ func (j *job) open(ctx context.Context) (err error) {
 		return err
 	}
 	o := j.config.options()
-	o.Runtime, o.Communicator = j.options.Runtime, j.workers
+	o.Runtime, o.Workers, o.ShardOptimizer = j.options.Runtime, j.workers, j.options.ShardOptimizer
 	if j.trainer, err = train.New(j.model, o); err != nil {
 		return fmt.Errorf("%s: %w", j.path, err)
 	}
 	j.loader, err = data.NewLoader(j.corpus.training, data.LoaderOptions{Batch: j.config.Data.Batch, Shuffle: true, Seed: uint64(j.config.Seed),
-		Rank: j.workers.Rank(), Workers: j.workers.Size()})
+		Rank: j.workers.Tokens.Rank(), Workers: j.workers.Tokens.Size()})
 	if err != nil {
 		return err
 	}
@@ -230,7 +258,7 @@ func (j *job) open(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	return j.workers.Barrier(ctx).Wait() // before worker 0 removes checkpoints
+	return j.workers.World.Barrier(ctx).Wait() // before worker 0 removes checkpoints
 }
 
 // saved opens the checkpoint to go on from, nil where the run is a new one.
@@ -258,7 +286,11 @@ func (j *job) restore(from *checkpoint.Checkpoint) error {
 	if d := s.Config.difference(now); d != "" {
 		return fmt.Errorf("the run had another configuration, now it has %s; give the same one, or another --output", d)
 	}
-	if err := j.trainer.Restore(s.Progress, from.Weights.CopyTo, from.Optimizer.CopyAllTo); err != nil {
+	state := from.Optimizer.CopyAllTo
+	if !j.workers.Alone() { // the rest is others'
+		state = from.Optimizer.CopyTo
+	}
+	if err := j.trainer.Restore(s.Progress, from.Weights.CopyTo, state); err != nil {
 		return err
 	}
 	j.position, j.tokens, j.seconds = s.Position, s.Tokens, s.Seconds
@@ -277,7 +309,7 @@ func (j *job) openSinks(resumed bool) (err error) {
 	step := j.trainer.Progress().Step
 	parameters := int64(0)
 	for _, w := range j.trainer.Weights() {
-		parameters += int64(w.Tensor.Len())
+		parameters += int64(tensor.Count(w.Whole()))
 	}
 	r := report.Run{Model: j.path, Parameters: parameters, Steps: j.config.Steps, Config: j.config.YAML(),
 		Machine: j.options.Machine, Version: j.options.Version, Started: time.Now()}
@@ -331,16 +363,23 @@ const (
 	reportEvery   = 30 * time.Second
 )
 
-// loop makes the steps that are left.
+// loop makes the steps that are left. Several workers end together, behind the
+// same step.
 func (j *job) loop(ctx context.Context) error {
+	done := ctx
+	if !j.workers.Alone() {
+		ctx = context.WithoutCancel(ctx)
+	}
 	for j.trainer.Progress().Step < j.config.Steps {
-		err := j.step(ctx)
-		if err == nil && ctx.Err() == nil {
-			err = j.between(ctx)
+		stop, err := j.stopped(ctx, done)
+		if err == nil && !stop {
+			err = j.step(ctx)
+			if err == nil && ctx.Err() == nil {
+				err = j.between(ctx)
+			}
 		}
-		if ctx.Err() != nil && (err == nil || errors.Is(err, ctx.Err())) || errors.Is(err, context.Canceled) { // here, or on another worker
+		if stop || ctx.Err() != nil && (err == nil || errors.Is(err, ctx.Err())) {
 			j.result.Interrupted = true
-			j.workers.Abort(context.Canceled) // the others may wait for this one
 			break
 		}
 		if err != nil {
@@ -348,6 +387,19 @@ func (j *job) loop(ctx context.Context) error {
 		}
 	}
 	return j.finish(ctx)
+}
+
+// stopped reports whether any worker is to stop.
+func (j *job) stopped(ctx, done context.Context) (bool, error) {
+	if j.workers.Alone() {
+		return false, nil
+	}
+	stop := []int64{0}
+	if done.Err() != nil {
+		stop[0] = 1
+	}
+	err := j.workers.World.AllReduce(ctx, comm.Slice(stop), comm.Sum).Wait()
+	return stop[0] > 0, err
 }
 
 // step makes a step and reports it.
@@ -364,7 +416,7 @@ func (j *job) step(ctx context.Context) error {
 		tokens += int64(b.Tokens)
 	}
 	counts := []int64{tokens}
-	if err := j.workers.AllReduce(ctx, comm.Slice(counts), comm.Sum).Wait(); err != nil {
+	if err := j.workers.Tokens.AllReduce(ctx, comm.Slice(counts), comm.Sum).Wait(); err != nil {
 		return err
 	}
 	tokens = counts[0]
@@ -424,7 +476,7 @@ func (j *job) between(ctx context.Context) error {
 		}
 	}
 	if due(j.config.SaveEvery) {
-		return j.save()
+		return j.save(ctx)
 	}
 	return nil
 }
@@ -435,7 +487,7 @@ func (j *job) evaluate(ctx context.Context) error {
 		return nil
 	}
 	l, err := data.NewLoader(j.corpus.heldOut, data.LoaderOptions{Batch: j.config.Data.Batch, Once: true, Seed: uint64(j.config.Seed),
-		Rank: j.workers.Rank(), Workers: j.workers.Size()})
+		Rank: j.workers.Tokens.Rank(), Workers: j.workers.Tokens.Size()})
 	if err != nil {
 		return err
 	}
@@ -454,17 +506,70 @@ func (j *job) evaluate(ctx context.Context) error {
 }
 
 // save writes a checkpoint.
-func (j *job) save() (err error) {
-	if !j.first() {
-		return nil
+func (j *job) save(ctx context.Context) (err error) {
+	if j.first() {
+		if err := j.log.Sync(); err != nil {
+			return err
+		}
 	}
-	if err := j.log.Sync(); err != nil {
-		return err
+	state := state{j.config, j.trainer.Progress(), j.position, j.tokens, j.seconds}
+	if !j.workers.Alone() {
+		return j.saveTogether(ctx, state)
 	}
 	j.result.Checkpoint, err = j.run.Save(checkpoint.Snapshot{
-		Step: j.trainer.Progress().Step, Model: j.model, Weights: j.trainer.Weights(), Optimizer: j.trainer.OptimizerState(),
-		State: state{j.config, j.trainer.Progress(), j.position, j.tokens, j.seconds},
-	})
+		Step: state.Progress.Step, Model: j.model, Weights: j.trainer.Weights(), Optimizer: j.trainer.OptimizerState(), State: state})
+	return err
+}
+
+// saveTogether writes a checkpoint, each worker a part of it. Worker 0 says
+// where, and completes it.
+func (j *job) saveTogether(ctx context.Context, state state) (err error) {
+	world := j.workers.World
+	weights, err := checkpoint.Weights(j.model, j.trainer.Weights())
+	if err != nil {
+		return err
+	}
+	optimizer := j.trainer.OptimizerState()
+	pieces, err := comm.Gather(ctx, world, checkpoint.Pieces(weights, optimizer))
+	if err != nil {
+		return err
+	}
+	var w *checkpoint.Writer
+	defer func() {
+		if err != nil && w != nil {
+			w.Abort()
+		}
+	}()
+	var plan *checkpoint.Plan
+	if j.first() {
+		if w, err = j.run.Begin(state.Progress.Step); err != nil {
+			return err
+		}
+		if plan, err = w.Plan(pieces); err != nil {
+			return err
+		}
+	}
+	plans, err := comm.Gather(ctx, world, plan)
+	if err != nil {
+		return err
+	}
+	if err := plans[0].Write(world.Rank(), weights, optimizer, checkpoint.Options{}); err != nil {
+		return err
+	}
+	if err := world.Barrier(ctx).Wait(); err != nil {
+		return err
+	}
+	shards, err := plans[0].Sum(world.Rank())
+	if err != nil {
+		return err
+	}
+	all, err := comm.Gather(ctx, world, shards)
+	if err != nil || w == nil {
+		return err
+	}
+	committing := w
+	w = nil // which Commit removes itself
+	j.result.Checkpoint, err = committing.Commit(j.model, state, slices.Concat(all...))
 	return err
 }
 
@@ -474,7 +579,7 @@ func (j *job) finish(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := j.save(); err != nil {
+	if err := j.save(ctx); err != nil {
 		return err
 	}
 	p := j.trainer.Progress()
