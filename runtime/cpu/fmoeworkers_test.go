@@ -409,6 +409,11 @@ func TestWorkersSchedules(t *testing.T) {
 					func(_ *Device, g *comm.Groups) { g.NoShadowing = true },
 					slow,
 					func(d *Device, g *comm.Groups) { slow(d, g); g.NoOverlap = true },
+					func(_ *Device, g *comm.Groups) { // through nodes of two workers
+						if two, err := comm.TwoLevel(t.Context(), g.Expert, g.Expert.Rank()/2); err == nil {
+							g.Expert = two
+						}
+					},
 				} {
 					all, groups, err := runWorkers(t.Context(), layout, config, in, one.by, prepare)
 					if err != nil {
