@@ -25,7 +25,7 @@ type workersFlags struct {
 
 func (f *workersFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.workers, "workers", "", "`number` of workers in this process, which divide batches and threads, or mpi (default: the processes that mpirun or srun started, else 1)")
-	flags.StringVar(&f.parallel, "parallel", "", "how workers share the work, as `data=2,expert=4,slice=1,tensor=1` (default: data=WORKERS)")
+	flags.StringVar(&f.parallel, "parallel", "", "how workers share the work, as `data=2,expert=4,slice=1,tensor=1,pipeline=1` (default: data=WORKERS)")
 	flags.DurationVar(&f.timeout, "timeout", 10*time.Minute, "`time` after which workers give up one that they wait for, such as 90s")
 }
 

@@ -14,7 +14,9 @@ import (
 // evaluation is the model without what is done in training only.
 type evaluation struct {
 	objective *objective
-	session   *runtime.Session
+	session   *runtime.Session // nil in a pipeline stage that is not the last one
+	forward   *passage         // there
+	in        []int            // where among inputs those from the stage before are
 	inputs    []*tensor.Tensor
 	feeds     []feed
 	at        map[string]int
@@ -29,7 +31,10 @@ func (t *Trainer) Evaluate(ctx context.Context, next func() (Batch, error)) (rep
 	if err != nil {
 		return result, err
 	}
-	runner := e.session.NewRunner() // whose memory is not kept
+	var runner *runtime.Runner // whose memory is not kept
+	if e.session != nil {
+		runner = e.session.NewRunner()
+	}
 	loss, weight := 0.0, 0.0
 	for {
 		batch, err := next()
@@ -39,15 +44,29 @@ func (t *Trainer) Evaluate(ctx context.Context, next func() (Batch, error)) (rep
 		if err != nil {
 			return result, err
 		}
-		w, err := e.objective.weight(batch, t.options.Loss)
+		w, err := t.options.Loss.weight(batch)
 		if err != nil {
 			return result, err
 		}
 		if w == 0 && t.options.Workers.Alone() { // rows of padding
 			continue
 		}
+		weight += w
+		if e.forward != nil {
+			if err := t.pass(ctx, e, batch); err != nil {
+				return result, err
+			}
+			continue
+		}
 		if err := e.objective.supply(e.inputs, e.feeds, batch); err != nil {
 			return result, err
+		}
+		if t.pipeline != nil {
+			in, err := t.pipeline.arrive(ctx)
+			if err != nil {
+				return result, err
+			}
+			put(e.inputs, e.in, in)
 		}
 		out, err := runner.Run(ctx, e.inputs)
 		if err != nil {
@@ -60,17 +79,38 @@ func (t *Trainer) Evaluate(ctx context.Context, next func() (Batch, error)) (rep
 		if w > 0 { // else the loss is not a number, but other workers wait for this one
 			loss += w * float64(s.Loss)
 		}
-		weight += w
 		result.Tokens += s.Labels
 	}
 	if err := sumEvaluation(ctx, &t.options, &loss, &weight, &result); err != nil {
 		return result, err
 	}
-	result.Loss, result.Perplexity = report.Number(loss/weight), report.Number(math.NaN())
+	classes := int64(0)
 	if e.objective.count != "" {
+		classes = 1
+	}
+	if p := t.pipeline; p != nil { // the last stage knows
+		if err := errors.Join(p.settle(), sumOver(ctx, p.group, &loss), sumOver(ctx, p.group, &result.Tokens, &classes)); err != nil {
+			return result, err
+		}
+	}
+	result.Loss, result.Perplexity = report.Number(loss/weight), report.Number(math.NaN())
+	if classes > 0 {
 		result.Perplexity = report.Number(math.Exp(float64(result.Loss)))
 	}
 	return result, nil
+}
+
+// pass lets a batch go on to the next stage.
+func (t *Trainer) pass(ctx context.Context, e *evaluation, batch Batch) error {
+	in, err := t.pipeline.arrive(ctx)
+	if err != nil {
+		return err
+	}
+	out, err := e.forward.run(ctx, e.objective, batch, in)
+	if err != nil {
+		return err
+	}
+	return t.pipeline.send(ctx, t.pipeline.rank+1, out)
 }
 
 func (t *Trainer) evaluator() (*evaluation, error) {
@@ -84,21 +124,40 @@ func (t *Trainer) evaluator() (*evaluation, error) {
 	// Labels are not smoothed, and nothing but the task counts.
 	l := t.options.Loss
 	l.LabelSmoothing, l.ZLoss, l.Balance, l.RouterZ = 0, 0, 0, 0
-	o, err := newObjective(t.source, l, parameters, false, &t.options)
+	o, err := newObjective(t.source, l, parameters, false, &t.options, t.stage())
 	if err != nil {
 		return nil, err
 	}
 	for _, b := range t.biases {
 		makeInput(o.model.Graph, b)
+		if o.forward != nil {
+			makeInput(o.forward.Graph, b)
+		}
 	}
 	e := &evaluation{objective: o}
 	options := t.options.sessions()
 	options.Gradient = nil
+	if o.forward != nil {
+		e.forward, err = newPassage(o, t.stage(), options, t.fixed())
+		t.evaluation = e
+		return e, err
+	}
 	if e.session, err = runtime.New(o.model, options); err != nil {
 		return nil, err
 	}
 	e.at = places(e.session)
 	e.inputs, e.feeds = connected(e.session, t.fixed())
+	if t.pipeline != nil {
+		e.in = t.stage().among(e.session)
+	}
 	t.evaluation = e
 	return e, nil
+}
+
+func (e *evaluation) close() error {
+	err := e.forward.close()
+	if e.session != nil {
+		err = errors.Join(err, e.session.Close())
+	}
+	return err
 }

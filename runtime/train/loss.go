@@ -87,10 +87,15 @@ type objective struct {
 	count      string            // output: how many labels counted; "" unless labelled
 	correct    string            // output: of how many the model thought most of; likewise
 	layers     []layer
+
+	// Of a pipeline stage that is not the last one:
+	forward *onnx.Model // what it sends on
+	back    []string    // inputs: the gradients of that
+	share   string      // input: that of the labels that the batch has, "" where nothing needs it
 }
 
 // newObjective adds a loss to a copy of a model without function calls.
-func newObjective(m *onnx.Model, l Loss, parameters []Parameter, training bool, options *Options) (*objective, error) {
+func newObjective(m *onnx.Model, l Loss, parameters []Parameter, training bool, options *Options, s *stage) (*objective, error) {
 	m = m.Clone()
 	o := &objective{model: m, parameters: parameters}
 	g := m.Graph
@@ -99,14 +104,20 @@ func newObjective(m *onnx.Model, l Loss, parameters []Parameter, training bool, 
 		initialized[t.Name] = true
 	}
 	for _, v := range g.Inputs {
-		if !initialized[v.Name] {
+		if !initialized[v.Name] && !s.has(v.Name) {
 			o.inputs = append(o.inputs, v)
 		}
 	}
 	g.Inputs = slices.Clone(o.inputs)
-	output, err := l.find(g)
-	if err != nil {
-		return nil, err
+	var output *onnx.ValueInfo
+	if s.isLast() {
+		var err error
+		if output, err = l.find(g); err != nil {
+			return nil, err
+		}
+	}
+	if s != nil {
+		g.Inputs = append(g.Inputs, s.in...)
 	}
 	names := map[string]bool{}
 	for _, p := range parameters {
@@ -122,14 +133,22 @@ func newObjective(m *onnx.Model, l Loss, parameters []Parameter, training bool, 
 	b := newBuilder(m)
 	if training {
 		o.step = b.input("step", onnx.Int64, []int64{})
-		if err := o.enterTraining(b, options); err != nil {
+		if err := o.enterTraining(b, options, s); err != nil {
 			return nil, err
 		}
 	} else {
 		leaveTraining(g)
 	}
+	if !s.isLast() {
+		o.forward = m.Clone()
+		o.forward.Graph.Outputs = s.out
+	}
 	if err := o.watchLayers(b); err != nil {
 		return nil, err
+	}
+	if !s.isLast() {
+		o.addStage(b, l, s)
+		return o, nil
 	}
 	o.addTask(b, l, output)
 	o.addTotal(b, l, wide(output))
@@ -173,8 +192,11 @@ func (l *Loss) find(g *onnx.Graph) (*onnx.ValueInfo, error) {
 
 // enterTraining connects what behaves differently in training with the step:
 // gates and dropout.
-func (o *objective) enterTraining(b *builder, options *Options) error {
+func (o *objective) enterTraining(b *builder, options *Options, s *stage) error {
 	number := int64(0)
+	if s != nil {
+		number = int64(s.layers)
+	}
 	dropout := options.Seed // another one for other tokens; gates know the number of a token
 	if !options.Workers.Alone() {
 		dropout += int64(options.Workers.Tokens.Rank())

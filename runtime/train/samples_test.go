@@ -203,7 +203,7 @@ func (t *Trainer) gradients(b Batch) (*Step, map[string]*tensor.Tensor, error) {
 	if err := t.objective.read(s, out, t.at, 1); err != nil {
 		return nil, nil, err
 	}
-	s.finish(t.objective, t.options.Loss)
+	s.finish(t.options.Loss)
 	list := map[string]*tensor.Tensor{}
 	for _, p := range t.parameters {
 		if p.updater != nil {

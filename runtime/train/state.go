@@ -21,6 +21,10 @@ type Progress struct {
 // Progress returns how far the trainer is.
 func (t *Trainer) Progress() Progress { return Progress{t.step, t.skipped} }
 
+// Size returns the number of elements of the parameters that are trained, by
+// all workers.
+func (t *Trainer) Size() int64 { return t.size }
+
 // Weights returns what training changes of the model: parameters and selection
 // biases, by the names of initializers. The tensors are the trainer's own.
 func (t *Trainer) Weights() []Named {

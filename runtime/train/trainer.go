@@ -105,6 +105,8 @@ type Trainer struct {
 	scale      *tensor.Tensor   // the gradient of the loss
 	stepInput  *tensor.Tensor
 	shared     []*reduction // gradients of several workers
+	pipeline   *pipeline    // nil where the model is whole
+	size       int64        // elements of the parameters of all workers
 	step       int64        // updates done
 	skipped    int64
 }
@@ -183,15 +185,31 @@ func New(m *onnx.Model, o Options) (*Trainer, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !o.Workers.Alone() && o.Workers.Layout.Pipeline > 1 {
+		s, err := cut(m, found, o.Workers.Layout.Pipeline, o.Workers.Pipeline.Rank())
+		if err != nil {
+			return nil, err
+		}
+		m = s.model
+		t.source, t.pipeline = m, &pipeline{stage: s, group: o.Workers.Pipeline}
+	}
 	trained := []Parameter{}
 	for i, p := range found {
-		if !list[i].freeze {
+		if list[i].freeze {
+			continue
+		}
+		whole := p.Shape
+		if part := parts[p.Name]; part != nil {
+			whole = part.Shape
+		}
+		t.size += int64(tensor.Count(whole))
+		if t.pipeline == nil || m.Graph.Initializer(p.Name) != nil {
 			trained = append(trained, p)
 			slot, expert := layers[p.Name]
 			t.parameters = append(t.parameters, &parameter{Parameter: p, setting: list[i], part: parts[p.Name], expert: expert, undivided: slot == moe.InputFC2Bias})
 		}
 	}
-	if t.objective, err = newObjective(m, o.Loss, trained, true, &o); err != nil {
+	if t.objective, err = newObjective(m, o.Loss, trained, true, &o, t.stage()); err != nil {
 		return nil, err
 	}
 	if err := t.open(); err != nil {
@@ -239,13 +257,23 @@ func (t *Trainer) open() error {
 	if !t.options.Workers.Alone() {
 		t.shared = t.reductions()
 	}
+	if err := t.checkPipeline(); err != nil {
+		return err
+	}
 	for _, p := range t.parameters {
 		if err := t.prepare(p); err != nil {
 			return fmt.Errorf("parameter %q: %w", p.Name, err)
 		}
 	}
-	t.connect()
-	return nil
+	return t.connect()
+}
+
+// stage is the part of the model that this worker has, nil for all of it.
+func (t *Trainer) stage() *stage {
+	if t.pipeline == nil {
+		return nil
+	}
+	return t.pipeline.stage
 }
 
 // gradientOptions are those of the session that makes steps.
@@ -253,6 +281,9 @@ func (t *Trainer) gradientOptions() runtime.Options {
 	with := make([]string, len(t.parameters))
 	for i, p := range t.parameters {
 		with[i] = p.Name
+	}
+	if t.pipeline != nil {
+		with = append(with, differentiable(t.pipeline.stage.in)...)
 	}
 	o := t.options.sessions()
 	o.Gradient = &runtime.Gradient{Of: t.objective.total, With: with, Recompute: t.options.Recompute}
@@ -328,6 +359,9 @@ func (t *Trainer) takeBiases() error {
 			at = len(t.biases)
 			t.biases = append(t.biases, &selectionBias{name: l.selection, value: value})
 			makeInput(t.objective.model.Graph, t.biases[at])
+			if t.objective.forward != nil {
+				makeInput(t.objective.forward.Graph, t.biases[at])
+			}
 		}
 		t.biases[at].layers = append(t.biases[at].layers, i)
 	}
@@ -341,7 +375,7 @@ func makeInput(g *onnx.Graph, b *selectionBias) {
 }
 
 // connect finds what each input of the session is given.
-func (t *Trainer) connect() {
+func (t *Trainer) connect() error {
 	fixed := t.fixed()
 	if t.objective.step != "" {
 		t.stepInput = tensor.Scalar(int64(0))
@@ -354,7 +388,21 @@ func (t *Trainer) connect() {
 			fixed[seed] = t.scale
 		}
 	}
+	if t.pipeline == nil {
+		t.inputs, t.feeds = connected(t.session, fixed)
+		return nil
+	}
+	for _, name := range t.objective.back {
+		fixed[name] = unknown
+	}
+	for _, v := range t.session.Inputs() {
+		if v.Name == t.objective.share {
+			t.pipeline.share = tensor.New(v.Type.ElemType)
+			fixed[v.Name] = t.pipeline.share
+		}
+	}
 	t.inputs, t.feeds = connected(t.session, fixed)
+	return t.openPipeline(fixed)
 }
 
 // connected lists the inputs of a session, those that are fixed, and where
@@ -378,6 +426,9 @@ func places(s *runtime.Session) map[string]int {
 	return at
 }
 
+// unknown stands for an input until another stage sends it.
+var unknown = tensor.New(onnx.Float32)
+
 // fixed returns the inputs that are not of a batch, by name.
 func (t *Trainer) fixed() map[string]*tensor.Tensor {
 	list := map[string]*tensor.Tensor{}
@@ -386,6 +437,11 @@ func (t *Trainer) fixed() map[string]*tensor.Tensor {
 	}
 	for _, b := range t.biases {
 		list[b.name] = b.value
+	}
+	if t.pipeline != nil { // what stages send is placed among the inputs when it arrives
+		for _, v := range t.pipeline.stage.in {
+			list[v.Name] = unknown
+		}
 	}
 	return list
 }
@@ -436,26 +492,19 @@ func (t *Trainer) Step(ctx context.Context, batches ...Batch) (*Step, error) {
 		tensor.Of[int64](t.stepInput)[0] = t.step
 	}
 	s := newStep(t.objective)
-	var out []*tensor.Tensor
-	for i, batch := range batches {
-		if err := t.objective.supply(t.inputs, t.feeds, batch); err != nil {
-			return nil, err
-		}
-		tensor.ConvertFloat(t.scale, tensor.Scalar(shares[i]))
-		if out, err = t.runner.Run(ctx, t.inputs); err != nil {
-			return nil, err
-		}
-		if err := t.objective.read(s, out, t.at, shares[i]); err != nil {
-			return nil, err
-		}
-		if len(batches) > 1 {
-			t.accumulate(out, i == 0)
-		}
+	out, err := t.run(ctx, s, batches, shares)
+	if err != nil {
+		return nil, err
 	}
 	if err := s.sum(ctx, &t.options); err != nil {
 		return nil, err
 	}
-	s.finish(t.objective, t.options.Loss)
+	if t.pipeline != nil {
+		if err := t.pipeline.merge(ctx, s); err != nil {
+			return nil, err
+		}
+	}
+	s.finish(t.options.Loss)
 	for _, p := range t.parameters {
 		switch {
 		case p.gradient < 0:
@@ -471,6 +520,29 @@ func (t *Trainer) Step(ctx context.Context, batches ...Batch) (*Step, error) {
 	return s, t.update(ctx, s)
 }
 
+// run computes the gradients of all batches.
+func (t *Trainer) run(ctx context.Context, s *Step, batches []Batch, shares []float64) (out []*tensor.Tensor, err error) {
+	if t.pipeline != nil {
+		return t.runStage(ctx, s, batches, shares)
+	}
+	for i, batch := range batches {
+		if err := t.objective.supply(t.inputs, t.feeds, batch); err != nil {
+			return nil, err
+		}
+		tensor.ConvertFloat(t.scale, tensor.Scalar(shares[i]))
+		if out, err = t.runner.Run(ctx, t.inputs); err != nil {
+			return nil, err
+		}
+		if err := t.objective.read(s, out, t.at, shares[i]); err != nil {
+			return nil, err
+		}
+		if len(batches) > 1 {
+			t.accumulate(out, i == 0)
+		}
+	}
+	return out, nil
+}
+
 // shares returns what part of the labels of all workers each batch has.
 func (t *Trainer) shares(ctx context.Context, batches []Batch) ([]float64, error) {
 	if len(batches) == 0 {
@@ -479,7 +551,7 @@ func (t *Trainer) shares(ctx context.Context, batches []Batch) ([]float64, error
 	shares := make([]float64, len(batches))
 	total := 0.0
 	for i, b := range batches {
-		n, err := t.objective.weight(b, t.options.Loss)
+		n, err := t.options.Loss.weight(b)
 		if err != nil {
 			return nil, err
 		}
@@ -497,9 +569,9 @@ func (t *Trainer) shares(ctx context.Context, batches []Batch) ([]float64, error
 
 // weight returns how much a batch counts among others: as much as it has
 // labels that count, or rows where there are no classes.
-func (o *objective) weight(b Batch, l Loss) (float64, error) {
+func (l *Loss) weight(b Batch) (float64, error) {
 	labels := b[labelsName]
-	if o.count == "" || labels == nil {
+	if l.Kind == MSE || l.Kind == Output || labels == nil {
 		for _, x := range b {
 			if x.Rank() > 0 {
 				return float64(x.Shape[0]), nil
@@ -539,8 +611,10 @@ func (o *objective) read(s *Step, out []*tensor.Tensor, at map[string]int, share
 		*to += report.Number(share * x[0])
 		return nil
 	}
-	if err := add(&s.Loss, o.task); err != nil {
-		return err
+	if o.task != "" {
+		if err := add(&s.Loss, o.task); err != nil {
+			return err
+		}
 	}
 	if o.count != "" {
 		s.Labels += tensor.Of[int64](out[at[o.count]])[0]
@@ -565,7 +639,7 @@ func (o *objective) read(s *Step, out []*tensor.Tensor, at map[string]int, share
 }
 
 // finish computes what follows from all runs of a step.
-func (s *Step) finish(o *objective, l Loss) {
+func (s *Step) finish(l Loss) {
 	for i := range s.Layers {
 		x := &s.Layers[i]
 		x.Balance = routing.BalanceOf(s.rows[i], s.slots[i])
@@ -630,8 +704,12 @@ func (t *Trainer) update(ctx context.Context, s *Step) error {
 	if err := t.spreadWeights(ctx); err != nil {
 		return err
 	}
+	rows := s.rows
+	if t.pipeline != nil {
+		rows = rows[t.pipeline.before:]
+	}
 	for _, b := range t.biases {
-		b.move(s.rows, t.options.BiasRate)
+		b.move(rows, t.options.BiasRate)
 	}
 	return nil
 }
@@ -680,7 +758,10 @@ func (t *Trainer) Close() error {
 		errs = append(errs, t.session.Close())
 	}
 	if t.evaluation != nil {
-		errs = append(errs, t.evaluation.session.Close())
+		errs = append(errs, t.evaluation.close())
+	}
+	if t.pipeline != nil {
+		errs = append(errs, t.pipeline.forward.close())
 	}
 	for _, u := range t.updaters {
 		errs = append(errs, u.close())

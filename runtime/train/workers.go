@@ -200,7 +200,10 @@ func (t *Trainer) sumGradients(ctx context.Context) error {
 	for _, r := range t.shared {
 		handles = append(handles, r.start(ctx)...)
 	}
-	return comm.Wait(handles...)
+	if err := comm.Wait(handles...); err != nil {
+		return err
+	}
+	return t.sumShared(ctx)
 }
 
 // spreadWeights gives all workers the weights that others have updated.
@@ -219,7 +222,7 @@ func (t *Trainer) spreadWeights(ctx context.Context) error {
 func (t *Trainer) norm(ctx context.Context) (norm float64, infinite string, err error) {
 	gradients := make([]*tensor.Tensor, len(t.parameters))
 	for i, p := range t.parameters {
-		if !p.elsewhere {
+		if !p.elsewhere && t.pipeline.counts(p.Name) {
 			gradients[i] = p.summed
 		}
 	}
@@ -263,5 +266,8 @@ func (t *Trainer) sumSquares(ctx context.Context, w *comm.Groups, dense, experts
 			return err
 		}
 	}
-	return sumOver(ctx, w.Owners, experts)
+	if err := sumOver(ctx, w.Owners, experts); err != nil {
+		return err
+	}
+	return sumOver(ctx, w.Pipeline, dense, experts)
 }

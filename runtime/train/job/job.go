@@ -19,7 +19,6 @@ import (
 	"github.com/fmoe-go/fmoe/runtime"
 	"github.com/fmoe-go/fmoe/runtime/benchmark"
 	"github.com/fmoe-go/fmoe/runtime/comm"
-	"github.com/fmoe-go/fmoe/runtime/tensor"
 	"github.com/fmoe-go/fmoe/runtime/train"
 	"github.com/fmoe-go/fmoe/runtime/train/checkpoint"
 	"github.com/fmoe-go/fmoe/runtime/train/data"
@@ -203,9 +202,6 @@ func (j *job) group(ctx context.Context, world comm.Communicator) error {
 	if l == (comm.Layout{}) {
 		l.Data = world.Size()
 	}
-	if l.Pipeline > 1 {
-		return errors.New("pipeline stages are not there yet; use pipeline=1")
-	}
 	l, err := train.LimitLayout(j.model, l)
 	if err != nil {
 		return fmt.Errorf("%s: %w", j.path, err)
@@ -307,11 +303,7 @@ func (j *job) writeConfig() error {
 // openSinks opens what the run reports to.
 func (j *job) openSinks(resumed bool) (err error) {
 	step := j.trainer.Progress().Step
-	parameters := int64(0)
-	for _, w := range j.trainer.Weights() {
-		parameters += int64(tensor.Count(w.Whole()))
-	}
-	r := report.Run{Model: j.path, Parameters: parameters, Steps: j.config.Steps, Config: j.config.YAML(),
+	r := report.Run{Model: j.path, Parameters: j.trainer.Size(), Steps: j.config.Steps, Config: j.config.YAML(),
 		Machine: j.options.Machine, Version: j.options.Version, Started: time.Now()}
 	path := filepath.Join(j.options.Dir, LogFile)
 	if !resumed { // what is left of a run that was killed before its first checkpoint
@@ -525,10 +517,23 @@ func (j *job) save(ctx context.Context) (err error) {
 // where, and completes it.
 func (j *job) saveTogether(ctx context.Context, state state) (err error) {
 	world := j.workers.World
-	weights, err := checkpoint.Weights(j.model, j.trainer.Weights())
+	trained := j.trainer.Weights()
+	var names []string
+	for _, w := range trained {
+		names = append(names, w.Name)
+	}
+	everybodys, err := comm.Gather(ctx, world, names)
 	if err != nil {
 		return err
 	}
+	weights, err := checkpoint.Weights(j.model, trained)
+	if err != nil {
+		return err
+	}
+	// What others train has another value in the model's file.
+	weights = slices.DeleteFunc(weights, func(w checkpoint.Named) bool {
+		return !slices.Contains(names, w.Name) && slices.ContainsFunc(everybodys, func(list []string) bool { return slices.Contains(list, w.Name) })
+	})
 	optimizer := j.trainer.OptimizerState()
 	pieces, err := comm.Gather(ctx, world, checkpoint.Pieces(weights, optimizer))
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/fmoe-go/fmoe/fmoefy"
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/comm"
 	"github.com/fmoe-go/fmoe/runtime/moe"
@@ -142,7 +143,7 @@ func TestLayouts(t *testing.T) {
 
 func testLayouts(t *testing.T, of onnx.DataType, tolerance float64) {
 	layouts := []string{"data=2", "data=3", "expert=2", "expert=4", "slice=2", "tensor=2", "data=2,expert=2", "expert=8",
-		"expert=2,slice=2,tensor=2", "data=2,expert=3", "data=8"}
+		"expert=2,slice=2,tensor=2", "pipeline=2", "expert=2,pipeline=2", "data=2,tensor=2,pipeline=2", "data=2,expert=3", "data=8"}
 	for _, gate := range moe.Gates() {
 		t.Run(gate, func(t *testing.T) {
 			model, text := writeGated(t, gate, 4, of)
@@ -201,5 +202,64 @@ func TestLayoutsResume(t *testing.T) {
 				t.Errorf("%s: %s differs by %g", fmt.Sprint(test), name, d)
 			}
 		}
+	}
+}
+
+// Samples that exporters wrote, with several layers and tied weights, are cut
+// into stages that come to what the whole model does.
+func TestPipelineOfSamples(t *testing.T) {
+	_, text := write(t)
+	for _, sample := range []string{"gpt-megatron", "gpt-megatron-dynamo", "llama"} {
+		t.Run(sample, func(t *testing.T) {
+			path := filepath.Join("..", "..", "..", "models", sample, "model.onnx")
+			moe := filepath.Join(t.TempDir(), "moe.onnx")
+			rewriteSample(t, path, moe)
+			for _, model := range []string{path, moe} {
+				c := configure(t, text, "data.batch=4", "data.length=12", "data.tokenizer=bytes", "steps=3", "schedule.kind=constant",
+					"accumulate=3", "save_every=0", "evaluate_every=0", "optimizer.learning_rate=0.001")
+				dir := filepath.Join(t.TempDir(), "one")
+				one := run(t, t.Context(), model, c, job.Options{Dir: dir})
+				want, weights := numbers(t, dir), trained(t, dir)
+				layouts := []comm.Layout{{Pipeline: 2}, {Pipeline: 2, Data: 2}}
+				if model == moe {
+					layouts = append(layouts, comm.Layout{Pipeline: 2, Expert: 2})
+				}
+				for _, l := range layouts {
+					dir := filepath.Join(t.TempDir(), "run")
+					r := run(t, t.Context(), model, c, job.Options{Dir: dir, Layout: l})
+					if math.Abs(float64(r.Held-one.Held)) > 1e-5*float64(one.Held) {
+						t.Errorf("%s: held-out loss %v, want %v", l, r.Held, one.Held)
+					}
+					got := numbers(t, dir)
+					for i := range want {
+						if !(math.Abs(got[i]-want[i]) <= 1e-4*(math.Abs(want[i])+1e-4)) {
+							t.Errorf("%s: step %d: number %d of a step is %g, want %g", l, i/5+1, i%5, got[i], want[i])
+							break
+						}
+					}
+					for name, w := range trained(t, dir) {
+						if d := difference(w, weights[name]); !(d <= 1e-3) {
+							t.Errorf("%s: %s differs by %g", l, name, d)
+						}
+					}
+				}
+			}
+		})
+	}
+}
+
+// rewriteSample replaces the MLPs of a model by four experts.
+func rewriteSample(t *testing.T, in, out string) {
+	t.Helper()
+	m, err := onnx.ReadFile(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if _, err := fmoefy.Rewrite(m, fmoefy.Options{NumExperts: 4, TopK: 2}); err != nil {
+		t.Fatal(err)
+	}
+	if err := onnx.WriteFile(out, m, onnx.WriteOptions{}); err != nil {
+		t.Fatal(err)
 	}
 }
