@@ -40,7 +40,8 @@ type Options struct {
 	Precision onnx.DataType
 	// Workers are the groups of workers that compute the model's mixtures of
 	// experts together, each for its own tokens; nil for one that is alone.
-	// All of them run models with the same nodes at the same time.
+	// All of them run models with the same nodes at the same time, one run after
+	// the other.
 	Workers *comm.Groups
 }
 

@@ -125,7 +125,7 @@ func (o *trainFlags) run(ctx context.Context, out io.Writer, path string) error 
 		_, err := io.WriteString(out, c.YAML())
 		return err
 	}
-	options := job.Options{Dir: o.output, Resume: o.resume || o.elastic, Workers: p.workers, Layout: p.layout, ShardOptimizer: o.shardOptimizer, Timeout: o.workers.timeout, Report: o.report,
+	options := job.Options{Dir: o.output, Resume: o.resume || o.elastic, Workers: p.workers, Layout: p.layout, Schedule: p.schedule, ShardOptimizer: o.shardOptimizer, Timeout: o.workers.timeout, Report: o.report,
 		TensorBoard: o.tensorBoard, Machine: machine(), Version: cli.Version()}
 	if options.Runtime, err = o.runtime.options(); err != nil {
 		return err

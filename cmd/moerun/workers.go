@@ -20,12 +20,17 @@ import (
 type workersFlags struct {
 	workers  string
 	parallel string
+	schedule comm.Schedule
+	nodes    bool
 	timeout  time.Duration
 }
 
 func (f *workersFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.workers, "workers", "", "`number` of workers in this process, which divide batches and threads, or mpi (default: the processes that mpirun or srun started, else 1)")
 	flags.StringVar(&f.parallel, "parallel", "", "how workers share the work, as `data=2,expert=4,slice=1,tensor=1,pipeline=1` (default: data=WORKERS)")
+	flags.BoolVar(&f.schedule.NoOverlap, "no-overlap", false, "let experts wait for all their tokens instead of computing some while others are under way")
+	flags.BoolVar(&f.schedule.NoShadowing, "no-shadowing", false, "never send an expert's weights where that is sooner done than sending its tokens")
+	flags.BoolVar(&f.nodes, "two-level", false, "send tokens through the workers of each machine, which exchange fewer, larger messages")
 	flags.DurationVar(&f.timeout, "timeout", 10*time.Minute, "`time` after which workers give up one that they wait for, such as 90s")
 }
 
@@ -74,11 +79,16 @@ type plan struct {
 	process process
 	workers int // 0 where they are processes
 	layout  comm.Layout
+	// schedule is how they exchange tokens.
+	schedule comm.Schedule
 }
 
 // plan decides, before anything is opened.
 func (f *workersFlags) plan() (plan, error) {
-	p := plan{process: launched(os.Getenv)}
+	p := plan{process: launched(os.Getenv), schedule: f.schedule}
+	if f.nodes {
+		p.schedule.Node = p.process.local
+	}
 	many := p.process.size > 1
 	if f.parallel != "" {
 		l, err := comm.ParseLayout(f.parallel)

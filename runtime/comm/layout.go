@@ -114,6 +114,7 @@ func (l Layout) at(rank int) []int {
 // the worker itself.
 type Groups struct {
 	Layout
+	Schedule
 	World    Communicator // all workers
 	Stage    Communicator // all of a pipeline's stage
 	Tokens   Communicator // along Data and Expert: they have different tokens, in the order of a batch
@@ -121,11 +122,28 @@ type Groups struct {
 	Owners   Communicator // along Expert and Tensor: they have all experts of a stage once
 
 	Data, Expert, Slice, Tensor, Pipeline Communicator // along one dimension
+}
 
-	// NoOverlap lets experts wait until all their rows have come, and
+// Schedule is how workers that share experts exchange rows. Results are the
+// same.
+type Schedule struct {
+	// NoOverlap lets experts wait until all their rows have come.
+	NoOverlap bool
 	// NoShadowing lets rows travel to their experts however many they are, where
-	// otherwise an expert's weights may travel. Results are the same.
-	NoOverlap, NoShadowing bool
+	// otherwise an expert's weights may travel.
+	NoShadowing bool
+	// Node is the number of consecutive workers that are a node. Where there are
+	// more than one of both, rows go through nodes; see [TwoLevel].
+	Node int
+}
+
+// Use lets the groups have a schedule. It is a collective call.
+func (g *Groups) Use(ctx context.Context, s Schedule) (err error) {
+	g.Schedule = s
+	if s.Node > 1 {
+		g.Expert, err = TwoLevel(ctx, g.Expert, g.World.Rank()/s.Node)
+	}
+	return err
 }
 
 // NewGroups divides the world, which must be as large as the layout. It is a

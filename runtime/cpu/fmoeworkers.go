@@ -92,7 +92,8 @@ func (r *routing[T]) share(mask []byte) (logits, noises []T, masks []byte, err e
 		b.Tokens += tokens
 		s.ends = append(s.ends, b.Tokens)
 	}
-	if n, err := tensor.CheckedCount(onnx.Float64, []int{b.Tokens, 8 * (r.experts + r.slots)}); err != nil || n > math.MaxInt32*64 {
+	// Rows are numbered in 32 bits.
+	if _, err := tensor.CheckedCount(onnx.Float64, []int{b.Tokens, 8 * (r.experts + r.slots)}); err != nil || b.Tokens > math.MaxInt32/r.slots {
 		return nil, nil, nil, fmt.Errorf("%d tokens of all workers are too many for %d experts", b.Tokens, r.experts)
 	}
 	lay := func(p *scratchParts) {

@@ -410,8 +410,8 @@ func TestWorkersSchedules(t *testing.T) {
 					slow,
 					func(d *Device, g *comm.Groups) { slow(d, g); g.NoOverlap = true },
 					func(_ *Device, g *comm.Groups) { // through nodes of two workers
-						if two, err := comm.TwoLevel(t.Context(), g.Expert, g.Expert.Rank()/2); err == nil {
-							g.Expert = two
+						if err := g.Use(t.Context(), comm.Schedule{Node: 2}); err != nil {
+							t.Error(err)
 						}
 					},
 				} {

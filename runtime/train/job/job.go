@@ -58,6 +58,8 @@ type Options struct {
 	// Layout is how the workers share the work, as many as it says; without one
 	// they have different rows and the same experts.
 	Layout comm.Layout
+	// Schedule is how workers that share experts exchange rows.
+	Schedule comm.Schedule
 	// ShardOptimizer divides the optimizer's state among workers; see
 	// train.Options.
 	ShardOptimizer bool
@@ -206,8 +208,10 @@ func (j *job) group(ctx context.Context, world comm.Communicator) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", j.path, err)
 	}
-	j.workers, err = comm.NewGroups(ctx, world, l)
-	return err
+	if j.workers, err = comm.NewGroups(ctx, world, l); err != nil {
+		return err
+	}
+	return j.workers.Use(ctx, j.options.Schedule)
 }
 
 // first reports whether this is worker 0.
