@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -112,25 +113,29 @@ func TestTrainOverMPI(t *testing.T) {
 	flags := mixture(t)
 	var one trained
 	succeed(t, &one, append(flags, "--output", filepath.Join(t.TempDir(), "run"))...)
-	for _, n := range []int{2, 4} { // which 6 rows are divided evenly among, and not
+	for _, test := range []struct {
+		n        int // which 6 rows are divided evenly among, and not
+		parallel string
+	}{{2, "data=2"}, {4, "data=4"}, {2, "expert=2"}, {2, "pipeline=2"}, {4, "data=2,expert=2"}, {4, "slice=2,tensor=2"}, {4, "expert=2,pipeline=2"}} {
+		n, flags := test.n, append(slices.Clone(flags), "--parallel", test.parallel)
 		local, many := filepath.Join(t.TempDir(), "local"), filepath.Join(t.TempDir(), "many")
 		var want, got trained
-		succeed(t, &want, append(flags, "--output", local, "--workers", strconv.Itoa(n))...)
+		succeed(t, &want, append(flags, "--output", local)...)
 		c := launch(t, n, append(flags, "--output", many)...)
 		var stderr bytes.Buffer
 		c.Stderr = &stderr
 		out, err := c.Output()
 		if err != nil {
-			t.Fatalf("%d processes: %v\n%s", n, err, &stderr)
+			t.Fatalf("%s: %v\n%s", test.parallel, err, &stderr)
 		}
 		if err := json.Unmarshal(out, &got); err != nil {
-			t.Fatalf("%d processes: %v in\n%s", n, err, out)
+			t.Fatalf("%s: %v in\n%s", test.parallel, err, out)
 		}
 		if got != want || !got.near(one) {
-			t.Errorf("%d processes: got %+v, %d workers in a process %+v, one %+v", n, got, n, want, one)
+			t.Errorf("%s: got %+v, as workers in a process %+v, as one %+v", test.parallel, got, want, one)
 		}
 		if !bytes.Equal(weights(t, many), weights(t, local)) {
-			t.Errorf("%d processes come to other bits than workers in one", n)
+			t.Errorf("%s: processes come to other bits than workers in one", test.parallel)
 		}
 	}
 }
