@@ -40,6 +40,9 @@ type sharedBatch[T simd.Float] struct {
 	counted *comm.Handle
 
 	bandwidth, speed float64 // of all workers; see [moe.Costs]
+
+	z       []float64    // the sum of the z-loss and what it is divided by
+	summedZ *comm.Handle // nil where nobody wants it
 }
 
 // What workers tell one another before they share a batch.
@@ -124,6 +127,24 @@ func gatherTokens[T simd.Float, E tensor.Element](s *sharedBatch[T], own, all []
 		counts[i] = (s.ends[i] - s.begin(i)) * width
 	}
 	return s.groups.Tokens.AllGather(context.Background(), comm.Slice(own), comm.Slice(all), counts)
+}
+
+// sumZLoss starts to add up the z-loss over all workers.
+func (s *sharedBatch[T]) sumZLoss(sum float64, count int) {
+	s.z = []float64{sum, float64(count)}
+	s.summedZ = s.groups.Tokens.AllReduce(context.Background(), comm.Slice(s.z), comm.Sum)
+}
+
+// setZLoss gives the z-loss of all workers, if somebody wants it.
+func (r *routing[T]) setZLoss() error {
+	s := r.shared
+	if s.summedZ == nil {
+		return nil
+	}
+	err := s.summedZ.Wait()
+	s.summedZ = nil
+	tensor.Of[T](r.call.Out[moe.OutputZLoss])[0] = T(s.z[0] / max(1, s.z[1]))
+	return err
 }
 
 // release ends a run.
@@ -512,5 +533,8 @@ func (r *fmoeRun[T]) runShared(x *rowExchange[T], saved *rowsForGradient[T], wor
 	lo, hi := r.slice()
 	r.first, r.y = lo, tensor.Of[T](r.call.Out[moe.OutputY])
 	r.device.pool.run(hi-lo, max(1, 1<<14/max(1, r.d*r.slots)), r.combine)
-	return r.join(r.y, r.d)
+	if err := r.join(r.y, r.d); err != nil {
+		return err
+	}
+	return r.setZLoss()
 }

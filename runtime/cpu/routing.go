@@ -25,13 +25,14 @@ type routing[T simd.Float] struct {
 	router                    func() error   // the product that gives logits, nil where those are given
 	noise                     func() error   // likewise of the second projection, nil where there is none
 	given                     *tensor.Tensor // logits [N, T], or nil
-	choose                    func(lo, hi int)
+	choose, zTerms            func(lo, hi int)
 	shared                    *sharedBatch[T] // nil where the batch is this worker's tokens
 
 	// Looked up and computed by each run.
-	x                 []T // [N, d]
-	logits, noises    []T // [N, T]
-	decideBy, noisyBy []T // likewise, of the batch
+	x                 []T       // [N, d]
+	logits, noises    []T       // [N, T]
+	decideBy, noisyBy []T       // likewise, of the batch
+	terms             []float64 // of the z-loss [N], nil where nobody wants it
 }
 
 // prepare binds the routing of a call. logits, where it is not nil, has the
@@ -39,7 +40,7 @@ type routing[T simd.Float] struct {
 func (r *routing[T]) prepare(k *fmoe, c *device.Call, logits *tensor.Tensor) error {
 	leading := c.In[moe.InputX].Shape
 	last := len(leading) - 1
-	r.device, r.call, r.given, r.choose = k.device, c, logits, r.chooseExperts
+	r.device, r.call, r.given, r.choose, r.zTerms = k.device, c, logits, r.chooseExperts, r.computeZTerms
 	r.tokens, r.d, r.experts = tensor.Count(leading[:last]), leading[last], c.In[moe.InputFC1Weight].Shape[0]
 	if w := at(c.In, moe.InputGateWeight); w != nil {
 		r.experts = w.Shape[1]
@@ -125,6 +126,9 @@ func (r *routing[T]) lay(p *scratchParts) {
 	}
 	if at(r.call.In, moe.InputSelectionBias) != nil {
 		r.batch.SelectionBias = part[float64](p, r.experts)
+	}
+	if at(r.call.Out, moe.OutputZLoss) != nil {
+		r.terms = part[float64](p, r.tokens)
 	}
 }
 
@@ -226,7 +230,7 @@ func (r *routing[T]) setOutputs() {
 		}
 	}
 	if t := out(moe.OutputZLoss); t != nil {
-		tensor.Of[T](t)[0] = T(moe.ZLoss(&r.batch))
+		r.sumZTerms(tensor.Of[T](t))
 	}
 	if t := out(moe.OutputExpertIndices); t != nil {
 		indices := tensor.Of[int64](t)
@@ -240,6 +244,30 @@ func (r *routing[T]) setOutputs() {
 	if t := out(moe.OutputRouterLogits); t != nil {
 		copy(tensor.Of[T](t), r.logits)
 	}
+}
+
+// computeZTerms computes what some of this worker's tokens add to the z-loss.
+func (r *routing[T]) computeZTerms(lo, hi int) {
+	for n := lo; n < hi; n++ {
+		r.terms[n] = moe.ZTerm(&r.batch, r.own()+n)
+	}
+}
+
+// sumZTerms gives the z-loss, or begins to ask other workers for it.
+func (r *routing[T]) sumZTerms(loss []T) {
+	r.device.pool.run(r.tokens, max(1, 1<<11/r.experts), r.zTerms)
+	sum, count := 0.0, 0
+	for n, z := range r.terms {
+		sum += z
+		if r.batch.Mask == nil || r.batch.Mask[r.own()+n] {
+			count++
+		}
+	}
+	if r.shared != nil {
+		r.shared.sumZLoss(sum, count)
+		return
+	}
+	loss[0] = T(sum / float64(max(1, count)))
 }
 
 // convert fills dst with the first elements of src.

@@ -142,18 +142,20 @@ func sigmoid(x float64) float64 { return 1 / (1 + math.Exp(-x)) }
 // the mean over the tokens of the square of the logarithm of the sum of the
 // logits' exponentials.
 func ZLoss(b *Batch) float64 {
-	sum, count := 0.0, 0
+	sum := 0.0
 	for n := range b.Tokens {
-		if b.masked(n) {
-			continue
-		}
-		top, scaled := exponentials(b.row(n))
-		z := top + math.Log(scaled)
-		sum += z * z
-		count++
+		sum += ZTerm(b, n)
 	}
-	if count == 0 {
+	return sum / float64(max(1, b.unmasked(0, b.Tokens)))
+}
+
+// ZTerm is what a token adds to the sum whose mean is the z-loss: 0 if it is
+// masked.
+func ZTerm(b *Batch, token int) float64 {
+	if b.masked(token) {
 		return 0
 	}
-	return sum / float64(count)
+	top, scaled := exponentials(b.row(token))
+	z := top + math.Log(scaled)
+	return z * z
 }
