@@ -43,6 +43,7 @@ type fmoe struct {
 
 	fc1, fc2, fc3  *launch[productParameters] // fc3 is nil where experts are not gated
 	combine        *launch[combineParameters]
+	activate       *launch[hiddenParameters] // where the gradient wants what fc1 and fc3 give
 	hidden, result place
 }
 
@@ -58,7 +59,7 @@ func bindFMoE(d *Device, n *op.Node, c *device.Call) (func() error, error) {
 	if err != nil {
 		return nil, err
 	}
-	if config.FirstExpert >= 0 || at(c.Out, moe.OutputHidden) != nil || at(c.Out, moe.OutputFactor) != nil || config.Quantization != (moe.Quantization{}) {
+	if config.FirstExpert >= 0 || config.Quantization != (moe.Quantization{}) {
 		return nil, errForm
 	}
 	k := &fmoe{device: d, call: c, config: config, d: x.Shape[x.Rank()-1], h: weight.Shape[1]}
@@ -107,13 +108,20 @@ func (k *fmoe) plan(end string, t onnx.DataType) error {
 		}
 		return l, err
 	}
-	first := activation
-	if at(k.call.In, moe.InputFC3Weight) != nil {
-		first = 0 // applied where the other branch is multiplied
-		if k.fc3, err = projection(k.d, k.h, activation); err != nil {
+	first, second := activation, activation
+	keeps := at(k.call.Out, moe.OutputHidden) != nil || at(k.call.Out, moe.OutputFactor) != nil
+	if keeps {
+		if err := k.keep(end, activation); err != nil {
 			return err
 		}
-		k.fc3.p.factor = 1
+		first, second = 0, 0
+	}
+	if at(k.call.In, moe.InputFC3Weight) != nil {
+		first = 0 // applied where the other branch is multiplied
+		if k.fc3, err = projection(k.d, k.h, second); err != nil {
+			return err
+		}
+		k.fc3.p.factor = truth(!keeps)
 	}
 	if k.fc1, err = projection(k.d, k.h, first); err != nil {
 		return err
@@ -132,6 +140,19 @@ func (k *fmoe) plan(end string, t onnx.DataType) error {
 		return err
 	}
 	*k.combine.p = combineParameters{d: int32(k.d), k: int32(r.slots)}
+	return nil
+}
+
+// keep plans the activation of what the gradient wants to be kept.
+func (k *fmoe) keep(end string, activation int32) error {
+	if at(k.call.Out, moe.OutputHidden) == nil || (at(k.call.Out, moe.OutputFactor) != nil) != (at(k.call.In, moe.InputFC3Weight) != nil) {
+		return errForm
+	}
+	var err error
+	if k.activate, err = newLaunch[hiddenParameters](k.device, "activate_rows"+end, 256, k.routing.rows); err != nil {
+		return err
+	}
+	*k.activate.p = hiddenParameters{experts: int32(k.routing.experts), h: int32(k.h), activation: activation}
 	return nil
 }
 
@@ -154,11 +175,22 @@ func (k *fmoe) run() error {
 		l.p.token, l.p.offsets, l.p.tiles = token, k.dispatch.offsets.in(scratch), k.dispatch.tiles.in(scratch)
 		return l.run()
 	}
-	if err := project(k.fc1, in(moe.InputX), moe.InputFC1Weight, hidden, tokens); err != nil {
+	first, factor := hidden, hidden
+	if k.activate != nil {
+		first, factor = out(moe.OutputHidden), out(moe.OutputFactor)
+	}
+	if err := project(k.fc1, in(moe.InputX), moe.InputFC1Weight, first, tokens); err != nil {
 		return err
 	}
-	if err := project(k.fc3, in(moe.InputX), moe.InputFC3Weight, hidden, tokens); err != nil {
+	if err := project(k.fc3, in(moe.InputX), moe.InputFC3Weight, factor, tokens); err != nil {
 		return err
+	}
+	if k.activate != nil {
+		p := k.activate.p
+		p.hidden, p.factor, p.activated, p.offsets = first, factor, hidden, k.dispatch.offsets.in(scratch)
+		if err := k.activate.run(); err != nil {
+			return err
+		}
 	}
 	if err := project(k.fc2, hidden, moe.InputFC2Weight, result, 0); err != nil {
 		return err

@@ -3,6 +3,7 @@
 package cuda_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math"
@@ -196,6 +197,125 @@ func BenchmarkFMoE(b *testing.B) {
 				b.ReportMetric(seconds*1e6, "µs/layer")
 				b.ReportMetric(work/seconds/1e12, "TFLOP/s")
 			}
+		})
+	}
+}
+
+// gradient returns a model whose loss weighs the outputs of a layer, and what
+// the loss is differentiated with respect to.
+func (l layer) gradient(t testing.TB) (*onnx.Model, map[string]*tensor.Tensor, *runtime.Gradient) {
+	m, inputs := l.model(t)
+	g := m.Graph
+	with := []string{"X"}
+	for _, w := range g.Initializers {
+		with = append(with, w.Name)
+	}
+	g.Initializers = append(g.Initializers, numbers(rand.New(rand.NewPCG(3, 4)), l.t, 1, l.tokens, l.d).ToONNX("weights"))
+	g.Nodes = append(g.Nodes,
+		&onnx.Node{Name: "weigh", OpType: "Mul", Inputs: []string{"Y", "weights"}, Outputs: []string{"weighed"}},
+		&onnx.Node{Name: "sum", OpType: "ReduceSum", Inputs: []string{"weighed"}, Outputs: []string{"loss"}, Attributes: []*onnx.Attribute{onnx.IntAttribute("keepdims", 0)}})
+	g.Outputs = []*onnx.ValueInfo{{Name: "loss", Type: &onnx.Type{Kind: onnx.KindTensor, ElemType: l.t, Shape: &onnx.Shape{}}}}
+	one := tensor.New(l.t)
+	tensor.ConvertFloat(one, tensor.Scalar[float32](1))
+	inputs[runtime.GradientName("loss")] = one
+	for _, w := range g.Initializers[:len(g.Initializers)-1] {
+		x, err := tensor.FromONNX(w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		inputs[w.Name] = x
+	}
+	return m, inputs, &runtime.Gradient{Of: "loss", With: with}
+}
+
+// TestFMoEGradient compares gradients with the CPU's, relative to the norm of
+// all elements, and expects the same bits again.
+func TestFMoEGradient(t *testing.T) {
+	needGPU(t)
+	for _, l := range []layer{
+		{tokens: 100, d: 64, h: 96, experts: 8, k: 2, t: onnx.Float32, router: onnx.Float32, normalize: true, activation: moe.GELU},
+		{tokens: 77, d: 36, h: 52, experts: 5, k: 3, t: onnx.Float32, router: onnx.Float32, gated: true, bias: true, activation: moe.SiLU},
+		{tokens: 700, d: 128, h: 256, experts: 16, k: 2, t: onnx.BFloat16, router: onnx.Float32, bias: true, normalize: true, activation: moe.GELU},
+		{tokens: 500, d: 136, h: 200, experts: 33, k: 8, t: onnx.BFloat16, router: onnx.BFloat16, gated: true, normalize: true, activation: moe.SiLU},
+		{tokens: 500, d: 136, h: 200, experts: 33, k: 8, t: onnx.Float16, router: onnx.Float16, gated: true, bias: true, normalize: true, activation: moe.GELUTanh},
+		{tokens: 90, d: 30, h: 50, experts: 7, k: 1, t: onnx.Float16, router: onnx.Float32, normalize: true, activation: moe.ReLU2},
+	} {
+		t.Run(l.String(), func(t *testing.T) {
+			m, inputs, of := l.gradient(t)
+			results := map[string][]map[string]*tensor.Tensor{}
+			for _, device := range []string{"cpu", cuda.Name} {
+				s, err := runtime.New(m, runtime.Options{Device: device, Gradient: of})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer s.Close()
+				for range 2 {
+					out, err := s.Run(context.Background(), inputs)
+					if err != nil {
+						t.Fatal(err)
+					}
+					results[device] = append(results[device], out)
+				}
+			}
+			tolerance := map[onnx.DataType]float64{onnx.Float32: 1e-5, onnx.Float16: 4e-3, onnx.BFloat16: 2e-2}[l.t]
+			for _, name := range of.With {
+				name = runtime.GradientName(name)
+				want, got := results["cpu"][0][name], results[cuda.Name]
+				if e := difference(t, got[0][name], want); !(e < tolerance) {
+					t.Errorf("the relative difference of %s is %.3g", name, e)
+				}
+				if !bytes.Equal(got[0][name].Data, got[1][name].Data) {
+					t.Errorf("%s has other bits in another run", name)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkFMoEGradient runs layers forward and backward.
+func BenchmarkFMoEGradient(b *testing.B) {
+	needGPU(b)
+	for _, l := range []layer{
+		{tokens: 24576, d: 1536, h: 256, experts: 128, k: 8, t: onnx.BFloat16, router: onnx.BFloat16, gated: true, normalize: true, activation: moe.SiLU},
+		{tokens: 8192, d: 1024, h: 4096, experts: 64, k: 2, t: onnx.BFloat16, router: onnx.BFloat16, normalize: true, activation: moe.GELU},
+		{tokens: 16384, d: 4096, h: 1536, experts: 128, k: 8, t: onnx.BFloat16, router: onnx.BFloat16, gated: true, normalize: true, activation: moe.SiLU},
+		{tokens: 4096, d: 1024, h: 4096, experts: 64, k: 2, t: onnx.Float32, router: onnx.Float32, normalize: true, activation: moe.GELU},
+	} {
+		b.Run(l.String(), func(b *testing.B) {
+			m, inputs, of := l.gradient(b)
+			s, err := runtime.New(m, runtime.Options{Device: cuda.Name, Gradient: of, Profile: true})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer s.Close()
+			list := make([]*tensor.Tensor, len(s.Inputs()))
+			for i, v := range s.Inputs() {
+				list[i] = inputs[v.Name]
+			}
+			runner := s.NewRunner()
+			run := func() {
+				if _, err := runner.Run(context.Background(), list); err != nil {
+					b.Fatal(err)
+				}
+			}
+			run()
+			s.ResetProfile()
+			for b.Loop() {
+				run()
+			}
+			seconds := 0.0
+			for _, n := range s.Profile() {
+				if n.OpType == moe.OpType || n.OpType == moe.GradientOpType {
+					seconds += n.Time.Seconds() / float64(n.Calls)
+				}
+			}
+			products := 2
+			if l.gated {
+				products = 3
+			}
+			work := 3 * 2 * float64(products) * float64(l.tokens) * float64(l.k) * float64(l.d) * float64(l.h)
+			b.ReportMetric(seconds*1e6, "µs/layer")
+			b.ReportMetric(work/seconds/1e12, "TFLOP/s")
 		})
 	}
 }
