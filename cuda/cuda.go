@@ -20,7 +20,7 @@ import (
 )
 
 func init() {
-	device.Register(Name, func(device.Options) (device.Device, error) { return Open(0) })
+	device.Register(Name, func(o device.Options) (device.Device, error) { return OpenFor(o.Worker) })
 }
 
 // Device is what a session has of a GPU. Kernels and copies run in the order of
@@ -86,6 +86,19 @@ func openGPU(number int) (*gpu, error) {
 	}
 	gpus[number] = g
 	return g, nil
+}
+
+// OpenFor starts the GPU of a worker, of which each gets another one until all
+// have some.
+func OpenFor(worker int) (*Device, error) {
+	if err := driver.Status(); err != nil {
+		return nil, fmt.Errorf("device %s: %w", Name, err)
+	}
+	n, err := cu.NumDevices()
+	if err != nil {
+		return nil, err
+	}
+	return Open(worker % max(n, 1))
 }
 
 // Open starts the GPU of the given number.
@@ -222,6 +235,22 @@ func (d *Device) Download(to, from []byte) error {
 	}
 	return d.Wait()
 }
+
+// Fetch implements [device.Remote].
+func (d *Device) Fetch(from []byte) (func([]byte) error, error) {
+	b := make([]byte, len(from))
+	err := d.Download(b, from)
+	return func(to []byte) error {
+		copy(to, b)
+		return nil
+	}, err
+}
+
+// Copy implements [device.Remote].
+func (d *Device) Copy(to, from []byte) error { return driver.Copy(to, from, d.stream) }
+
+// Clear implements [device.Remote].
+func (d *Device) Clear(b []byte) error { return driver.Clear(b, d.stream) }
 
 // Wait implements [device.Remote]. It fails where a kernel met an index that is
 // outside its axis.

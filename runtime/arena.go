@@ -260,10 +260,10 @@ func (p *plan) attach(memory []byte, remote bool) {
 	}
 }
 
-// alone reports whether no other value uses the memory of one that lies in the
-// host's arena.
+// alone reports whether no other value uses the memory of one that lies in an
+// arena.
 func (p *plan) alone(s *slot) bool {
-	return s.planned && !s.remote && s.root == s && s.first >= 0 && len(s.tensor.Data) > 0 &&
+	return s.planned && s.root == s && s.first >= 0 && len(s.tensor.Data) > 0 &&
 		!slices.ContainsFunc(p.slots, func(other *slot) bool { return other != s && other.storage() == s })
 }
 

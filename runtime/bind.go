@@ -63,6 +63,9 @@ type plan struct {
 	steps                     []*step
 	slots                     []*slot
 	host, remote              arena
+	units                     []unit
+	at                        *node   // that runs
+	given                     []*byte // where the last run had its memory on the device
 
 	// Of a state's caches: which ones stay in place, and the greatest length
 	// that one of those gets.
@@ -134,7 +137,7 @@ func (s *Session) bind(p *program, inputs, captures []*tensor.Tensor, caches *ca
 		b.plan.outputs = append(b.plan.outputs, b.value(p, env, id))
 	}
 	b.removeUnneeded()
-	if err := b.place(); err != nil {
+	if err := b.place(p == s.main); err != nil {
 		return nil, err
 	}
 	b.keepCaches(caches)
@@ -145,6 +148,7 @@ func (s *Session) bind(p *program, inputs, captures []*tensor.Tensor, caches *ca
 	if err := b.kernels(); err != nil {
 		return nil, err
 	}
+	b.plan.divide(s)
 	s.notePlan(b.plan.host.size() + b.plan.remote.size())
 	return b.plan, nil
 }

@@ -2,7 +2,6 @@ package runtime
 
 import (
 	"context"
-	"time"
 
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/device"
@@ -21,7 +20,14 @@ func (s *Session) execute(ctx context.Context, p *program, inputs, captures []*t
 	}
 	outputs := make([]*tensor.Tensor, len(lent))
 	for i, t := range lent {
-		outputs[i] = t.Clone()
+		if !r.bound.plan.outputs[i].remote {
+			outputs[i] = t.Clone()
+			continue
+		}
+		outputs[i] = tensor.New(t.Type, t.Shape...)
+		if err := s.Download(outputs[i], t); err != nil {
+			return nil, err
+		}
 	}
 	return outputs, nil
 }
@@ -35,28 +41,23 @@ func (p *plan) run(ctx context.Context, s *Session, inputs, captures []*tensor.T
 	defer leave()
 	lend(p.inputs, inputs)
 	lend(p.captures, captures)
-	var n *node
 	defer func() {
 		if r := recover(); r != nil {
-			err = panicked(n.op.Node, r)
+			err = panicked(p.at.op.Node, r)
 		}
 	}()
-	for _, st := range p.steps {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		n = st.node
-		if s.profile == nil {
-			err = st.execute(ctx, s)
+	steady := s.remote != nil && p.steady()
+	for i := range p.units {
+		if steady {
+			err = p.units[i].repeat(ctx, s, p)
 		} else {
-			start := time.Now()
-			if err = st.execute(ctx, s); st.remote && err == nil {
-				err = s.remote.Wait()
-			}
-			s.profile.add(n, time.Since(start))
+			err = p.units[i].run(ctx, s, p)
 		}
 		if err != nil {
-			return failed(n.op.Node, err)
+			if err == ctx.Err() {
+				return err
+			}
+			return failed(p.at.op.Node, err)
 		}
 	}
 	return nil

@@ -16,19 +16,32 @@ import (
 // the others: what the device has no kernel for, what is bound while the plan
 // runs, and control flow. A value lies on the side that computes it, and is
 // copied once to the other where it is wanted there. Inputs and outputs of a
-// plan are on the host.
+// plan are on the host, unless they are resident.
 
 // place decides for each step which side computes it, and adds the copies.
-func (b *binder) place() error {
+// Only those of the main program can be resident.
+func (b *binder) place(main bool) error {
 	if b.session.remote == nil {
 		return nil
 	}
 	p := b.plan
-	m := &mover{binder: b, copies: map[*slot]*slot{}}
+	m := &mover{binder: b, copies: map[*slot]*slot{}, given: map[*slot]bool{}}
+	for i, s := range p.inputs {
+		s.remote = main && slices.Contains(b.session.staying, b.session.inputs[i].Name)
+		m.given[s] = true
+	}
+	for _, s := range p.captures {
+		m.given[s] = true
+	}
 	steps := p.steps
 	p.steps = make([]*step, 0, 2*len(steps))
 	for _, st := range steps {
 		st.remote = b.takes(st)
+		if !st.remote && st.isView() && !st.dynamic && m.given[st.in[0]] {
+			m.given[st.out[0]] = true
+			m.first = append(m.first, st)
+			continue
+		}
 		for i, s := range st.in {
 			if s == nil || st.remote && slices.Contains(st.node.op.Operator.Parameters, i) {
 				continue
@@ -50,10 +63,12 @@ func (b *binder) place() error {
 		p.steps = append(p.steps, st)
 	}
 	for i := range p.outputs {
-		if err := m.move(&p.outputs[i], false); err != nil {
+		resident := main && slices.Contains(b.session.staying, b.session.outputs[i].Name)
+		if err := m.move(&p.outputs[i], resident); err != nil {
 			return err
 		}
 	}
+	p.steps = append(m.first, p.steps...)
 	return nil
 }
 
@@ -86,6 +101,10 @@ func (b *binder) takes(st *step) bool {
 type mover struct {
 	*binder
 	copies map[*slot]*slot
+	// What a run is given is copied first of all, so that nothing stands
+	// between the steps that the device takes.
+	given map[*slot]bool
+	first []*step
 }
 
 // move puts in the place of a slot the one that has its value on a side.
@@ -107,7 +126,11 @@ func (m *mover) move(at **slot, remote bool) error {
 		} else {
 			c.planned = true
 			c.tensor = &tensor.Tensor{Type: s.tensor.Type, Shape: s.tensor.Shape}
-			m.plan.steps = append(m.plan.steps, m.session.copying(s, c))
+			if copying := m.session.copying(s, c); m.given[s] {
+				m.first = append(m.first, copying)
+			} else {
+				m.plan.steps = append(m.plan.steps, copying)
+			}
 		}
 	}
 	*at = c

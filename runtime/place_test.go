@@ -2,132 +2,13 @@ package runtime_test
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"hash/fnv"
-	"sync"
 	"testing"
-	"unsafe"
 
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime"
-	"github.com/fmoe-go/fmoe/runtime/cpu"
-	"github.com/fmoe-go/fmoe/runtime/device"
 	"github.com/fmoe-go/fmoe/runtime/devicetest"
-	"github.com/fmoe-go/fmoe/runtime/op"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
-
-// faraway is a device with memory of its own that is made of the CPU: it
-// computes two thirds of all operators, and finds fault with tensors that lie
-// on the wrong side.
-type faraway struct {
-	device.Device
-	mu      sync.Mutex
-	memory  map[*byte]int // what is allocated
-	entered int
-}
-
-func init() {
-	device.Register("faraway", func(o device.Options) (device.Device, error) {
-		return &faraway{Device: cpu.New(o), memory: map[*byte]int{}}, nil
-	})
-}
-
-func (*faraway) Name() string { return "faraway" }
-
-func (f *faraway) Supports(domain, opType string) bool {
-	h := fnv.New32a()
-	fmt.Fprint(h, domain, opType)
-	return h.Sum32()%3 != 0 && f.Device.Supports(domain, opType)
-}
-
-func (f *faraway) Compile(n *op.Node, constants []*tensor.Tensor) (device.Kernel, error) {
-	k, err := f.Device.Compile(n, make([]*tensor.Tensor, len(constants)))
-	return farKernel{k, n, f}, err
-}
-
-type farKernel struct {
-	device.Kernel
-	node *op.Node
-	far  *faraway
-}
-
-func (k farKernel) Bind(c *device.Call) (func() error, error) {
-	compute, err := k.Kernel.Bind(c)
-	if err != nil {
-		return nil, err
-	}
-	return func() error {
-		for i, t := range c.In {
-			parameter := false
-			for _, p := range k.node.Operator.Parameters {
-				parameter = parameter || p == i
-			}
-			if t != nil && !parameter && !k.far.has(t.Data) {
-				return fmt.Errorf("input %d is not in the device's memory", i)
-			}
-		}
-		for i, t := range c.Out {
-			if t != nil && !k.far.has(t.Data) {
-				return fmt.Errorf("output %d is not in the device's memory", i)
-			}
-		}
-		return compute()
-	}, nil
-}
-
-func (f *faraway) has(b []byte) bool {
-	if len(b) == 0 {
-		return true
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	at := uintptr(unsafe.Pointer(&b[0]))
-	for p, n := range f.memory {
-		if from := uintptr(unsafe.Pointer(p)); at >= from && at+uintptr(len(b)) <= from+uintptr(n) {
-			return true
-		}
-	}
-	return false
-}
-
-func (f *faraway) Takes(_ device.Kernel, c *device.Call) bool { return c.Out[0].Type != onnx.Int32 }
-
-func (f *faraway) Enter() (func(), error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.entered++
-	return func() {}, nil
-}
-
-func (f *faraway) Allocate(n int) ([]byte, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	b := tensor.AlignedBytes(n)
-	f.memory[&b[0]] = n
-	return b, nil
-}
-
-func (f *faraway) Free(b []byte) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	delete(f.memory, &b[0])
-	return nil
-}
-
-func (f *faraway) Upload(to, from []byte) error   { return f.move(to, from, to) }
-func (f *faraway) Download(to, from []byte) error { return f.move(to, from, from) }
-
-func (f *faraway) move(to, from, far []byte) error {
-	if len(to) != len(from) || !f.has(far) {
-		return errors.New("a copy does not fit, or has the wrong sides")
-	}
-	copy(to, from)
-	return nil
-}
-
-func (*faraway) Wait() error { return nil }
 
 // TestRemoteONNXCases runs ONNX's operator cases partly on a device with memory
 // of its own.
@@ -136,15 +17,15 @@ func TestRemoteONNXCases(t *testing.T) {
 		if devicetest.Exception(c) != "" {
 			continue
 		}
-		if outcome, err := devicetest.Run(c, runtime.Options{Device: "faraway"}); outcome == devicetest.Failed {
+		if outcome, err := devicetest.Run(c, runtime.Options{Device: devicetest.Faraway}); outcome == devicetest.Failed {
 			t.Errorf("%s: %v", c.Name, err)
 		}
 	}
 }
 
 // TestRemoteSamples expects of the sample models the bits that the CPU gives,
-// whether its operators are fused or not, twice in memory that is kept, and
-// for another shape.
+// whether its operators are fused or not, several times in memory that is kept,
+// so that the device plays what it has recorded, and for another shape.
 func TestRemoteSamples(t *testing.T) {
 	for _, sample := range []string{"bert", "gpt-megatron", "t5"} {
 		t.Run(sample, func(t *testing.T) {
@@ -154,13 +35,13 @@ func TestRemoteSamples(t *testing.T) {
 				t.Skip(err)
 			}
 			defer want.Close()
-			got, err := runtime.Open(path, runtime.Options{Device: "faraway", NoFusion: true})
+			got, err := runtime.Open(path, runtime.Options{Device: devicetest.Faraway, NoFusion: true})
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer got.Close()
 			runner := got.NewRunner()
-			for _, length := range []int{4, 4, 9} {
+			for _, length := range []int{4, 4, 4, 9, 4} {
 				inputs := sampleInputs(t, want, length)
 				expected, err := want.NewRunner().Run(context.Background(), inputs)
 				if err != nil {
@@ -175,6 +56,9 @@ func TestRemoteSamples(t *testing.T) {
 						t.Errorf("output %d of length %d differs", i, length)
 					}
 				}
+			}
+			if counts, ok := got.Counts(); !ok || counts.Graphs == 0 {
+				t.Errorf("nothing is recorded: %+v", counts)
 			}
 		})
 	}
@@ -204,4 +88,86 @@ func sampleInputs(t *testing.T, s *runtime.Session, length int) (list []*tensor.
 		list = append(list, x)
 	}
 	return list
+}
+
+// TestResident changes a weight in place, in the device's memory, as optimizers
+// do, and lets a second session read it there. A steady run waits for nothing
+// and takes no memory.
+func TestResident(t *testing.T) {
+	for _, device := range []string{"cpu", devicetest.Faraway} {
+		t.Run(device, func(t *testing.T) {
+			update, err := runtime.New(twoNodes("Sub", "Div"), runtime.Options{Device: device, NoFusion: true, Resident: []string{"a", "b", "y"}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer update.Close()
+			reader, err := runtime.New(twoNodes("Add", "Add"), runtime.Options{Device: device, Resident: []string{"a"}, Beside: update})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer reader.Close()
+			var list []*tensor.Tensor
+			for _, x := range [][]float32{{1, 2, 3}, {0.5, 0.5, 1}} {
+				r, err := update.NewTensor(onnx.Float32, 3)
+				if err == nil {
+					err = update.Upload(r, tensor.FromSlice(x, 3))
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				list = append(list, r)
+			}
+			runner, ctx := update.NewRunner(), context.Background()
+			defer runner.Close()
+			want := []float32{1, 2, 3}
+			before, counted := update.Counts()
+			for step := range 5 {
+				if err := runner.RunInto(ctx, list, list[:1]); err != nil { // a = (a − b) / b
+					t.Fatal(err)
+				}
+				for i, b := range []float32{0.5, 0.5, 1} {
+					want[i] = (want[i] - b) / b
+				}
+				now, _ := update.Counts()
+				if d := now.Minus(before); counted && step > 0 && (d.Waits != 0 || d.Allocations != 0) {
+					t.Errorf("step %d: %+v", step, d)
+				}
+				before = now
+			}
+			got := tensor.New(onnx.Float32, 3)
+			if err := update.Download(got, list[0]); err != nil {
+				t.Fatal(err)
+			}
+			wait, err := update.Fetch(list[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			fetched, err := wait()
+			if err != nil {
+				t.Fatal(err)
+			}
+			sums, err := reader.Run(ctx, map[string]*tensor.Tensor{"a": list[0], "b": tensor.FromSlice([]float32{1, 1, 1}, 3)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, x := range want {
+				if g, f, s := tensor.Of[float32](got)[i], tensor.Of[float32](fetched)[i], tensor.Of[float32](sums["y"])[i]; g != x || f != x || s != x+2 {
+					t.Errorf("element %d is %v, %v, and with 2 more %v; want %v", i, g, f, s, x)
+				}
+			}
+		})
+	}
+}
+
+// twoNodes computes y = second(first(a, b), b).
+func twoNodes(first, second string) *onnx.Model {
+	value := func(name string) *onnx.ValueInfo {
+		return &onnx.ValueInfo{Name: name, Type: &onnx.Type{Kind: onnx.KindTensor, ElemType: onnx.Float32, Shape: &onnx.Shape{Dims: []onnx.Dim{{Param: "n"}}}}}
+	}
+	return &onnx.Model{IRVersion: 10, OpsetImports: []onnx.OpsetImport{{Version: 20}}, Graph: &onnx.Graph{Name: "model",
+		Inputs: []*onnx.ValueInfo{value("a"), value("b")}, Outputs: []*onnx.ValueInfo{value("y")},
+		Nodes: []*onnx.Node{
+			{Name: "first", OpType: first, Inputs: []string{"a", "b"}, Outputs: []string{"x"}},
+			{Name: "second", OpType: second, Inputs: []string{"x", "b"}, Outputs: []string{"y"}},
+		}}}
 }

@@ -63,13 +63,35 @@ func (r *Runner) RunInto(ctx context.Context, inputs, outputs []*tensor.Tensor) 
 		if lent[i] != nil {
 			s.tensor.Data = lent[i]
 		} else if err == nil {
-			copy(outputs[i].Data, s.tensor.Data)
+			err = r.session.copy(outputs[i].Data, s)
 		}
 	}
 	if err != nil {
 		r.bound = nil
 	}
 	return err
+}
+
+// copy copies the content of an output.
+func (s *Session) copy(to []byte, from *slot) error {
+	if from.remote && len(to) > 0 {
+		return s.entered(func() error { return s.remote.Copy(to, from.tensor.Data) })
+	}
+	copy(to, from.tensor.Data)
+	return nil
+}
+
+// Close gives back the memory that the runner has on a device. Outputs that it
+// returned must not be used any more.
+func (r *Runner) Close() error {
+	r.release()
+	old := r.remote
+	r.remote = nil
+	if len(old) == 0 {
+		return nil
+	}
+	r.session.plans.detach(old, true)
+	return r.session.remote.Free(old)
 }
 
 func (r *Runner) admits(inputs []*tensor.Tensor) error {

@@ -35,6 +35,16 @@ type Options struct {
 	NoFusion bool
 	// Gradient asks for gradients beside the outputs.
 	Gradient *Gradient
+	// Resident names inputs and outputs that lie where the device computes,
+	// which is memory of [Session.NewTensor]. Others are the host's.
+	Resident []string
+	// Beside is a session whose device with memory of its own this one uses
+	// too, so that both may share memory, and what one begins comes after all
+	// that the other has begun. It is to be closed later, and its device must
+	// be of the same name.
+	Beside *Session
+	// Worker is the number of this worker on its machine; see [device.Options].
+	Worker int
 	// Precision is the type in which products of float32 read and write
 	// numbers: BFloat16 or Float16. Undefined leaves them as they are.
 	Precision onnx.DataType
@@ -51,7 +61,9 @@ type Session struct {
 	ownsModel bool
 	device    device.Device
 	remote    device.Remote // the device, where it has memory of its own
+	shared    bool          // the device is another session's
 	residents residents
+	staying   []string   // names of resident inputs and outputs
 	host      *evaluator // on the CPU, for constants, shapes and what the device does not take
 	memory    *budget
 	main      *program
@@ -89,14 +101,18 @@ func New(m *onnx.Model, o Options) (*Session, error) {
 	o.Device = cmp.Or(o.Device, os.Getenv("FMOE_DEVICE"), cpu.Name)
 	s := &Session{model: m.Clone(), memory: newBudget(o.MaxMemory)}
 	release := func(b []byte) { s.model.Evict(b) }
-	d, err := device.Open(o.Device, device.Options{Threads: o.Threads, Release: release, Workers: o.Workers})
-	if err != nil {
-		return nil, err
+	if b := o.Beside; b != nil && b.remote != nil {
+		s.device, s.shared = b.device, true
+	} else {
+		var err error
+		if s.device, err = device.Open(o.Device, device.Options{Threads: o.Threads, Worker: o.Worker, Release: release, Workers: o.Workers}); err != nil {
+			return nil, err
+		}
 	}
-	s.device = d
-	s.host = &evaluator{device: d, memory: s.memory}
-	if remote, ok := d.(device.Remote); ok {
+	s.host = &evaluator{device: s.device, memory: s.memory}
+	if remote, ok := s.device.(device.Remote); ok {
 		s.remote, s.host.device = remote, cpu.New(device.Options{Threads: o.Threads, Release: release, Workers: o.Workers})
+		s.staying = o.Resident
 	}
 	if o.Profile {
 		s.profile = &profile{index: map[*node]int{}}
@@ -203,8 +219,10 @@ func (s *Session) Close() error {
 	return err
 }
 
-func (s *Session) closeDevices() error {
-	err := s.device.Close()
+func (s *Session) closeDevices() (err error) {
+	if !s.shared {
+		err = s.device.Close()
+	}
 	if s.remote != nil {
 		err = errors.Join(err, s.host.device.Close())
 	}

@@ -108,6 +108,11 @@ func Copy(to, from []byte, s cu.Stream) error {
 	return failure(C.cuMemcpyDtoDAsync(address(to), address(from), C.size_t(len(from)), stream(s)))
 }
 
+// Clear fills memory of the device with zeros when the stream gets there.
+func Clear(b []byte, s cu.Stream) error {
+	return failure(C.cuMemsetD8Async(address(b), 0, C.size_t(len(b)), stream(s)))
+}
+
 func stream(s cu.Stream) C.CUstream { return C.CUstream(unsafe.Pointer(s.C())) }
 
 // Launch starts a kernel on a grid of blocks of so many threads. parameters

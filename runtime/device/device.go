@@ -71,8 +71,49 @@ type Remote interface {
 	Upload(to, from []byte) error
 	// Download copies to host memory. It returns when that is done.
 	Download(to, from []byte) error
+	// Fetch begins to copy to host memory, behind what has begun. The function
+	// that it returns waits for that, and is called once: for a few bytes, soon.
+	Fetch(from []byte) (wait func(to []byte) error, err error)
+	// Copy copies within the device, and Clear fills with zeros.
+	Copy(to, from []byte) error
+	Clear(b []byte) error
 	// Wait returns when all is done that kernels have begun.
 	Wait() error
+}
+
+// Recorder is a Remote that can do again what kernels did, for less than
+// calling them again.
+type Recorder interface {
+	Remote
+
+	// Record calls begin, which runs kernels; instead of computing, the device
+	// notes down what they launch. The function that it returns does that, with
+	// the same memory, any number of times.
+	Record(begin func() error) (play func() error, err error)
+}
+
+// Counter is a Remote that counts what the host has it do.
+type Counter interface {
+	Counts() Counts
+}
+
+// Counts are numbers since the device was opened.
+type Counts struct {
+	Waits       int64 `json:"waits"`       // of the host for all that the device had to do
+	Allocations int64 `json:"allocations"` // of device memory, and of pinned host memory
+	Uploads     int64 `json:"uploads"`
+	Downloads   int64 `json:"downloads"`
+	BytesUp     int64 `json:"bytes_up"`
+	BytesDown   int64 `json:"bytes_down"`
+	Kernels     int64 `json:"kernels"` // launched one by one, library products among them
+	Graphs      int64 `json:"graphs"`  // launched, each of which has any number of kernels
+	GraphNodes  int64 `json:"graph_nodes"`
+}
+
+// Minus returns what was counted since c was b.
+func (c Counts) Minus(b Counts) Counts {
+	return Counts{c.Waits - b.Waits, c.Allocations - b.Allocations, c.Uploads - b.Uploads, c.Downloads - b.Downloads,
+		c.BytesUp - b.BytesUp, c.BytesDown - b.BytesDown, c.Kernels - b.Kernels, c.Graphs - b.Graphs, c.GraphNodes - b.GraphNodes}
 }
 
 // Holder is a kernel that holds constants in a form of its own, such as packed
@@ -159,6 +200,9 @@ func (s *Scratch) Size() int { return s.size }
 type Options struct {
 	// Threads is the number of CPU threads; 0 means one for each processor.
 	Threads int
+	// Worker is the number of this worker on its machine. Workers take the
+	// GPUs of a machine in turn.
+	Worker int
 	// Release, where it is set, is told of parts of constants that a kernel
 	// holds in a form of its own by now. They stay readable.
 	Release func([]byte)
