@@ -8,7 +8,7 @@ LDFLAGS  = -s -w -X github.com/fmoe-go/fmoe/internal/cli.version=$(VERSION)
 GOLANGCI_LINT_VERSION = v2.15.0
 
 # Packages that start goroutines, or are used by several.
-CONCURRENT = ./onnx ./runtime ./runtime/comm ./runtime/cpu ./runtime/language ./runtime/train/data
+CONCURRENT = ./onnx ./runtime ./runtime/comm ./runtime/comm/rendezvous ./runtime/cpu ./runtime/language ./runtime/train/data
 
 SAMPLES = $(patsubst models/%/model.onnx,%,$(wildcard models/*/model.onnx))
 SHARED  = $(wildcard ../shared/models/*.onnx)
@@ -32,14 +32,15 @@ cuda-kernels: build/cuda/venv/ready
 	build/cuda/venv/bin/python cuda/build.py --out build/cuda/lib --targets $(CUDA_TARGETS)
 
 cuda-test: cuda-kernels ## test the CUDA device as far as this machine can
-	build/cuda/lib/env $(GO) vet -tags fmoecuda ./cuda/... ./runtime ./cmd/moerun
-	build/cuda/lib/env $(GO) test -tags fmoecuda ./cuda/... ./cmd/moerun
+	build/cuda/lib/env $(GO) vet -tags fmoecuda ./cuda/... ./runtime ./runtime/comm/... ./cmd/moerun
+	build/cuda/lib/env $(GO) test -tags fmoecuda ./cuda/... ./runtime/comm/nccl ./cmd/moerun
 
 cuda-package: cuda-kernels ## put the programs of scripts/gpu-check.sh, for a machine with a GPU, into build/cuda/package
 	@mkdir -p build/cuda/package
 	build/cuda/lib/env $(GO) build -trimpath -tags fmoecuda -ldflags '$(LDFLAGS)' -o build/cuda/package/ ./cmd/moerun
 	build/cuda/lib/env $(GO) test -c -tags fmoecuda -ldflags '-s -w' -o build/cuda/package/cuda.test ./cuda
 	build/cuda/lib/env $(GO) test -c -tags fmoecuda -ldflags '-s -w' -o build/cuda/package/runtime.test ./runtime
+	build/cuda/lib/env $(GO) test -c -tags fmoecuda -ldflags '-s -w' -o build/cuda/package/nccl.test ./runtime/comm/nccl
 
 build/cuda/venv/ready: cuda/requirements.txt
 	$(PYTHON) -m venv build/cuda/venv

@@ -76,6 +76,13 @@ func Allocate(n int) ([]byte, error) {
 // Free gives back what Allocate returned.
 func Free(b []byte) error { return failure(C.cuMemFree(address(b))) }
 
+// OnDevice reports whether memory is the device's.
+func OnDevice(b []byte) bool {
+	var kind C.uint
+	code := C.cuPointerGetAttribute(unsafe.Pointer(&kind), C.CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address(b))
+	return code == C.CUDA_SUCCESS && kind == C.CU_MEMORYTYPE_DEVICE
+}
+
 func address(b []byte) C.CUdeviceptr {
 	return C.CUdeviceptr(uintptr(unsafe.Pointer(unsafe.SliceData(b))))
 }

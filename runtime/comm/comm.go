@@ -3,13 +3,14 @@
 //
 // [Local] has ranks that are goroutines of one process. Package mpi has those
 // that mpirun or srun started. Both are a [Transport] below the same
-// collectives.
+// collectives. Package nccl has processes with a GPU each.
 package comm
 
 import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/fmoe-go/fmoe/onnx"
@@ -81,7 +82,9 @@ type Communicator interface {
 	Close() error
 }
 
-// Buffer is elements in memory. They must be aligned for their type.
+// Buffer is elements in memory. They must be aligned for their type. Data may be
+// memory of a GPU, which the host cannot read, for communicators of package
+// nccl alone.
 type Buffer struct {
 	Type onnx.DataType
 	Data []byte
@@ -120,6 +123,19 @@ func (o Options) timeout() time.Duration {
 type Handle struct {
 	done chan struct{}
 	err  error
+}
+
+// NewHandle returns the handle of a call that is done, with an error or nil,
+// when end is called for the first time.
+func NewHandle() (h *Handle, end func(error)) {
+	h = &Handle{done: make(chan struct{})}
+	var once sync.Once
+	return h, func(err error) {
+		once.Do(func() {
+			h.err = err
+			close(h.done)
+		})
+	}
 }
 
 // Wait waits until the call is done, and returns its error.

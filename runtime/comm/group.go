@@ -189,51 +189,69 @@ func (x *exchange) do(send, receive func(rank int) []byte) error {
 	return g.transport.Exchange(x.ctx, x.tag, sends, receives)
 }
 
-// parts divides bytes.
-type parts struct {
-	data []byte
-	ends []int
-}
+// parts divides bytes, by rank.
+type parts [][]byte
 
-func (p *parts) at(rank int) []byte {
-	begin := 0
-	if rank > 0 {
-		begin = p.ends[rank-1]
-	}
-	return p.data[begin:p.ends[rank]]
-}
+func (p parts) at(rank int) []byte { return p[rank] }
 
-// divide returns the parts of a buffer that counts say, which must be all of it.
-func (g *group) divide(what string, b Buffer, counts []int) (*parts, error) {
-	if len(counts) != len(g.ranks) {
-		return nil, fmt.Errorf("%s has %d counts for %d ranks", what, len(counts), len(g.ranks))
-	}
+// Elements returns how many a buffer has. It fails where they are not whole
+// bytes.
+func (b Buffer) Elements(what string) (int, error) {
 	size := b.size()
 	if size == 0 {
-		return nil, fmt.Errorf("%s is of %s, whose elements are not whole bytes", what, b.Type)
+		return 0, fmt.Errorf("%s is of %s, whose elements are not whole bytes", what, b.Type)
 	}
-	p := &parts{data: b.Data, ends: make([]int, len(counts))}
-	total := 0
-	for i, n := range counts {
-		if n < 0 || n > len(b.Data)/size-total {
-			return nil, fmt.Errorf("%s has counts %v, but %d elements", what, counts, len(b.Data)/size)
+	if len(b.Data)%size != 0 {
+		return 0, fmt.Errorf("%s has %d bytes, which are no elements of %s", what, len(b.Data), b.Type)
+	}
+	return len(b.Data) / size, nil
+}
+
+// Parts divides a buffer among ranks by counts, which must be all of it; without
+// counts the parts are of the same size. It is for communicators to check what
+// they are called with.
+func Parts(what string, b Buffer, counts []int, ranks int) ([][]byte, error) {
+	n, err := b.Elements(what)
+	if err != nil {
+		return nil, err
+	}
+	if counts == nil {
+		if n%ranks != 0 {
+			return nil, fmt.Errorf("%s has %d elements, which %d ranks do not divide; give counts", what, n, ranks)
 		}
-		total += n
-		p.ends[i] = total * size
+		counts = slices.Repeat([]int{n / ranks}, ranks)
 	}
-	if total*size != len(b.Data) {
-		return nil, fmt.Errorf("%s has counts %v, but %d bytes of %s", what, counts, len(b.Data), b.Type)
+	if len(counts) != ranks {
+		return nil, fmt.Errorf("%s has %d counts for %d ranks", what, len(counts), ranks)
+	}
+	p, left := make([][]byte, ranks), b.Data
+	for i, count := range counts {
+		if count < 0 || count > len(left)/b.size() {
+			return nil, fmt.Errorf("%s has counts %v, but %d elements", what, counts, n)
+		}
+		p[i], left = left[:count*b.size():count*b.size()], left[count*b.size():]
+	}
+	if len(left) > 0 {
+		return nil, fmt.Errorf("%s has counts %v, but %d elements", what, counts, n)
 	}
 	return p, nil
 }
 
-// equal returns counts of parts of the same size.
-func (g *group) equal(what string, b Buffer) ([]int, error) {
-	n := len(b.Data) / max(b.size(), 1)
-	if n%len(g.ranks) != 0 {
-		return nil, fmt.Errorf("%s has %d elements, which %d ranks do not divide; give counts", what, n, len(g.ranks))
+// CheckAllToAll fails where the parts that a rank sends and receives do not fit
+// together.
+func CheckAllToAll(send Buffer, from [][]byte, receive Buffer, to [][]byte, rank int) error {
+	if send.Type != receive.Type {
+		return fmt.Errorf("%s is sent and %s received", send.Type, receive.Type)
 	}
-	return slices.Repeat([]int{n / len(g.ranks)}, len(g.ranks)), nil
+	if len(from[rank]) != len(to[rank]) {
+		return fmt.Errorf("rank %d sends %d elements to itself and receives %d", rank, len(from[rank])/send.size(), len(to[rank])/send.size())
+	}
+	return nil
+}
+
+// divide is Parts among the ranks of the group.
+func (g *group) divide(what string, b Buffer, counts []int) (parts, error) {
+	return Parts(what, b, counts, len(g.ranks))
 }
 
 // spread returns counts as nearly the same as possible.
@@ -249,39 +267,26 @@ func (g *group) spread(b Buffer) []int {
 func (g *group) AllToAll(ctx context.Context, send Buffer, sendCounts []int, receive Buffer, receiveCounts []int) *Handle {
 	from, err := g.divide("send", send, sendCounts)
 	to, second := g.divide("receive", receive, receiveCounts)
-	if err = errors.Join(err, second); err == nil && send.Type != receive.Type {
-		err = fmt.Errorf("%s is sent and %s received", send.Type, receive.Type)
-	}
-	if err == nil && sendCounts[g.rank] != receiveCounts[g.rank] {
-		err = fmt.Errorf("rank %d sends %d elements to itself and receives %d", g.rank, sendCounts[g.rank], receiveCounts[g.rank])
+	if err = errors.Join(err, second); err == nil {
+		err = CheckAllToAll(send, from, receive, to, g.rank)
 	}
 	return g.call(ctx, "all-to-all", err, func(x *exchange) error { return x.do(from.at, to.at) })
 }
 
 func (g *group) AllGather(ctx context.Context, send, receive Buffer, counts []int) *Handle {
-	var err error
-	if counts == nil {
-		counts, err = g.equal("receive", receive)
-	}
-	to, second := g.divide("receive", receive, counts)
-	if err == nil {
-		err = second
-	}
+	to, err := g.divide("receive", receive, counts)
 	if err == nil && (send.Type != receive.Type || len(send.Data) != len(to.at(g.rank))) {
 		err = fmt.Errorf("rank %d sends %d bytes of %s where it receives %d of %s", g.rank, len(send.Data), send.Type, len(to.at(g.rank)), receive.Type)
 	}
 	return g.call(ctx, "all-gather", err, func(x *exchange) error { return x.gather(send.Data, to) })
 }
 
-func (x *exchange) gather(own []byte, to *parts) error {
+func (x *exchange) gather(own []byte, to parts) error {
 	return x.do(func(int) []byte { return own }, to.at)
 }
 
 func (g *group) ReduceScatter(ctx context.Context, send, receive Buffer, counts []int, r Reduction) *Handle {
-	err := checkReduction(send.Type, r)
-	if counts == nil && err == nil {
-		counts, err = g.equal("send", send)
-	}
+	err := CheckReduction(send.Type, r)
 	from, second := g.divide("send", send, counts)
 	if err == nil {
 		err = second
@@ -293,7 +298,7 @@ func (g *group) ReduceScatter(ctx context.Context, send, receive Buffer, counts 
 }
 
 // reduce puts into a buffer the reduction of the own parts of all ranks.
-func (x *exchange) reduce(into Buffer, from *parts, r Reduction) error {
+func (x *exchange) reduce(into Buffer, from parts, r Reduction) error {
 	g := x.group
 	received := make([][]byte, len(g.ranks))
 	for i := range received {
@@ -314,7 +319,7 @@ func (x *exchange) reduce(into Buffer, from *parts, r Reduction) error {
 func (g *group) AllReduce(ctx context.Context, b Buffer, r Reduction) *Handle {
 	all, err := g.divide("x", b, g.spread(b))
 	if err == nil {
-		err = checkReduction(b.Type, r)
+		err = CheckReduction(b.Type, r)
 	}
 	return g.call(ctx, "all-reduce", err, func(x *exchange) error {
 		own := Buffer{b.Type, all.at(g.rank)}

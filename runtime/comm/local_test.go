@@ -98,7 +98,7 @@ func TestWrongArguments(t *testing.T) {
 		"receives 16 bytes":             func(c comm.Communicator) *comm.Handle { return c.ReduceScatter(none, x, x, nil, comm.Sum) },
 		"uint8 cannot be reduced":       func(c comm.Communicator) *comm.Handle { return c.AllReduce(none, comm.Slice([]uint8{1}), comm.Sum) },
 		"reduction 9":                   func(c comm.Communicator) *comm.Handle { return c.AllReduce(none, x, 9) },
-		"x has counts [0 1], but 15 bytes": func(c comm.Communicator) *comm.Handle {
+		"x has 15 bytes, which are no elements of int64": func(c comm.Communicator) *comm.Handle {
 			return c.AllReduce(none, comm.Buffer{Type: onnx.Int64, Data: x.Data[:15]}, comm.Sum)
 		},
 		"of string":                             func(c comm.Communicator) *comm.Handle { return c.Broadcast(none, comm.Buffer{Type: onnx.String}, 0) },

@@ -7,16 +7,17 @@ import (
 	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
 
-// Reduction combines the elements of all ranks, in the order of ranks.
+// Reduction combines the elements of all ranks, in the order of ranks; over NCCL
+// in an order that depends on their number and the machine alone.
 type Reduction int
 
 const (
 	Sum Reduction = iota // of half precision: in float32, rounded once
-	Max                  // NaN where one is
+	Max                  // NaN where one is, but over NCCL
 )
 
-// checkReduction fails for types that cannot be reduced.
-func checkReduction(t onnx.DataType, r Reduction) error {
+// CheckReduction fails for types that cannot be reduced.
+func CheckReduction(t onnx.DataType, r Reduction) error {
 	if r != Sum && r != Max {
 		return fmt.Errorf("reduction %d is not known; there are Sum and Max", r)
 	}

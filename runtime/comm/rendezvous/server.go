@@ -137,9 +137,19 @@ func (s *service) stop(n Notice) {
 	}
 }
 
+// linger is how long rank 0 waits for others that have stopped to leave.
+const linger = 2 * time.Second
+
 func (s *service) close() error {
 	err := s.listener.Close()
+	begin := time.Now()
+	timer := time.AfterFunc(linger, s.changed.Broadcast)
+	defer timer.Stop()
 	s.mu.Lock()
+	present := func(c *session) bool { return !c.gone }
+	for len(s.notices) == len(s.members) && time.Since(begin) < linger && slices.ContainsFunc(s.sessions, present) {
+		s.changed.Wait()
+	}
 	s.over = true
 	s.changed.Broadcast()
 	for _, c := range s.sessions {
