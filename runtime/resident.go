@@ -52,6 +52,15 @@ func (s *Session) Download(to, from *tensor.Tensor) error {
 	return s.entered(func() error { return s.remote.Download(to.Data, from.Data) })
 }
 
+// Copy copies between resident tensors.
+func (s *Session) Copy(to, from *tensor.Tensor) error {
+	if s.remote == nil || len(from.Data) == 0 {
+		copy(to.Data, from.Data)
+		return nil
+	}
+	return s.entered(func() error { return s.remote.Copy(to.Data, from.Data) })
+}
+
 // Fetch begins to copy a resident tensor of a few bytes to the host. What it
 // returns waits for that, and is to be called once.
 func (s *Session) Fetch(from *tensor.Tensor) (wait func() (*tensor.Tensor, error), err error) {

@@ -136,7 +136,10 @@ func (t *Trainer) evaluator() (*evaluation, error) {
 	}
 	e := &evaluation{objective: o}
 	options := t.options.sessions()
-	options.Gradient = nil
+	options.Gradient, options.Beside = nil, t.session
+	for _, p := range parameters {
+		options.Resident = append(options.Resident, p.Name)
+	}
 	if o.forward != nil {
 		e.forward, err = newPassage(o, t.stage(), options, t.fixed())
 		t.evaluation = e

@@ -1,12 +1,10 @@
 package train
 
 import (
-	"context"
 	"fmt"
 	"slices"
 
 	"github.com/fmoe-go/fmoe/onnx"
-	"github.com/fmoe-go/fmoe/runtime"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
 )
 
@@ -136,19 +134,18 @@ func (g *updateGraph) lerp(a, b, w string) string {
 
 // updater applies a rule to parameters of one type and rank.
 type updater struct {
-	rule    rule
-	t       onnx.DataType
-	session *runtime.Session
-	runner  *runtime.Runner
+	rule rule
+	t    onnx.DataType
+	*besideSession
 	scalars []string
 }
 
-func newUpdater(r rule, t onnx.DataType, rank int, o runtime.Options) (*updater, error) {
+func newUpdater(r rule, t onnx.DataType, rank int, beside *Trainer) (*updater, error) {
 	if !r.whole() {
 		rank = 1
 	}
-	m := &onnx.Model{IRVersion: 10, OpsetImports: []onnx.OpsetImport{{Version: 23}, {Domain: "com.microsoft", Version: 1}}, Graph: &onnx.Graph{Name: "update"}}
-	g := &updateGraph{builder: newBuilder(m), t: t, rank: rank, inputs: map[string]string{}}
+	m, b := newGraph("update")
+	g := &updateGraph{builder: b, t: t, rank: rank, inputs: map[string]string{}}
 	open := func(n int) []int64 { return slices.Repeat([]int64{-1}, n) }
 	g.weight, g.gradient = g.input("weight", t, open(rank)), g.input("gradient", t, open(rank))
 	one := slices.Repeat([]int{1}, rank)
@@ -160,12 +157,15 @@ func newUpdater(r rule, t onnx.DataType, rank int, o runtime.Options) (*updater,
 	for _, s := range states {
 		g.output(s)
 	}
-	o.Gradient = nil
-	s, err := runtime.New(m, o)
+	resident := append([]string{g.weight, g.gradient}, g.states...)
+	for _, v := range m.Graph.Outputs {
+		resident = append(resident, v.Name)
+	}
+	s, err := beside.beside(m, resident)
 	if err != nil {
 		return nil, err
 	}
-	return &updater{rule: r, t: t, session: s, runner: s.NewRunner(), scalars: g.scalars}, nil
+	return &updater{rule: r, t: t, besideSession: s, scalars: g.scalars}, nil
 }
 
 // pieceLength is the number of elements that are updated at a time where each
@@ -191,8 +191,12 @@ func (u *updater) apply(weight, gradient *tensor.Tensor, states []*tensor.Tensor
 		return u.run(in, states)
 	}
 	length, width := weight.Len(), u.t.Bits()/8
-	for lo := 0; lo < length; lo += pieceLength {
-		hi := min(lo+pieceLength, length)
+	piece := pieceLength
+	if u.session.Remote() {
+		piece = length
+	}
+	for lo := 0; lo < length; lo += piece {
+		hi := min(lo+piece, length)
 		for i, t := range whole {
 			in[i] = &tensor.Tensor{Type: t.Type, Shape: []int{hi - lo}, Data: t.Data[lo*width : hi*width]}
 		}
@@ -206,11 +210,8 @@ func (u *updater) apply(weight, gradient *tensor.Tensor, states []*tensor.Tensor
 // run computes an update into the weight and the states, whose elements are
 // read before they are written.
 func (u *updater) run(in, states []*tensor.Tensor) error {
-	// An update that has begun is finished.
-	return u.runner.RunInto(context.Background(), in, append([]*tensor.Tensor{in[0]}, states...))
+	return u.runner.RunInto(ctxOfUpdates, in, append([]*tensor.Tensor{in[0]}, states...))
 }
-
-func (u *updater) close() error { return u.session.Close() }
 
 // newRule returns the rule by which an optimizer updates a parameter.
 func newRule(o Optimizer, p *Parameter) rule {

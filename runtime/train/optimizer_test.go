@@ -64,7 +64,7 @@ func TestOptimizers(t *testing.T) {
 			for i, shape := range c.Shapes {
 				p := Parameter{Shape: shape, Type: onnx.Float64, Kind: Matrix}
 				r := newRule(c.Config, &p)
-				u, err := newUpdater(r, p.Type, len(shape), runtime.Options{Threads: 2})
+				u, err := newUpdater(r, p.Type, len(shape), &Trainer{options: Options{Runtime: runtime.Options{Threads: 2}}})
 				if err != nil {
 					t.Fatal(err)
 				}

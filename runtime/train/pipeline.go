@@ -247,7 +247,9 @@ func (t *Trainer) runStage(ctx context.Context, s *Step, batches []Batch, shares
 		}
 		kept[i] = nil
 		if len(batches) > 1 {
-			t.accumulate(out, i == 0)
+			if err := t.accumulate(out, i == 0); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return out, p.settle()

@@ -1,6 +1,7 @@
 package train
 
 import (
+	"errors"
 	"slices"
 
 	"github.com/fmoe-go/fmoe/onnx"
@@ -26,32 +27,41 @@ func (t *Trainer) Progress() Progress { return Progress{t.step, t.skipped} }
 func (t *Trainer) Size() int64 { return t.size }
 
 // Weights returns what training changes of the model: parameters and selection
-// biases, by the names of initializers. The tensors are the trainer's own.
-func (t *Trainer) Weights() []Named {
+// biases, by the names of initializers. The tensors are the trainer's own, or
+// copies of those on a device with memory of its own.
+func (t *Trainer) Weights() ([]Named, error) {
 	var list []Named
 	for _, p := range t.parameters {
-		list = append(list, p.named(p.Name, p.weight))
+		w, err := t.hosted(p.weight)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, p.named(p.Name, w))
 	}
 	for _, b := range t.biases {
 		list = append(list, Named{Name: b.name, Tensor: b.value})
 	}
-	return list
+	return list, nil
 }
 
 // OptimizerState returns what the optimizers keep of parameters, by names such
 // as "fc1.weight/first_moment"; of a parameter in half precision, its "master"
-// in float32 too. The tensors are the trainer's own.
-func (t *Trainer) OptimizerState() []Named {
+// in float32 too. For the tensors see Weights.
+func (t *Trainer) OptimizerState() ([]Named, error) {
 	var list []Named
 	for _, p := range t.parameters {
 		if p.master != nil {
 			list = append(list, p.named(p.Name+"/master", p.master))
 		}
 		for i, s := range p.states {
+			s, err := t.hosted(s)
+			if err != nil {
+				return nil, err
+			}
 			list = append(list, p.named(p.Name+"/"+p.names[i], s))
 		}
 	}
-	return list
+	return list, nil
 }
 
 // named returns a tensor of a parameter, or of its state, with the part that it
@@ -74,14 +84,32 @@ func (p *parameter) named(name string, t *tensor.Tensor) Named {
 // returned of another trainer of the same model and options. The functions copy
 // what was saved into the tensors of the names.
 func (t *Trainer) Restore(p Progress, weights, state func(into []Named) error) error {
-	if err := weights(t.Weights()); err != nil {
+	w, err := t.Weights()
+	if err != nil {
 		return err
 	}
-	if err := state(t.OptimizerState()); err != nil {
+	o, err := t.OptimizerState()
+	if err != nil {
+		return err
+	}
+	if err := weights(w); err != nil {
+		return err
+	}
+	if err := state(o); err != nil {
 		return err
 	}
 	t.step, t.skipped = p.Step, p.Skipped
-	return nil
+	if !t.session.Remote() {
+		return nil
+	}
+	for i, p := range t.parameters { // in the order of both lists
+		err = errors.Join(err, t.session.Upload(p.weight, w[i].Tensor))
+		for _, s := range p.states {
+			err = errors.Join(err, t.session.Upload(s, o[0].Tensor))
+			o = o[1:]
+		}
+	}
+	return err
 }
 
 // Graph returns the graph of a step, but for the update: the model with the

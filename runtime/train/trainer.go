@@ -106,8 +106,10 @@ type Trainer struct {
 	stepInput  *tensor.Tensor
 	shared     []*reduction // gradients of several workers
 	pipeline   *pipeline    // nil where the model is whole
-	size       int64        // elements of the parameters of all workers
-	step       int64        // updates done
+	squaring   *besideSession
+	adding     map[onnx.DataType]*besideSession
+	size       int64 // elements of the parameters of all workers
+	step       int64 // updates done
 	skipped    int64
 }
 
@@ -265,6 +267,9 @@ func (t *Trainer) open() error {
 			return fmt.Errorf("parameter %q: %w", p.Name, err)
 		}
 	}
+	if err := t.reside(); err != nil {
+		return err
+	}
 	return t.connect()
 }
 
@@ -286,6 +291,10 @@ func (t *Trainer) gradientOptions() runtime.Options {
 		with = append(with, differentiable(t.pipeline.stage.in)...)
 	}
 	o := t.options.sessions()
+	o.Resident = slices.Clone(with)
+	for _, name := range with {
+		o.Resident = append(o.Resident, runtime.GradientName(name))
+	}
 	o.Gradient = &runtime.Gradient{Of: t.objective.total, With: with, Recompute: t.options.Recompute}
 	return o
 }
@@ -324,7 +333,7 @@ func (t *Trainer) prepare(p *parameter) (err error) {
 		key.rank = len(p.Shape)
 	}
 	if t.updaters[key] == nil {
-		if t.updaters[key], err = newUpdater(r, weight.Type, len(p.Shape), t.options.Runtime); err != nil {
+		if t.updaters[key], err = newUpdater(r, weight.Type, len(p.Shape), t); err != nil {
 			return err
 		}
 	}
@@ -537,7 +546,9 @@ func (t *Trainer) run(ctx context.Context, s *Step, batches []Batch, shares []fl
 			return nil, err
 		}
 		if len(batches) > 1 {
-			t.accumulate(out, i == 0)
+			if err := t.accumulate(out, i == 0); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return out, nil
@@ -650,21 +661,16 @@ func (s *Step) finish(l Loss) {
 }
 
 // accumulate adds the gradients of a run to those of the runs before.
-func (t *Trainer) accumulate(out []*tensor.Tensor, first bool) {
+func (t *Trainer) accumulate(out []*tensor.Tensor, first bool) error {
 	for _, p := range t.parameters {
 		if p.gradient < 0 {
 			continue
 		}
-		g := inFloat32(out[p.gradient])
-		if p.sum == nil {
-			p.sum = tensor.New(g.Type, p.Shape...)
-		}
-		if first {
-			copy(p.sum.Data, g.Data)
-		} else {
-			addTo(p.sum, g)
+		if err := t.add(p, out[p.gradient], first); err != nil {
+			return err
 		}
 	}
+	return nil
 }
 
 // update lets the optimizers change the weights, if all is finite.
@@ -753,9 +759,12 @@ func (b *selectionBias) move(rows [][]int64, rate float64) {
 
 // Close frees what the trainer holds.
 func (t *Trainer) Close() error {
-	var errs []error
-	if t.session != nil {
-		errs = append(errs, t.session.Close())
+	errs := []error{t.squaring.close()}
+	for _, b := range t.adding {
+		errs = append(errs, b.close())
+	}
+	for _, u := range t.updaters {
+		errs = append(errs, u.close())
 	}
 	if t.evaluation != nil {
 		errs = append(errs, t.evaluation.close())
@@ -763,8 +772,8 @@ func (t *Trainer) Close() error {
 	if t.pipeline != nil {
 		errs = append(errs, t.pipeline.forward.close())
 	}
-	for _, u := range t.updaters {
-		errs = append(errs, u.close())
+	if t.session != nil { // beside which the others are
+		errs = append(errs, t.session.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -227,7 +227,11 @@ func (t *Trainer) norm(ctx context.Context) (norm float64, infinite string, err 
 		}
 	}
 	var dense, experts float64
-	for i, x := range sumsOfSquares(gradients, t.threads()) {
+	sums, err := t.squares(ctx, gradients)
+	if err != nil {
+		return 0, "", err
+	}
+	for i, x := range sums {
 		p := t.parameters[i]
 		if infinite == "" && (math.IsNaN(x) || math.IsInf(x, 0)) {
 			infinite = p.Name

@@ -233,17 +233,17 @@ func TestRestoreOfHalfPrecision(t *testing.T) {
 			return nil
 		}
 	}
-	if err := second.Restore(first.Progress(), from(first.Weights()), from(first.OptimizerState())); err != nil {
+	if err := second.Restore(first.Progress(), from(must(first.Weights())), from(must(first.OptimizerState()))); err != nil {
 		t.Fatal(err)
 	}
 	step(first)
 	step(second)
 	masters := 0
-	for i, n := range second.OptimizerState() {
+	for i, n := range must(second.OptimizerState()) {
 		if strings.HasSuffix(n.Name, "/master") {
 			masters++
 		}
-		if !bytes.Equal(n.Tensor.Data, first.OptimizerState()[i].Tensor.Data) {
+		if !bytes.Equal(n.Tensor.Data, must(first.OptimizerState())[i].Tensor.Data) {
 			t.Errorf("%s differs", n.Name)
 		}
 	}

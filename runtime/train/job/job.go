@@ -512,8 +512,16 @@ func (j *job) save(ctx context.Context) (err error) {
 	if !j.workers.Alone() {
 		return j.saveTogether(ctx, state)
 	}
+	weights, err := j.trainer.Weights()
+	if err != nil {
+		return err
+	}
+	optimizer, err := j.trainer.OptimizerState()
+	if err != nil {
+		return err
+	}
 	j.result.Checkpoint, err = j.run.Save(checkpoint.Snapshot{
-		Step: state.Progress.Step, Model: j.model, Weights: j.trainer.Weights(), Optimizer: j.trainer.OptimizerState(), State: state})
+		Step: state.Progress.Step, Model: j.model, Weights: weights, Optimizer: optimizer, State: state})
 	return err
 }
 
@@ -521,7 +529,10 @@ func (j *job) save(ctx context.Context) (err error) {
 // where, and completes it.
 func (j *job) saveTogether(ctx context.Context, state state) (err error) {
 	world := j.workers.World
-	trained := j.trainer.Weights()
+	trained, err := j.trainer.Weights()
+	if err != nil {
+		return err
+	}
 	var names []string
 	for _, w := range trained {
 		names = append(names, w.Name)
@@ -538,7 +549,10 @@ func (j *job) saveTogether(ctx context.Context, state state) (err error) {
 	weights = slices.DeleteFunc(weights, func(w checkpoint.Named) bool {
 		return !slices.Contains(names, w.Name) && slices.ContainsFunc(everybodys, func(list []string) bool { return slices.Contains(list, w.Name) })
 	})
-	optimizer := j.trainer.OptimizerState()
+	optimizer, err := j.trainer.OptimizerState()
+	if err != nil {
+		return err
+	}
 	pieces, err := comm.Gather(ctx, world, checkpoint.Pieces(weights, optimizer))
 	if err != nil {
 		return err
