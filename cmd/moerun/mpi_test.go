@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(rankVariable) == "" {
 		os.Exit(m.Run())
 	}
-	openWorld = func(o comm.Options) (comm.Communicator, error) {
+	openMPI = func(o comm.Options) (comm.Communicator, error) {
 		c, err := mpi.World(o)
 		if err != nil {
 			return nil, err

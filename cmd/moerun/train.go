@@ -139,8 +139,11 @@ func (o *trainFlags) run(ctx context.Context, out io.Writer, path string) error 
 	if options.World, err = o.workers.world(p); err != nil {
 		return err
 	}
-	if options.World != nil && options.Runtime.Threads == 0 {
-		options.Runtime.Threads = p.process.threads()
+	if options.World != nil {
+		options.Runtime.Worker = p.process.localRank
+		if options.Runtime.Threads == 0 {
+			options.Runtime.Threads = p.process.threads()
+		}
 	}
 	result, err := job.Run(ctx, path, c, options)
 	if err != nil || !first {
