@@ -60,6 +60,14 @@ func (t talkative) AllReduce(ctx context.Context, x comm.Buffer, r comm.Reductio
 	return t.Communicator.AllReduce(ctx, x, r)
 }
 
+func (t talkative) Split(ctx context.Context, color, key int) (comm.Communicator, error) {
+	part, err := t.Communicator.Split(ctx, color, key)
+	if part == nil {
+		return nil, err
+	}
+	return talkative{part}, err
+}
+
 // mixture writes a model with experts to train, and returns flags for that.
 func mixture(t *testing.T) []string {
 	t.Helper()
