@@ -28,6 +28,7 @@ check 'FMoE layers equal the CPU'"'"'s, twice the same bits' "$programs/cuda.tes
 cd "$root/runtime"
 check 'ONNX operator cases' env FMOE_DEVICE=cuda "$programs/runtime.test" -test.run 'TestONNXCases|TestContrib'
 check 'gradients' env FMOE_DEVICE=cuda "$programs/runtime.test" -test.run 'TestGradient|TestFMoE'
+check 'workers over NCCL, on as many GPUs as there are' "$programs/nccl.test" -test.run Test
 cd "$root"
 for data in models/*/test_data_set_0; do
     model=$(dirname "$data")
