@@ -33,6 +33,8 @@ type Device struct {
 
 	mu        sync.Mutex
 	allocated map[*byte][]byte // nil when closed
+	counts    device.Counts
+	graphs    map[*driver.Graph]bool
 }
 
 // gpu is what all devices share of a GPU, as long as the program runs.
@@ -110,7 +112,7 @@ func Open(number int) (*Device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("GPU %d: %w", number, err)
 	}
-	d := &Device{gpu: g, allocated: map[*byte][]byte{}}
+	d := &Device{gpu: g, allocated: map[*byte][]byte{}, graphs: map[*driver.Graph]bool{}}
 	if err := d.start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("GPU %d: %w", number, err), d.Close())
 	}
@@ -150,6 +152,10 @@ func (d *Device) Close() error {
 	if d.stream != cu.NoStream {
 		errs = append(errs, d.stream.Synchronize())
 	}
+	for g := range d.graphs {
+		errs = append(errs, g.Free())
+	}
+	d.graphs = nil
 	for _, b := range d.allocated {
 		errs = append(errs, driver.Free(b))
 	}
@@ -190,6 +196,7 @@ func (d *Device) Allocate(n int) ([]byte, error) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.counts.Allocations++
 	d.allocated[unsafe.SliceData(b)] = b
 	return b, nil
 }
@@ -219,6 +226,7 @@ func (d *Device) Upload(to, from []byte) error {
 		return err
 	}
 	defer leave()
+	d.count(func(c *device.Counts) { c.Uploads, c.BytesUp = c.Uploads+1, c.BytesUp+int64(len(from)) })
 	// From memory that is not pinned, this returns when from has been read.
 	return driver.Upload(to, from, d.stream)
 }
@@ -230,6 +238,7 @@ func (d *Device) Download(to, from []byte) error {
 		return err
 	}
 	defer leave()
+	d.count(func(c *device.Counts) { c.Downloads, c.BytesDown = c.Downloads+1, c.BytesDown+int64(len(from)) })
 	if err := driver.Download(to, from, d.stream); err != nil {
 		return err
 	}
@@ -255,6 +264,7 @@ func (d *Device) Clear(b []byte) error { return driver.Clear(b, d.stream) }
 // Wait implements [device.Remote]. It fails where a kernel met an index that is
 // outside its axis.
 func (d *Device) Wait() error {
+	d.count(func(c *device.Counts) { c.Waits++ })
 	if err := d.stream.Synchronize(); err != nil {
 		return err
 	}
@@ -263,6 +273,60 @@ func (d *Device) Wait() error {
 		return errors.New("an index is outside its axis")
 	}
 	return nil
+}
+
+// Record implements [device.Recorder] by a CUDA graph.
+func (d *Device) Record(begin func() error) (func() error, error) {
+	g, err := driver.Capture(d.stream, begin)
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.graphs[g] = true
+	recording := &recorded{d, g}
+	goruntime.AddCleanup(recording, func(g *driver.Graph) { d.forget(g) }, g)
+	return recording.play, nil
+}
+
+// recorded is a graph as long as somebody may play it.
+type recorded struct {
+	device *Device
+	graph  *driver.Graph
+}
+
+func (r *recorded) play() error {
+	r.device.count(func(c *device.Counts) { c.Graphs, c.GraphNodes = c.Graphs+1, c.GraphNodes+int64(r.graph.Nodes) })
+	return r.graph.Launch(r.device.stream)
+}
+
+// forget gives back a graph, unless closing has.
+func (d *Device) forget(g *driver.Graph) {
+	leave, err := d.Enter()
+	if err != nil {
+		return
+	}
+	defer leave()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.graphs[g] {
+		delete(d.graphs, g)
+		_ = g.Free() // nothing depends on it
+	}
+}
+
+// count notes what the host has the device do.
+func (d *Device) count(note func(c *device.Counts)) {
+	d.mu.Lock()
+	note(&d.counts)
+	d.mu.Unlock()
+}
+
+// Counts implements [device.Counter].
+func (d *Device) Counts() device.Counts {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.counts
 }
 
 // A binder binds a node to tensors in the device's memory. It fails with
@@ -352,6 +416,7 @@ func (l *launch[P]) run() error {
 	if l.grid[0] == 0 || l.grid[1] == 0 || l.grid[2] == 0 {
 		return nil
 	}
+	l.device.count(func(c *device.Counts) { c.Kernels++ })
 	return driver.Launch(l.function, l.grid, l.threads, l.shared, l.device.stream, l.p)
 }
 

@@ -15,6 +15,7 @@ import (
 
 func init() {
 	register("", bindMatMul, "MatMul")
+	register("com.microsoft", bindMatMul, "FusedMatMul")
 	register("", bindGemm, "Gemm")
 	register(moe.Domain, bindLinear, "Linear")
 }
@@ -113,12 +114,20 @@ func bindMatMul(d *Device, n *op.Node, c *device.Call) (func() error, error) {
 	if x.Rank() < 2 || w.Rank() < 2 {
 		return nil, errForm
 	}
-	a := matrix{rows: x.Shape[x.Rank()-2], columns: x.Shape[x.Rank()-1]}
-	b := matrix{rows: w.Shape[w.Rank()-2], columns: w.Shape[w.Rank()-1]}
+	if n.Int("transBatchA", 0) != 0 || n.Int("transBatchB", 0) != 0 {
+		return nil, errForm
+	}
+	a := matrix{rows: x.Shape[x.Rank()-2], columns: x.Shape[x.Rank()-1], transposed: n.Int("transA", 0) != 0}
+	b := matrix{rows: w.Shape[w.Rank()-2], columns: w.Shape[w.Rank()-1], transposed: n.Int("transB", 0) != 0}
+	for _, m := range []*matrix{&a, &b} {
+		if m.transposed {
+			m.rows, m.columns = m.columns, m.rows
+		}
+	}
 	left, right := x.Shape[:x.Rank()-2], w.Shape[:w.Rank()-2]
 	batch := 1
 	switch {
-	case tensor.Count(right) == 1 && len(right) <= len(left): // all rows of x at once
+	case tensor.Count(right) == 1 && len(right) <= len(left) && !(a.transposed && tensor.Count(left) > 1): // all rows of x at once
 		a.rows *= tensor.Count(left)
 	case slices.Equal(left, right):
 		batch, a.stride, b.stride = tensor.Count(left), a.rows*a.columns, b.rows*b.columns
@@ -131,7 +140,8 @@ func bindMatMul(d *Device, n *op.Node, c *device.Call) (func() error, error) {
 	if err != nil {
 		return nil, err
 	}
-	return func() error { return multiply(1, address(x), address(w), 0, address(y)) }, nil
+	alpha := n.Float("alpha", 1)
+	return func() error { return multiply(alpha, address(x), address(w), 0, address(y)) }, nil
 }
 
 // bindGemm begins with the third operand in the output's place.

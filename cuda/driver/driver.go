@@ -130,6 +130,39 @@ func Launch[P any](f cu.Function, grid [3]int, threads, shared int, s cu.Stream,
 		unsafe.Pointer(parameters), C.size_t(unsafe.Sizeof(*parameters))))
 }
 
+// Graph is work that a stream would have done, to be done any number of times.
+type Graph struct {
+	exec  C.CUgraphExec
+	Nodes int
+}
+
+// Capture lets a stream note down the work that begin gives it, in place of
+// doing it.
+func Capture(s cu.Stream, begin func() error) (*Graph, error) {
+	if err := failure(C.cuStreamBeginCapture(stream(s), C.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)); err != nil {
+		return nil, err
+	}
+	err := begin()
+	var graph C.CUgraph
+	if err = errors.Join(err, failure(C.cuStreamEndCapture(stream(s), &graph))); err != nil {
+		return nil, err
+	}
+	defer C.cuGraphDestroy(graph)
+	g := &Graph{}
+	var nodes C.size_t
+	if err := failure(C.cuGraphGetNodes(graph, nil, &nodes)); err != nil {
+		return nil, err
+	}
+	g.Nodes = int(nodes)
+	return g, failure(C.cuGraphInstantiateWithFlags(&g.exec, graph, 0))
+}
+
+// Launch does the work when the stream gets there.
+func (g *Graph) Launch(s cu.Stream) error { return failure(C.cuGraphLaunch(g.exec, stream(s))) }
+
+// Free gives back the graph.
+func (g *Graph) Free() error { return failure(C.cuGraphExecDestroy(g.exec)) }
+
 // AllowShared lets a kernel be launched with more than 48 KiB of shared memory.
 func AllowShared(f cu.Function, bytes int) error {
 	handle := *(*C.CUfunction)(unsafe.Pointer(&f))
