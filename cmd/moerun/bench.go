@@ -18,6 +18,7 @@ import (
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime"
 	"github.com/fmoe-go/fmoe/runtime/benchmark"
+	"github.com/fmoe-go/fmoe/runtime/device"
 	"github.com/fmoe-go/fmoe/runtime/language"
 	"github.com/fmoe-go/fmoe/runtime/tensor"
 	"github.com/fmoe-go/fmoe/runtime/train"
@@ -77,6 +78,9 @@ type benchResult struct {
 	Machine machineInfo `json:"machine"`
 	Memory  memoryInfo  `json:"memory"`
 	Profile []operator  `json:"profile,omitempty"` // most time first
+
+	// Device is what one run made a device with memory of its own do.
+	Device *device.Counts `json:"device,omitempty"`
 }
 
 // phase is one kind of run.
@@ -212,6 +216,9 @@ func (o *benchFlags) measureRuns(ctx context.Context, result *benchResult) error
 		return err
 	}
 	result.inspect(s.Session)
+	if err := result.trace(s.Session, run); err != nil {
+		return err
+	}
 	p, err := newPhase("run", tokenCount(s.Inputs(), inputs), times, s.model, inputs)
 	p.Allocations = &allocations
 	result.Phases = []phase{p}
@@ -294,6 +301,9 @@ func (o *benchFlags) measureTraining(ctx context.Context, result *benchResult) (
 		return err
 	}
 	result.inspect(t.Session())
+	if err := result.trace(t.Session(), step); err != nil {
+		return err
+	}
 	inputs, err := t.Inputs(batch)
 	if err != nil {
 		return err
@@ -302,6 +312,19 @@ func (o *benchFlags) measureTraining(ctx context.Context, result *benchResult) (
 	p.GFLOP *= 3 // a product has two gradients
 	p.Allocations = &allocations
 	result.Phases = []phase{p}
+	return err
+}
+
+// trace counts what one more run makes the device do.
+func (r *benchResult) trace(s *runtime.Session, run func() error) error {
+	before, counts := s.Counts()
+	if !counts {
+		return nil
+	}
+	err := run()
+	after, _ := s.Counts()
+	after = after.Minus(before)
+	r.Device = &after
 	return err
 }
 
@@ -388,6 +411,10 @@ func (r *benchResult) print(out io.Writer) {
 	fmt.Fprintln(out)
 	if len(r.Phases) == 1 {
 		fmt.Fprintf(out, "heap allocations: %.2f a run\n", *r.Phases[0].Allocations)
+	}
+	if d := r.Device; d != nil {
+		fmt.Fprintf(out, "device: %d waits, %d allocations, %d uploads of %d bytes, %d downloads of %d bytes, %d kernels and %d graphs of %d launched in a run\n",
+			d.Waits, d.Allocations, d.Uploads, d.BytesUp, d.Downloads, d.BytesDown, d.Kernels, d.Graphs, d.GraphNodes)
 	}
 	if len(r.Profile) == 0 {
 		return
