@@ -31,6 +31,11 @@ type Device struct {
 	fault  []byte // an int32 in pinned memory that kernels set where they meet an index outside its axis
 	blas   *blas
 
+	// What is fetched lies in pinned memory until somebody waits for it.
+	staging          []byte
+	staged, fetching int
+	waits            int64
+
 	mu        sync.Mutex
 	allocated map[*byte][]byte // nil when closed
 	counts    device.Counts
@@ -132,6 +137,9 @@ func (d *Device) start() error {
 		return err
 	}
 	clear(d.fault)
+	if d.staging, err = driver.AllocateHost(stagingBytes); err != nil {
+		return err
+	}
 	d.blas, err = newBLAS(d)
 	return err
 }
@@ -163,13 +171,15 @@ func (d *Device) Close() error {
 	if d.blas != nil {
 		d.blas.close()
 	}
-	if d.fault != nil {
-		errs = append(errs, driver.FreeHost(d.fault))
+	for _, b := range [][]byte{d.fault, d.staging} {
+		if b != nil {
+			errs = append(errs, driver.FreeHost(b))
+		}
 	}
 	if d.stream != cu.NoStream {
 		errs = append(errs, d.stream.Destroy())
 	}
-	d.fault, d.blas, d.stream = nil, nil, cu.NoStream
+	d.fault, d.staging, d.blas, d.stream = nil, nil, nil, cu.NoStream
 	return errors.Join(errs...)
 }
 
@@ -245,11 +255,30 @@ func (d *Device) Download(to, from []byte) error {
 	return d.Wait()
 }
 
-// Fetch implements [device.Remote].
-func (d *Device) Fetch(from []byte) (func([]byte) error, error) {
-	b := make([]byte, len(from))
-	err := d.Download(b, from)
+// stagingBytes is the pinned memory through which Fetch copies.
+const stagingBytes = 4 << 20
+
+// Fetch implements [device.Remote]. One wait serves all that was fetched before
+// it.
+func (d *Device) Fetch(from []byte) (func(to []byte) error, error) {
+	if d.fetching == 0 {
+		d.staged = 0
+	}
+	if len(from) > len(d.staging)-d.staged {
+		return func(to []byte) error { return d.Download(to, from) }, nil
+	}
+	b := d.staging[d.staged:][:len(from)]
+	d.staged += (len(from) + 63) &^ 63
+	d.fetching++
+	d.count(func(c *device.Counts) { c.Downloads, c.BytesDown = c.Downloads+1, c.BytesDown+int64(len(from)) })
+	err, waits := driver.Download(b, from, d.stream), d.waits
 	return func(to []byte) error {
+		d.fetching--
+		if d.waits == waits {
+			if err := d.Wait(); err != nil {
+				return err
+			}
+		}
 		copy(to, b)
 		return nil
 	}, err
@@ -265,6 +294,7 @@ func (d *Device) Clear(b []byte) error { return driver.Clear(b, d.stream) }
 // outside its axis.
 func (d *Device) Wait() error {
 	d.count(func(c *device.Counts) { c.Waits++ })
+	d.waits++
 	if err := d.stream.Synchronize(); err != nil {
 		return err
 	}

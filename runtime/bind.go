@@ -47,6 +47,7 @@ type step struct {
 	dynamic  bool    // to be bound while the plan runs
 	remote   bool    // computed where the device has memory of its own
 	run      func() error
+	fetch    func() (wait func() error, err error) // begins a copy to the host; nil for other steps
 }
 
 // isView reports whether output 0 has the elements of input 0.
@@ -64,8 +65,9 @@ type plan struct {
 	slots                     []*slot
 	host, remote              arena
 	units                     []unit
-	at                        *node   // that runs
-	given                     []*byte // where the last run had its memory on the device
+	at                        *node          // that runs
+	fetched                   []func() error // that wait for what is on its way to the host
+	given                     []*byte        // where the last run had its memory on the device
 
 	// Of a state's caches: which ones stay in place, and the greatest length
 	// that one of those gets.

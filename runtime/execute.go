@@ -57,10 +57,14 @@ func (p *plan) run(ctx context.Context, s *Session, inputs, captures []*tensor.T
 			if err == ctx.Err() {
 				return err
 			}
+			_ = p.settle() // nobody reads what arrives
 			return failed(p.at.op.Node, err)
 		}
 	}
-	return nil
+	if len(p.fetched) == 0 {
+		return nil
+	}
+	return p.settle()
 }
 
 // lend lets slots have the content of the caller's tensors.

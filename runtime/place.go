@@ -144,12 +144,22 @@ func (s *Session) copying(from, to *slot) *step {
 		n, transfer = uploading, s.remote.Upload
 	}
 	a, b := from.tensor, to.tensor
-	return &step{node: n, in: []*slot{from}, out: []*slot{to}, remote: true, run: func() error {
+	st := &step{node: n, in: []*slot{from}, out: []*slot{to}, remote: true, run: func() error {
 		if len(a.Data) == 0 {
 			return nil
 		}
 		return transfer(b.Data, a.Data)
 	}}
+	if !to.remote {
+		st.fetch = func() (func() error, error) {
+			if len(a.Data) == 0 {
+				return func() error { return nil }, nil
+			}
+			wait, err := s.remote.Fetch(a.Data)
+			return func() error { return wait(b.Data) }, err
+		}
+	}
+	return st
 }
 
 // residents are constants that the device has in its own memory, once for all

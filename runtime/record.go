@@ -81,11 +81,37 @@ func (u *unit) run(ctx context.Context, s *Session, p *plan) error {
 			return err
 		}
 		p.at = st.node
+		if st.fetch != nil && s.profile == nil {
+			wait, err := st.fetch()
+			if err != nil {
+				return err
+			}
+			p.fetched = append(p.fetched, wait)
+			continue
+		}
+		if len(p.fetched) > 0 && !st.recordable() { // it may want what is on its way
+			if err := p.settle(); err != nil {
+				return err
+			}
+		}
 		if err := st.timed(ctx, s); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// settle waits for what is on its way to the host.
+func (p *plan) settle() error {
+	var first error
+	for _, wait := range p.fetched {
+		if err := wait(); first == nil {
+			first = err
+		}
+	}
+	clear(p.fetched)
+	p.fetched = p.fetched[:0]
+	return first
 }
 
 // repeat executes a unit in the memory of its last run.

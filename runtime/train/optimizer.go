@@ -138,6 +138,12 @@ type updater struct {
 	t    onnx.DataType
 	*besideSession
 	scalars []string
+
+	// On a device with memory of its own: the numbers of this step, of which
+	// many parameters have the same.
+	sets []numberSet
+	used int // of them
+	step int64
 }
 
 func newUpdater(r rule, t onnx.DataType, rank int, beside *Trainer) (*updater, error) {
@@ -158,6 +164,9 @@ func newUpdater(r rule, t onnx.DataType, rank int, beside *Trainer) (*updater, e
 		g.output(s)
 	}
 	resident := append([]string{g.weight, g.gradient}, g.states...)
+	for _, name := range g.scalars {
+		resident = append(resident, g.inputs[name])
+	}
 	for _, v := range m.Graph.Outputs {
 		resident = append(resident, v.Name)
 	}
@@ -168,6 +177,57 @@ func newUpdater(r rule, t onnx.DataType, rank int, beside *Trainer) (*updater, e
 	return &updater{rule: r, t: t, besideSession: s, scalars: g.scalars}, nil
 }
 
+// numberSet is the numbers of an update, in the device's memory.
+type numberSet struct {
+	of      hyper
+	scale   float64
+	tensors []*tensor.Tensor
+}
+
+// inputs returns the numbers of an update in the order of the inputs.
+func (u *updater) inputs(h hyper, scale float64) ([]*tensor.Tensor, error) {
+	if u.session.Remote() {
+		if u.step != h.step || u.used > 64 {
+			u.step, u.used = h.step, 0
+		}
+		for _, s := range u.sets[:u.used] {
+			if s.of == h && s.scale == scale {
+				return s.tensors, nil
+			}
+		}
+	}
+	numbers := u.rule.numbers(h)
+	numbers["scale"] = scale
+	list := make([]*tensor.Tensor, len(u.scalars))
+	for i, name := range u.scalars {
+		list[i] = tensor.New(u.t, 1)
+		tensor.ConvertFloat(list[i], tensor.FromSlice([]float64{numbers[name]}, 1))
+	}
+	if !u.session.Remote() {
+		return list, nil
+	}
+	if u.used == len(u.sets) {
+		s := numberSet{}
+		for range list {
+			x, err := u.session.NewTensor(u.t, 1)
+			if err != nil {
+				return nil, err
+			}
+			s.tensors = append(s.tensors, x)
+		}
+		u.sets = append(u.sets, s)
+	}
+	s := &u.sets[u.used]
+	s.of, s.scale = h, scale
+	u.used++
+	for i, x := range list {
+		if err := u.session.Upload(s.tensors[i], x); err != nil {
+			return nil, err
+		}
+	}
+	return s.tensors, nil
+}
+
 // pieceLength is the number of elements that are updated at a time where each
 // is updated alone, so that what is computed on the way stays in cache.
 const pieceLength = 1 << 18
@@ -175,18 +235,15 @@ const pieceLength = 1 << 18
 // apply changes a weight and its states, all of which stay where they are.
 // scale multiplies the gradient.
 func (u *updater) apply(weight, gradient *tensor.Tensor, states []*tensor.Tensor, scale float64, h hyper) error {
-	if n := len(weight.Shape); n >= 2 {
+	if n := len(weight.Shape); n >= 2 && u.rule.whole() {
 		h.rows, h.columns = weight.Shape[n-2], weight.Shape[n-1]
 	}
-	numbers := u.rule.numbers(h)
-	numbers["scale"] = scale
-	whole := append([]*tensor.Tensor{weight, gradient}, states...)
-	in := slices.Clone(whole)
-	for _, name := range u.scalars {
-		x := tensor.New(u.t, 1)
-		tensor.ConvertFloat(x, tensor.FromSlice([]float64{numbers[name]}, 1))
-		in = append(in, x)
+	numbers, err := u.inputs(h, scale)
+	if err != nil {
+		return err
 	}
+	whole := append([]*tensor.Tensor{weight, gradient}, states...)
+	in := append(slices.Clone(whole), numbers...)
 	if u.rule.whole() {
 		return u.run(in, states)
 	}
