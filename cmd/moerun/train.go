@@ -131,6 +131,11 @@ func (o *trainFlags) run(ctx context.Context, out io.Writer, path string) error 
 		return err
 	}
 	if o.writeGraph != "" {
+		for _, name := range []string{"workers", "parallel", "shard-optimizer", "resume", "elastic", "report", "tensorboard"} {
+			if o.flags.Changed(name) {
+				return cli.Misusef("--%s is not for --write-graph, which writes the graph of one worker's step and stops", name)
+			}
+		}
 		return job.WriteGraph(path, o.writeGraph, c, options.Runtime)
 	}
 	if !o.quiet {

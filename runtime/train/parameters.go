@@ -94,6 +94,10 @@ var weighted = []string{"Conv", "ConvTranspose", "LayerNormalization", "RMSNorma
 	"SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "EmbedLayerNormalization", "GroupNormalization",
 	"InstanceNormalization", "PRelu", "LSTM", "GRU", "RNN", "BiasGelu", "FastGelu", "MultiHeadAttention", "Attention"}
 
+// weightedInputs are the inputs of operators that are parameters where they
+// are floating-point initializers, among others that are none.
+var weightedInputs = map[string][]int{"CausalConvWithState": {1, 2}, "GroupQueryAttention": {11}}
+
 func (f *finder) node(n *onnx.Node) {
 	if n.Is("Shape") || n.Is("Size") {
 		return // what follows from shapes depends on no activation
@@ -124,6 +128,12 @@ func (f *finder) node(n *onnx.Node) {
 			}
 		}
 		active = true
+	case active && weightedInputs[n.OpType] != nil:
+		for _, i := range weightedInputs[n.OpType] {
+			if name, t := f.weight(n.Input(i)); t != nil {
+				f.add(name, kindOf(t))
+			}
+		}
 	case active:
 		f.operands(n)
 	}
