@@ -27,6 +27,7 @@ func init() {
 	register("", binary, "Add", "Sub", "Mul", "Div", "Pow", "PRelu", "Min", "Max", "Sum", "Mean", "SwiGLU",
 		"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")
 	register(moe.Domain, binary, "ReluGradient", "SwishGradient", "GeluGradient")
+	register("", logical, "Not", "And", "Or", "Xor")
 	register("", bindWhere, "Where")
 	register("", bindCast, "Cast")
 }
@@ -190,6 +191,18 @@ func binary(d *Device, n *op.Node, c *device.Call) (func() error, error) {
 	l.p.a = n.Float("alpha", 1)
 	return func() error {
 		l.p.x, l.p.y = [3]uintptr{address(c.In[0]), address(c.In[1])}, address(c.Out[0])
+		return l.run()
+	}, nil
+}
+
+// logical binds an operator of truth values.
+func logical(d *Device, n *op.Node, c *device.Call) (func() error, error) {
+	l, err := newBroadcast(d, n.OpType+"_b8", c.Out[0], c.In...)
+	if err != nil {
+		return nil, err
+	}
+	return func() error {
+		l.p.x, l.p.y = [3]uintptr{address(c.In[0]), address(at(c.In, 1))}, address(c.Out[0])
 		return l.run()
 	}, nil
 }

@@ -216,7 +216,8 @@ func bindNormalizationGradient(d *Device, n *op.Node, c *device.Call) (func() er
 	}, nil
 }
 
-// gatherIndices bounds the indices that are compared with one another.
+// gatherIndices bounds the indices that are compared with one another; more are
+// sorted.
 const gatherIndices = 1 << 16
 
 func bindGatherGradient(d *Device, n *op.Node, c *device.Call) (func() error, error) {
@@ -230,7 +231,10 @@ func bindGatherGradient(d *Device, n *op.Node, c *device.Call) (func() error, er
 		return nil, err
 	}
 	outer := tensor.Count(y.Shape[:axis])
-	if indices.Len() == 0 || indices.Len() > gatherIndices || y.Len() == 0 {
+	if indices.Len() > gatherIndices {
+		return bindSortedGatherGradient(d, c, axis)
+	}
+	if indices.Len() == 0 || y.Len() == 0 {
 		return nil, errForm
 	}
 	l, err := newLaunch[gatherBackParameters](d, "gather_back"+end, 256, indices.Len(), outer)

@@ -100,6 +100,11 @@ COMPARISON(LessOrEqual, x <= y ? 1.0f : 0.0f)
 COMPARISON(Greater, x > y ? 1.0f : 0.0f)
 COMPARISON(GreaterOrEqual, x >= y ? 1.0f : 0.0f)
 
+BINARY_AS(And, bool, bool, b8, x != 0.0f && y != 0.0f)
+BINARY_AS(Or, bool, bool, b8, x != 0.0f || y != 0.0f)
+BINARY_AS(Xor, bool, bool, b8, x != y)
+extern "C" __global__ void Not_b8(Broadcast p) { EACH(i, p.n) ((bool *)p.y)[i] = !((const bool *)p.x[0])[i]; }
+
 // Where chooses elements of any type by their width.
 #define WHERE(T, width) \
     extern "C" __global__ void Where_##width(Broadcast p) { \
