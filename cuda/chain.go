@@ -14,14 +14,23 @@ import (
 
 func init() { register(moe.Domain, bindChain, "Chain") }
 
-// bindChain runs the nodes of a chain one after the other, with what is between
-// them in scratch memory, where values that nobody reads any more make place
-// for others.
+// bindChain makes one kernel of a chain where it can be generated and compiled.
 func bindChain(d *Device, n *op.Node, c *device.Call) (func() error, error) {
 	chain, err := op.ParseChain(n.Node)
 	if err != nil {
 		return nil, err
 	}
+	if run, err := bindGenerated(d, chain, c); err == nil {
+		return run, nil
+	}
+	return bindNodes(d, chain, c)
+}
+
+// bindNodes runs the nodes of a chain one after the other, with what is between
+// them in scratch memory, where values that nobody reads any more make place
+// for others.
+func bindNodes(d *Device, chain *op.Chain, c *device.Call) (func() error, error) {
+	var err error
 	facts := make([]op.Fact, len(c.In))
 	for i, t := range c.In {
 		facts[i] = op.Fact{Type: t.Type, Shape: op.Dims(t.Shape...)}

@@ -46,6 +46,7 @@ type Device struct {
 type gpu struct {
 	context cu.CUContext
 	modules []cu.Module
+	target  string // of code that is compiled while the program runs
 
 	mu        sync.Mutex
 	functions map[string]cu.Function
@@ -75,7 +76,7 @@ func openGPU(number int) (*gpu, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &gpu{functions: map[string]cu.Function{}}
+	g := &gpu{functions: map[string]cu.Function{}, target: fmt.Sprintf("sm_%d%d", about.Major, about.Minor)}
 	if g.context, err = d.RetainPrimaryCtx(); err != nil {
 		return nil, err
 	}

@@ -111,14 +111,19 @@ import (
 // BLAS is a handle of cuBLASLt.
 type BLAS struct{ handle unsafe.Pointer }
 
-var blasLibrary = sync.OnceValue(func() error {
-	var files []string
+// libraryFiles lists where a library of any of the names may be, in the order
+// in which to look.
+func libraryFiles(names ...string) (files []string) {
 	for _, dir := range append(filepath.SplitList(os.Getenv("FMOE_CUDA_LIBRARIES")), "", filepath.Join(os.Getenv("CUDA_HOME"), "lib64"), "/usr/local/cuda/lib64", "/usr/local/cuda/targets/x86_64-linux/lib") {
-		for _, name := range []string{"libcublasLt.so.13", "libcublasLt.so.12"} {
+		for _, name := range names {
 			files = append(files, filepath.Join(dir, name))
 		}
 	}
-	for _, f := range files {
+	return files
+}
+
+var blasLibrary = sync.OnceValue(func() error {
+	for _, f := range libraryFiles("libcublasLt.so.13", "libcublasLt.so.12") {
 		name := C.CString(f)
 		loaded := C.load(name)
 		C.free(unsafe.Pointer(name))
