@@ -47,6 +47,7 @@ type gpu struct {
 	context cu.CUContext
 	modules []cu.Module
 	target  string // of code that is compiled while the program runs
+	about   GPU
 
 	mu        sync.Mutex
 	functions map[string]cu.Function
@@ -76,7 +77,7 @@ func openGPU(number int) (*gpu, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &gpu{functions: map[string]cu.Function{}, target: fmt.Sprintf("sm_%d%d", about.Major, about.Minor)}
+	g := &gpu{functions: map[string]cu.Function{}, target: fmt.Sprintf("sm_%d%d", about.Major, about.Minor), about: about}
 	if g.context, err = d.RetainPrimaryCtx(); err != nil {
 		return nil, err
 	}
@@ -417,8 +418,9 @@ type launch[P any] struct {
 	function cu.Function
 	grid     [3]int
 	threads  int
-	shared   int // bytes of memory that a block has beside what the kernel declares
-	p        *P  // an object of its own, as cgo wants what C gets to see
+	shared   int  // bytes of memory that a block has beside what the kernel declares
+	aligned  bool // the parameters hold tensor maps
+	p        *P   // an object of its own, as cgo wants what C gets to see
 }
 
 func newLaunch[P any](d *Device, name string, threads int, grid ...int) (*launch[P], error) {
@@ -448,6 +450,9 @@ func (l *launch[P]) run() error {
 		return nil
 	}
 	l.device.count(func(c *device.Counts) { c.Kernels++ })
+	if l.aligned {
+		return driver.LaunchAligned(l.function, l.grid, l.threads, l.shared, l.device.stream, l.p)
+	}
 	return driver.Launch(l.function, l.grid, l.threads, l.shared, l.device.stream, l.p)
 }
 

@@ -26,10 +26,6 @@ type (
 	}
 )
 
-// wgmmaShared is the shared memory of wgmma_product: three stages of both
-// operands, and what aligns them to 1 KiB.
-const wgmmaShared = 3*2*128*128 + 1024
-
 // fmoe is FMoE bound to tokens: the routing, the dispatch, one launch for each
 // projection of all experts, and the sum of each token's slots.
 type fmoe struct {
@@ -41,6 +37,7 @@ type fmoe struct {
 	routing  *routing
 	dispatch *dispatch
 
+	first, second  *hopperProduct             // to hidden values, and from them, on Hopper; nil elsewhere
 	fc1, fc2, fc3  *launch[productParameters] // fc3 is nil where experts are not gated
 	combine        *launch[combineParameters]
 	activate       *launch[hiddenParameters] // where the gradient wants what fc1 and fc3 give
@@ -78,12 +75,13 @@ func bindFMoE(d *Device, n *op.Node, c *device.Call) (func() error, error) {
 
 func (k *fmoe) plan(end string, t onnx.DataType) error {
 	d, r := k.device, k.routing
-	name, tile, shared := "product"+end, 64, 0
+	hopper := d.hasHopperExperts(end, t, k.d, k.h)
+	name, tile := "product"+end, 64
 	if t != onnx.Float32 && k.d%8 == 0 && k.h%8 == 0 {
 		name, tile = "matrix_product"+end, 128
-		if hopper := "wgmma_product" + end; d.has(hopper) {
-			name, shared = hopper, wgmmaShared
-		}
+	}
+	if hopper {
+		tile = hopperTile
 	}
 	var err error
 	if k.dispatch, err = newDispatch(r, &k.memory, tile); err != nil {
@@ -93,21 +91,56 @@ func (k *fmoe) plan(end string, t onnx.DataType) error {
 	if err != nil {
 		return err
 	}
+	if hopper {
+		err = k.planHopper(end, t, activation)
+	} else {
+		err = k.planProjections(name, end, tile, activation)
+	}
+	if err != nil {
+		return err
+	}
+	width := t.Bits() / 8
+	k.hidden, k.result = k.memory.take(width*r.rows*k.h), k.memory.take(width*r.rows*k.d)
+	wide, lanes := "combine", 1
+	if perLane := 128 / t.Bits(); k.d%perLane == 0 {
+		wide, lanes = "combine_wide", perLane
+	}
+	threads := min(256, ceilDiv(ceilDiv(k.d, lanes), 32)*32)
+	if k.combine, err = newLaunch[combineParameters](d, wide+end, threads, r.tokens); err != nil {
+		return err
+	}
+	*k.combine.p = combineParameters{d: int32(k.d), k: int32(r.slots)}
+	return nil
+}
+
+// planHopper plans the products on Hopper, the first of which makes hidden
+// values of both branches.
+func (k *fmoe) planHopper(end string, t onnx.DataType, activation int32) error {
+	var err error
+	gated := at(k.call.In, moe.InputFC3Weight) != nil
+	if k.first, err = newHopperProduct(k.routing, "forward", end, t, k.d, k.h, 0, gated); err != nil {
+		return err
+	}
+	k.first.p.activation = activation
+	k.second, err = newHopperProduct(k.routing, "forward", end, t, k.h, k.d, 0, false)
+	return err
+}
+
+func (k *fmoe) planProjections(name, end string, tile int, activation int32) error {
+	r := k.routing
 	tiles := ceilDiv(r.rows, tile) + r.experts // at most, whatever the choice
 	projection := func(depth, width int, activation int32) (*launch[productParameters], error) {
 		grid := []int{tiles, ceilDiv(width, tile)}
 		if tile == 128 {
 			slices.Reverse(grid)
 		}
-		l, err := newLaunch[productParameters](d, name, 256, grid...)
-		if err == nil {
-			err = l.share(shared)
-		}
+		l, err := newLaunch[productParameters](k.device, name, 256, grid...)
 		if err == nil {
 			*l.p = productParameters{experts: int32(r.experts), depth: int32(depth), width: int32(width), activation: activation}
 		}
 		return l, err
 	}
+	var err error
 	first, second := activation, activation
 	keeps := at(k.call.Out, moe.OutputHidden) != nil || at(k.call.Out, moe.OutputFactor) != nil
 	if keeps {
@@ -129,17 +162,6 @@ func (k *fmoe) plan(end string, t onnx.DataType) error {
 	if k.fc2, err = projection(k.h, k.d, 0); err != nil {
 		return err
 	}
-	width := t.Bits() / 8
-	k.hidden, k.result = k.memory.take(width*r.rows*k.h), k.memory.take(width*r.rows*k.d)
-	wide, lanes := "combine", 1
-	if perLane := 128 / t.Bits(); k.d%perLane == 0 {
-		wide, lanes = "combine_wide", perLane
-	}
-	threads := min(256, ceilDiv(ceilDiv(k.d, lanes), 32)*32)
-	if k.combine, err = newLaunch[combineParameters](d, wide+end, threads, r.tokens); err != nil {
-		return err
-	}
-	*k.combine.p = combineParameters{d: int32(k.d), k: int32(r.slots)}
 	return nil
 }
 
@@ -158,31 +180,70 @@ func (k *fmoe) keep(end string, activation int32) error {
 
 func (k *fmoe) run() error {
 	scratch := address(&tensor.Tensor{Data: k.call.Scratch.Bytes()})
-	in := func(slot int) uintptr { return address(at(k.call.In, slot)) }
-	out := func(slot int) uintptr { return address(at(k.call.Out, slot)) }
 	if err := k.routing.run(scratch); err != nil {
 		return err
 	}
-	if err := k.dispatch.run(scratch, k.routing.indices.in(scratch), out(moe.OutputExpertCount)); err != nil {
+	if err := k.dispatch.run(scratch, k.routing.indices.in(scratch), k.out(moe.OutputExpertCount)); err != nil {
 		return err
 	}
-	hidden, result, tokens := k.hidden.in(scratch), k.result.in(scratch), k.dispatch.token.in(scratch)
+	hidden, result := k.hidden.in(scratch), k.result.in(scratch)
+	products := k.project
+	if k.first != nil {
+		products = k.projectHopper
+	}
+	if err := products(scratch, hidden, result); err != nil {
+		return err
+	}
+	c := k.combine.p
+	c.result, c.scores, c.row, c.y = result, k.routing.scores.in(scratch), k.dispatch.row.in(scratch), k.out(moe.OutputY)
+	return k.combine.run()
+}
+
+func (k *fmoe) in(slot int) uintptr  { return address(at(k.call.In, slot)) }
+func (k *fmoe) out(slot int) uintptr { return address(at(k.call.Out, slot)) }
+
+func (k *fmoe) projectHopper(scratch, hidden, result uintptr) error {
+	l, p := k.first, k.first.p
+	l.order(k.dispatch, scratch)
+	p.x, p.token, p.y = k.in(moe.InputX), k.dispatch.token.in(scratch), hidden
+	p.bias = [2]uintptr{k.in(moe.InputFC1Bias), k.in(moe.InputFC3Bias)}
+	p.keep = [2]uintptr{k.out(moe.OutputHidden), k.out(moe.OutputFactor)}
+	if err := l.describe(0, k.in(moe.InputFC1Weight), 0); err != nil {
+		return err
+	}
+	if err := l.describe(1, k.in(moe.InputFC3Weight), 0); err != nil {
+		return err
+	}
+	if err := l.run(); err != nil {
+		return err
+	}
+	l = k.second
+	l.order(k.dispatch, scratch)
+	l.p.y, l.p.bias[0] = result, k.in(moe.InputFC2Bias)
+	if err := l.describe(0, k.in(moe.InputFC2Weight), hidden); err != nil {
+		return err
+	}
+	return l.run()
+}
+
+func (k *fmoe) project(scratch, hidden, result uintptr) error {
 	project := func(l *launch[productParameters], x uintptr, weight int, y, token uintptr) error {
 		if l == nil {
 			return nil
 		}
-		l.p.x, l.p.weight, l.p.bias, l.p.y = x, in(weight), in(weight+1), y
+		l.p.x, l.p.weight, l.p.bias, l.p.y = x, k.in(weight), k.in(weight+1), y
 		l.p.token, l.p.offsets, l.p.tiles = token, k.dispatch.offsets.in(scratch), k.dispatch.tiles.in(scratch)
 		return l.run()
 	}
+	tokens := k.dispatch.token.in(scratch)
 	first, factor := hidden, hidden
 	if k.activate != nil {
-		first, factor = out(moe.OutputHidden), out(moe.OutputFactor)
+		first, factor = k.out(moe.OutputHidden), k.out(moe.OutputFactor)
 	}
-	if err := project(k.fc1, in(moe.InputX), moe.InputFC1Weight, first, tokens); err != nil {
+	if err := project(k.fc1, k.in(moe.InputX), moe.InputFC1Weight, first, tokens); err != nil {
 		return err
 	}
-	if err := project(k.fc3, in(moe.InputX), moe.InputFC3Weight, factor, tokens); err != nil {
+	if err := project(k.fc3, k.in(moe.InputX), moe.InputFC3Weight, factor, tokens); err != nil {
 		return err
 	}
 	if k.activate != nil {
@@ -192,10 +253,5 @@ func (k *fmoe) run() error {
 			return err
 		}
 	}
-	if err := project(k.fc2, hidden, moe.InputFC2Weight, result, 0); err != nil {
-		return err
-	}
-	c := k.combine.p
-	c.result, c.scores, c.row, c.y = result, k.routing.scores.in(scratch), k.dispatch.row.in(scratch), out(moe.OutputY)
-	return k.combine.run()
+	return project(k.fc2, hidden, moe.InputFC2Weight, result, 0)
 }

@@ -52,6 +52,7 @@ type fmoeGradient struct {
 	steps                                          []func(scratch uintptr) error
 	ending                                         string
 	matrices                                       bool // the matrix units take the widths
+	hopper                                         bool // so do Hopper's
 }
 
 func bindFMoEGradient(d *Device, n *op.Node, c *device.Call) (func() error, error) {
@@ -70,6 +71,7 @@ func bindFMoEGradient(d *Device, n *op.Node, c *device.Call) (func() error, erro
 		return nil, errForm
 	}
 	g.matrices = x.Type != onnx.Float32 && g.d%8 == 0 && g.h%8 == 0
+	g.hopper = d.hasHopperExperts(g.ending, x.Type, g.d, g.h)
 	if g.routing, err = newRouting(d, config, c, &g.memory, c.In[moe.SavedRouterLogits]); err != nil {
 		return nil, err
 	}
@@ -98,9 +100,12 @@ func bindFMoEGradient(d *Device, n *op.Node, c *device.Call) (func() error, erro
 	return g.run, nil
 }
 
-// tile is the number of rows and columns that a block computes.
+// tile is the number of rows that a block computes.
 func (g *fmoeGradient) tile() int {
-	if g.matrices {
+	switch {
+	case g.hopper:
+		return hopperTile
+	case g.matrices:
 		return 128
 	}
 	return 64
@@ -162,6 +167,9 @@ func (g *fmoeGradient) planExperts(activation int32) error {
 
 // back plans a product from outputs to inputs of a layer.
 func (g *fmoeGradient) back(depth, width int, set func(p *backParameters, scratch uintptr)) error {
+	if g.hopper {
+		return g.backHopper(depth, width, set)
+	}
 	tile := g.tile()
 	tiles := ceilDiv(g.routing.rows, tile) + g.routing.experts // at most, whatever the choice
 	grid := []int{tiles, ceilDiv(width, tile)}
@@ -176,6 +184,34 @@ func (g *fmoeGradient) back(depth, width int, set func(p *backParameters, scratc
 	g.steps = append(g.steps, func(scratch uintptr) error {
 		l.p.offsets, l.p.tiles = g.dispatch.offsets.in(scratch), g.dispatch.tiles.in(scratch)
 		set(l.p, scratch)
+		return l.run()
+	})
+	return nil
+}
+
+func (g *fmoeGradient) backHopper(depth, width int, set func(p *backParameters, scratch uintptr)) error {
+	l, err := newHopperProduct(g.routing, "back", g.ending, g.call.In[moe.InputX].Type, depth, width, 0, false)
+	if err != nil {
+		return err
+	}
+	g.steps = append(g.steps, func(scratch uintptr) error {
+		var of backParameters
+		set(&of, scratch)
+		l.order(g.dispatch, scratch)
+		l.p.y, l.p.token = of.y, of.token
+		rows := of.x
+		if of.token != 0 {
+			l.p.x, rows = of.x, 0
+		}
+		if err := l.describe(0, of.weight, rows); err != nil {
+			return err
+		}
+		if of.x2 != 0 {
+			l.p.branches = 2
+		}
+		if err := l.describe(1, of.weight2, of.x2); err != nil {
+			return err
+		}
 		return l.run()
 	})
 	return nil
@@ -197,7 +233,21 @@ func (g *fmoeGradient) planWeights() error {
 		{moe.InputFC1Weight, place(&g.byHidden), input(moe.InputX), none, token, g.h, g.d, false},
 		{moe.InputFC3Weight, place(&g.byFactor), input(moe.InputX), none, token, g.h, g.d, false},
 	} {
-		if at(g.call.Out, layer.slot) != nil {
+		switch {
+		case at(g.call.Out, layer.slot) == nil:
+		case g.hopper:
+			l, err := newHopperProduct(g.routing, "over_rows", g.ending, g.call.In[moe.InputX].Type, 0, layer.width, layer.height, false)
+			if err != nil {
+				return err
+			}
+			g.steps = append(g.steps, func(scratch uintptr) error {
+				p := l.p
+				l.order(g.dispatch, scratch)
+				p.x, p.x2, p.y = layer.right(scratch), layer.left(scratch), g.out(layer.slot)
+				p.token, p.token2 = layer.rightTokens(scratch), layer.leftTokens(scratch)
+				return l.run()
+			})
+		default:
 			tile := g.tile()
 			l, err := newLaunch[overRowsParameters](g.device, g.name("over_rows"), 256, ceilDiv(layer.width, tile), ceilDiv(layer.height, tile), g.routing.experts)
 			if err != nil {

@@ -1,4 +1,4 @@
-"""Times the layers of BenchmarkFMoE in PyTorch, with a grouped product for each projection, and the dense rate. Prints medians."""
+"""Times the layers of BenchmarkFMoE and BenchmarkFMoEGradient in PyTorch, with a grouped product for each projection, and the dense rate. Prints medians."""
 
 import statistics
 
@@ -31,6 +31,7 @@ def numbers(*shape, depth=1):
 
 
 def layer(tokens, d, h, experts, k, gated):
+    """Returns the layer's function, and what it has gradients by."""
     grouped = getattr(F, "grouped_mm", None) or torch._grouped_mm
     x, gate = numbers(tokens, d), numbers(d, experts, depth=d)
     fc1, fc2 = numbers(experts, d, h, depth=d), numbers(experts, h, d, depth=h)
@@ -50,7 +51,21 @@ def layer(tokens, d, h, experts, k, gated):
         back[order] = result
         return (back.view(tokens, k, d) * scores.unsqueeze(-1)).sum(1)
 
-    return run
+    return run, [x, gate, fc1, fc2] + ([fc3] if gated else [])
+
+
+def both(run, inputs):
+    """Returns the function that runs a layer forward and backward."""
+    for t in inputs:
+        t.requires_grad_()
+    by = torch.randn_like(run())
+
+    def training():
+        run().backward(by)
+        for t in inputs:
+            t.grad = None
+
+    return training
 
 
 def main():
@@ -60,9 +75,14 @@ def main():
     del a, b
     for shape in SHAPES:
         tokens, d, h, experts, k, gated = shape
-        time = median(layer(*shape))
-        rate = 2 * (3 if gated else 2) * tokens * k * d * h / time / 1e6
-        print(f"PyTorch   grouped_mm N={tokens} d={d} h={h} T={experts} k={k} gated={gated}: {time:.0f} µs, {rate:.1f} TFLOP/s")
+        run, inputs = layer(*shape)
+        work = 2 * (3 if gated else 2) * tokens * k * d * h
+        name = f"N={tokens} d={d} h={h} T={experts} k={k} gated={gated}"
+        time = median(run)
+        print(f"PyTorch   grouped_mm {name}: {time:.0f} µs, {work / time / 1e6:.1f} TFLOP/s")
+        if tokens > 64:
+            time = median(both(run, inputs))
+            print(f"PyTorch   grouped_mm {name}, forward and backward: {time:.0f} µs, {3 * work / time / 1e6:.1f} TFLOP/s")
 
 
 if __name__ == "__main__":

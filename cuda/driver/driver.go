@@ -8,6 +8,7 @@ package driver
 #cgo LDFLAGS: -lcuda -ldl
 #include <cuda.h>
 #include <stdlib.h>
+#include <string.h>
 
 extern int fmoe_cuda_status;
 
@@ -16,11 +17,25 @@ static CUresult launch(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsi
 	return cuLaunchKernel(f, gx, gy, gz, threads, 1, 1, shared, s, NULL, extra);
 }
 
+// A parameter that lies at a multiple of more than 16 bytes does not begin where parameters do, which the driver alone knows.
+static CUresult launch_aligned(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned threads, unsigned shared, CUstream s, void *parameters) {
+	return cuLaunchKernel(f, gx, gy, gz, threads, 1, 1, shared, s, &parameters, NULL);
+}
+
 // Device memory as pointers of C, which Go's checks leave alone.
 static CUresult allocate(void **p, size_t n) {
 	CUdeviceptr d = 0;
 	CUresult r = cuMemAlloc(&d, n);
 	*p = (void*)d;
+	return r;
+}
+
+static CUresult encode(void *to, int type, CUdeviceptr address, const cuuint64_t *dims, const cuuint64_t *strides, const cuuint32_t *box) {
+	_Alignas(64) CUtensorMap map;
+	cuuint32_t steps[3] = {1, 1, 1};
+	CUresult r = cuTensorMapEncodeTiled(&map, (CUtensorMapDataType)type, 3, (void*)address, dims, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+		CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+	memcpy(to, &map, sizeof map);
 	return r;
 }
 */
@@ -163,8 +178,35 @@ func (g *Graph) Launch(s cu.Stream) error { return failure(C.cuGraphLaunch(g.exe
 // Free gives back the graph.
 func (g *Graph) Free() error { return failure(C.cuGraphExecDestroy(g.exec)) }
 
+// LaunchAligned is Launch for parameters that hold tensor maps.
+func LaunchAligned[P any](f cu.Function, grid [3]int, threads, shared int, s cu.Stream, parameters *P) error {
+	handle := *(*C.CUfunction)(unsafe.Pointer(&f))
+	return failure(C.launch_aligned(handle, C.uint(grid[0]), C.uint(grid[1]), C.uint(grid[2]), C.uint(threads), C.uint(shared), stream(s), unsafe.Pointer(parameters)))
+}
+
 // AllowShared lets a kernel be launched with more than 48 KiB of shared memory.
 func AllowShared(f cu.Function, bytes int) error {
 	handle := *(*C.CUfunction)(unsafe.Pointer(&f))
 	return failure(C.cuFuncSetAttribute(handle, C.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, C.int(bytes)))
+}
+
+// TensorMap tells Hopper's bulk copies of a tensor; kernels take it as a
+// parameter that lies at a multiple of 64 bytes.
+type TensorMap [128]byte
+
+// Encode describes a dense tensor of three dimensions, the fastest first, of
+// numbers of 16 bits, bfloat16 or float16, and the box of it that a copy
+// brings. Rows of 64 numbers have their pieces of 16 bytes swapped.
+func (m *TensorMap) Encode(bfloat16 bool, address uintptr, dims, box [3]int) error {
+	kind := C.CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+	if bfloat16 {
+		kind = C.CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+	}
+	var sizes [3]C.cuuint64_t
+	var boxes [3]C.cuuint32_t
+	for i := range dims {
+		sizes[i], boxes[i] = C.cuuint64_t(dims[i]), C.cuuint32_t(box[i])
+	}
+	strides := [2]C.cuuint64_t{2 * sizes[0], 2 * sizes[0] * sizes[1]}
+	return failure(C.encode(unsafe.Pointer(m), C.int(kind), C.CUdeviceptr(address), &sizes[0], &strides[0], &boxes[0]))
 }

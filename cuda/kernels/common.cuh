@@ -20,7 +20,7 @@ template <> __device__ __forceinline__ __nv_bfloat16 store(float x) { return __f
 // The activations of package moe, by their place in its list.
 enum Activation { IDENTITY, RELU, RELU2, GELU, GELU_TANH, QUICK_GELU, SILU, MISH, HARD_SWISH, SIGMOID, TANH };
 
-__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + __expf(-x)); }
+__device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
 __device__ __forceinline__ float softplus(float x) { return fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x))); }
 __device__ __forceinline__ float gelu(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f)); }
 __device__ __forceinline__ float geluTanh(float x) { return 0.5f * x * (1.0f + tanhf(0.79788456080286536f * (x + 0.044715f * x * x * x))); }
@@ -39,6 +39,22 @@ __device__ __forceinline__ float activate(float x, int a) {
     case TANH: return tanhf(x);
     }
     return x;
+}
+
+// activateAll applies an activation to eight numbers, deciding once.
+__device__ __forceinline__ void activateAll(float x[8], int a) {
+#define ALL(expression) \
+    for (int i = 0; i < 8; i++) x[i] = expression; \
+    break;
+    switch (a) {
+    case IDENTITY: break;
+    case SILU: ALL(x[i] * sigmoid(x[i]))
+    case GELU: ALL(gelu(x[i]))
+    case GELU_TANH: ALL(geluTanh(x[i]))
+    case RELU: ALL(fmaxf(x[i], 0.0f))
+    default: ALL(activate(x[i], a))
+    }
+#undef ALL
 }
 
 // Reductions over a block, whose threads are a multiple of 32; each gets the result. The order is fixed.
