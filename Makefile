@@ -75,13 +75,14 @@ $(GOLANGCI_LINT):
 	@mv build/tools/golangci-lint $@
 
 FUZZTIME = 30s
-fuzz: ## fuzz the decoder, gates, the rewriter, the converter, the runtime, corpora and logs of training for FUZZTIME each
+fuzz: ## fuzz the decoder, gates, the rewriter, the converter, the runtime, descriptions of clusters, corpora and logs of training for FUZZTIME each
 	GO=$(GO) internal/tools/fuzz.sh ./onnx FuzzDecode $(FUZZTIME)
 	GO=$(GO) internal/tools/fuzz.sh ./runtime/moe FuzzGate $(FUZZTIME)
 	GO=$(GO) internal/tools/fuzz.sh ./fmoefy FuzzRewrite $(FUZZTIME)
 	GO=$(GO) internal/tools/fuzz.sh ./fmoefy FuzzConvert $(FUZZTIME)
 	GO=$(GO) internal/tools/fuzz.sh ./runtime FuzzRun $(FUZZTIME)
 	GO=$(GO) internal/tools/fuzz.sh ./runtime/routing FuzzWatch $(FUZZTIME)
+	GO=$(GO) internal/tools/fuzz.sh ./runtime/plan FuzzParseCluster $(FUZZTIME)
 	GO=$(GO) internal/tools/fuzz.sh ./runtime/train/data FuzzMegatron $(FUZZTIME)
 	GO=$(GO) internal/tools/fuzz.sh ./runtime/train/data FuzzText $(FUZZTIME)
 	GO=$(GO) internal/tools/fuzz.sh ./runtime/train/safetensors FuzzParse $(FUZZTIME)

@@ -17,7 +17,7 @@ var moerun = &cli.Program{
 	Summary: "run ONNX models, those with mixture-of-experts layers above all",
 	Commands: []*cli.Command{
 		runCommand, benchCommand, compareCommand, infoCommand, generateCommand, perplexityCommand, routingCommand,
-		trainCommand, reportCommand, exportCommand, devicesCommand, versionCommand,
+		trainCommand, planCommand, reportCommand, exportCommand, devicesCommand, versionCommand,
 	},
 }
 
