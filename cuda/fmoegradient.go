@@ -118,6 +118,15 @@ func (g *fmoeGradient) name(kernel string) string {
 	return kernel + g.ending
 }
 
+// wide names a kernel whose threads take 16 bytes at a time of rows of n
+// numbers, where these are a whole number of times that.
+func (g *fmoeGradient) wide(kernel string, n int) string {
+	if n*g.call.In[moe.InputX].Type.Bits()%128 == 0 {
+		kernel += "_wide"
+	}
+	return kernel + g.ending
+}
+
 func (g *fmoeGradient) in(slot int) uintptr  { return address(at(g.call.In, slot)) }
 func (g *fmoeGradient) out(slot int) uintptr { return address(at(g.call.Out, slot)) }
 
@@ -137,7 +146,7 @@ func (g *fmoeGradient) planExperts(activation int32) error {
 	}); err != nil {
 		return err
 	}
-	through, err := newLaunch[hiddenParameters](g.device, "through_hidden"+g.ending, 256, r.rows)
+	through, err := newLaunch[hiddenParameters](g.device, g.wide("through_hidden", g.h), min(256, ceilDiv(g.h, 8*32)*32), r.rows)
 	if err != nil {
 		return err
 	}
@@ -308,7 +317,7 @@ func (g *fmoeGradient) planEnd() error {
 	if at(g.call.Out, moe.InputX) == nil {
 		return nil
 	}
-	combine, err := newLaunch[combineBackParameters](g.device, "combine_back"+g.ending, min(256, ceilDiv(g.d, 32)*32), g.routing.tokens)
+	combine, err := newLaunch[combineBackParameters](g.device, g.wide("combine_back", g.d), min(256, ceilDiv(g.d, 32)*32), g.routing.tokens)
 	if err != nil {
 		return err
 	}

@@ -72,30 +72,36 @@ template <typename T, int KIND> __device__ __forceinline__ void bring(const Expe
     Work w;
     for (int t = blockIdx.x; find<KIND>(p, t, e, w); t += gridDim.x) {
         if (KIND == OVER_ROWS) {
+            // Where rows come from is looked up a stage ahead.
+            int from[4], from2[4];
+            auto look = [&](int k) {
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    int row = w.deepFirst + min(k + line + 16 * i, w.depth - 1);
+                    from[i] = p.token ? p.token[row] : row;
+                    from2[i] = p.token2 ? p.token2[row] : row;
+                }
+            };
+            if (w.depth > 0) look(0);
+            bool wide[6];
+#pragma unroll
+            for (int block = 0; block < 6; block++) wide[block] = block < 4 ? w.column + block * 64 + part * 8 < p.width : (block - 4) * 64 + part * 8 < w.rows;
+            const T *left = (const T *)p.x + w.column + part * 8, *right = (const T *)p.x2 + w.first + part * 8;
             for (int k = 0; k < w.depth; k += 64, ring.next()) {
                 barrierWait(ring.empty(), ring.phase ^ 1);
                 u32 to = ring.at() + swapped;
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
-                    int row = k + line + 16 * i;
-                    bool some = row < w.depth;
-                    int source = w.deepFirst + (some ? row : 0), source2 = source;
-                    if (p.token) source = p.token[source];
-                    if (p.token2) source2 = p.token2[source2];
-                    const T *x = (const T *)p.x + (i64)source * p.width + w.column + part * 8;
-                    const T *x2 = (const T *)p.x2 + (i64)source2 * p.height + w.first + part * 8;
+                    bool some = k + line + 16 * i < w.depth;
+                    const T *x = left + (i64)from[i] * p.width, *x2 = right + (i64)from2[i] * p.height;
 #pragma unroll
-                    for (int block = 0; block < 4; block++) {
-                        bool wide = w.column + block * 64 + part * 8 < p.width;
-                        copy16(to + block * 8192 + i * 2048, wide ? x + block * 64 : p.x, some && wide);
-                    }
+                    for (int block = 0; block < 4; block++) copy16(to + block * 8192 + i * 2048, wide[block] ? x + block * 64 : p.x, some && wide[block]);
 #pragma unroll
-                    for (int block = 0; block < 2; block++) {
-                        bool wide = block * 64 + part * 8 < w.rows;
-                        copy16(to + LEFT + block * 8192 + i * 2048, wide ? x2 + block * 64 : p.x2, some && wide);
-                    }
+                    for (int block = 0; block < 2; block++)
+                        copy16(to + LEFT + block * 8192 + i * 2048, wide[4 + block] ? x2 + block * 64 : p.x2, some && wide[4 + block]);
                 }
                 barrierArriveAfterCopies(ring.full());
+                if (k + 64 < w.depth) look(k + 64);
             }
             continue;
         }

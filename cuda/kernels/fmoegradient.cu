@@ -270,22 +270,36 @@ struct Hidden {
     int experts, h, d, activation;
 };
 
-template <typename T> __device__ void throughHidden(const Hidden &p) {
+template <typename T, int W> struct __align__(sizeof(T) * W) Some { T x[W]; };
+
+// A thread computes W columns side by side.
+template <typename T, int W> __device__ void throughHidden(const Hidden &p) {
     int row = blockIdx.x;
     if (row >= p.offsets[p.experts]) return;
     int slot = p.slot[row];
     float s = p.scores[slot], sum = 0.0f;
     i64 at = (i64)row * p.h;
-    for (int i = threadIdx.x; i < p.h; i += blockDim.x) {
-        float x = load(((const T *)p.hidden)[at + i]), b = load(((const T *)p.byHidden)[at + i]);
-        float a = activate(x, p.activation), f = 1.0f;
-        if (p.factor) {
-            f = load(((const T *)p.factor)[at + i]);
-            ((T *)p.byFactor)[at + i] = store<T>(s * b * a);
+    for (int i = threadIdx.x * W; i < p.h; i += blockDim.x * W) {
+        Some<T, W> x = *(const Some<T, W> *)((const T *)p.hidden + at + i), b = *(const Some<T, W> *)((const T *)p.byHidden + at + i);
+        Some<T, W> factor, activated, byFactor;
+        if (p.factor) factor = *(const Some<T, W> *)((const T *)p.factor + at + i);
+#pragma unroll
+        for (int j = 0; j < W; j++) {
+            float y = load(x.x[j]), by = load(b.x[j]), f = p.factor ? load(factor.x[j]) : 1.0f, a, rise;
+            if (sizeof(T) == 2 && p.activation == GELU) {
+                float below = normalBelow(y);
+                a = y * below, rise = below + y * 0.39894228040143268f * __expf(-0.5f * y * y);
+            } else {
+                a = activate(y, p.activation), rise = slope(y, p.activation);
+            }
+            byFactor.x[j] = store<T>(s * by * a);
+            sum += by * a * f;
+            activated.x[j] = store<T>(s * a * f);
+            b.x[j] = store<T>(s * by * f * rise);
         }
-        sum += b * a * f;
-        ((T *)p.activated)[at + i] = store<T>(s * a * f);
-        ((T *)p.byHidden)[at + i] = store<T>(s * b * f * slope(x, p.activation));
+        if (p.factor) *(Some<T, W> *)((T *)p.byFactor + at + i) = byFactor;
+        *(Some<T, W> *)((T *)p.activated + at + i) = activated;
+        *(Some<T, W> *)((T *)p.byHidden + at + i) = b;
     }
     if (p.bias) {
         const T *dy = (const T *)p.dy + (i64)p.token[row] * p.d, *bias = (const T *)p.bias + (i64)before(p.offsets, p.experts, row) * p.d;
@@ -294,7 +308,9 @@ template <typename T> __device__ void throughHidden(const Hidden &p) {
     sum = blockSum(sum);
     if (threadIdx.x == 0) p.byScores[slot] = sum;
 }
-#define THROUGH_HIDDEN(T, ending) extern "C" __global__ void __launch_bounds__(256) through_hidden_##ending(Hidden p) { throughHidden<T>(p); }
+#define THROUGH_HIDDEN(T, ending) \
+    extern "C" __global__ void __launch_bounds__(256) through_hidden_##ending(Hidden p) { throughHidden<T, 1>(p); } \
+    extern "C" __global__ void __launch_bounds__(256) through_hidden_wide_##ending(Hidden p) { throughHidden<T, 16 / sizeof(T)>(p); }
 FLOATS(THROUGH_HIDDEN)
 
 // activated = f(hidden)·factor for all rows, of which those that nobody has become zeros in hidden and factor.
@@ -343,16 +359,26 @@ FLOATS(SUM_ROWS)
 
 // The gradient by each token: what comes through the router, and that by its rows in the order of its slots.
 struct CombineBack { const void *byRow; const float *throughRouter; const int *row; void *y; int d, k; };
-template <typename T> __device__ void combineBack(const CombineBack &p) {
+template <typename T, int W> __device__ void combineBack(const CombineBack &p) {
     i64 slot = (i64)blockIdx.x * p.k, at = (i64)blockIdx.x * p.d;
-    for (int column = threadIdx.x; column < p.d; column += blockDim.x) {
-        float sum = p.throughRouter[at + column];
+    for (int column = threadIdx.x * W; column < p.d; column += blockDim.x * W) {
+        float sums[W];
+#pragma unroll
+        for (int i = 0; i < W; i++) sums[i] = p.throughRouter[at + column + i];
         for (int j = 0; p.byRow && j < p.k; j++) {
             int row = p.row[slot + j];
-            if (row >= 0) sum += load(((const T *)p.byRow)[(i64)row * p.d + column]);
+            if (row < 0) continue;
+            Some<T, W> part = *(const Some<T, W> *)((const T *)p.byRow + (i64)row * p.d + column);
+#pragma unroll
+            for (int i = 0; i < W; i++) sums[i] += load(part.x[i]);
         }
-        ((T *)p.y)[at + column] = store<T>(sum);
+        Some<T, W> out;
+#pragma unroll
+        for (int i = 0; i < W; i++) out.x[i] = store<T>(sums[i]);
+        *(Some<T, W> *)((T *)p.y + at + column) = out;
     }
 }
-#define COMBINE_BACK(T, ending) extern "C" __global__ void __launch_bounds__(256) combine_back_##ending(CombineBack p) { combineBack<T>(p); }
+#define COMBINE_BACK(T, ending) \
+    extern "C" __global__ void __launch_bounds__(256) combine_back_##ending(CombineBack p) { combineBack<T, 1>(p); } \
+    extern "C" __global__ void __launch_bounds__(256) combine_back_wide_##ending(CombineBack p) { combineBack<T, 16 / sizeof(T)>(p); }
 FLOATS(COMBINE_BACK)
