@@ -1,9 +1,11 @@
 package train
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime"
@@ -262,12 +264,15 @@ func (c *cutter) shared(ends []int) map[string]int {
 func (c *cutter) facts() (map[string]*onnx.Type, error) {
 	var runs [2]map[string]op.Fact
 	var names [2]map[int]string
-	for i, primes := range [][]int{{2, 3, 5, 7, 11, 13}, {3, 5, 7, 11, 13, 17}} {
+	for i, sizes := range [][2]int{{3, 5}, {5, 7}} { // of a batch, and of a sequence
 		inputs := map[string]*tensor.Tensor{}
-		sizes := map[string]int{}
 		runs[i], names[i] = map[string]op.Fact{}, map[int]string{}
 		for _, v := range c.model.Graph.Inputs {
 			if v.Type == nil || v.Type.Shape == nil {
+				continue
+			}
+			if empty := emptyCache(v, sizes[0]); empty != nil && strings.HasPrefix(v.Name, "past_key_values.") { // see feed
+				inputs[v.Name] = empty
 				continue
 			}
 			shape := make([]int, len(v.Type.Shape.Dims))
@@ -275,15 +280,10 @@ func (c *cutter) facts() (map[string]*onnx.Type, error) {
 				if shape[axis] = int(d.Value); d.Known {
 					continue
 				}
-				name := d.Param
-				if name == "" {
-					name = fmt.Sprintf("axis %d", axis)
+				shape[axis] = sizes[min(axis, 1)]
+				if names[i][shape[axis]] == "" {
+					names[i][shape[axis]] = cmp.Or(d.Param, fmt.Sprintf("axis %d", axis))
 				}
-				if sizes[name] == 0 {
-					sizes[name] = primes[len(sizes)%len(primes)]
-					names[i][sizes[name]] = name
-				}
-				shape[axis] = sizes[name]
 			}
 			inputs[v.Name] = &tensor.Tensor{Type: v.Type.ElemType, Shape: shape}
 		}
