@@ -153,8 +153,8 @@ type estimate struct {
 // tokens are those of a worker in a step.
 func (e *estimate) tokens() float64 { return e.sequences * float64(e.m.Length) }
 
-// again is how many products of a forward pass a step takes: stages compute
-// theirs twice.
+// again is how many products of a forward pass a step takes: stages but the
+// last compute theirs twice.
 func (e *estimate) again() float64 {
 	if e.stages > 1 {
 		return trainingProducts + 1
@@ -405,7 +405,10 @@ func (e *estimate) finish() {
 	for _, c := range p.Collectives {
 		p.Wire += c.Seconds - c.Hidden
 	}
-	p.Bubble = turns * (e.stages - 1) / e.batches
+	if e.stages > 1 { // the last stage needs no forward pass of its own
+		spared := (p.Dense + p.Experts) / e.again()
+		p.Bubble = (turns*(e.stages-1) - spared) / e.batches
+	}
 	p.Step = turns + p.Bubble + p.Optimizer + p.Wire
 	p.Tokens = float64(e.o.Batch) * float64(e.m.Length) / p.Step
 	ideal := trainingProducts * e.m.Operations * float64(e.o.Batch) / e.c.FLOPS / float64(p.Workers)
