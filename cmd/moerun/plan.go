@@ -2,16 +2,20 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 
 	"github.com/spf13/pflag"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/fmoe-go/fmoe/internal/cli"
+	"github.com/fmoe-go/fmoe/internal/files"
 	"github.com/fmoe-go/fmoe/internal/plot"
 	"github.com/fmoe-go/fmoe/onnx"
+	"github.com/fmoe-go/fmoe/runtime"
 	planner "github.com/fmoe-go/fmoe/runtime/plan"
 )
 
@@ -25,11 +29,13 @@ docs/plan.md says what such a file has and what is counted.
 
 Examples:
   moerun plan moe.onnx --cluster cluster.yaml
+  moerun plan moe.onnx --calibrate machine.yaml --batch 8 --length 128
   moerun plan moe.onnx --cluster cluster.yaml --batch 4096 --length 1024 --precision bfloat16
   moerun plan moe.onnx --cluster cluster.yaml --load runs/first/log.jsonl --plot scaling.svg`,
 	Flags: func(flags *pflag.FlagSet) cli.Action {
 		o := planFlags{}
 		flags.StringVar(&o.cluster, "cluster", "", "`file` that describes the cluster")
+		flags.StringVar(&o.calibrate, "calibrate", "", "measure this machine, by steps of training with --batch and --length, and describe it in this `file`")
 		flags.StringVar(&o.load, "load", "", "`file` with the load of experts: of \"moerun routing --json\" or a training run's log (default: even)")
 		flags.IntVar(&o.workers, "workers", 0, "`number` of workers (default: all of the cluster)")
 		flags.IntVar(&o.options.Batch, "batch", 0, "`sequences` of a step, of all workers together (default: 8 for each)")
@@ -40,15 +46,15 @@ Examples:
 		flags.IntVar(&o.rows, "rows", 20, "`number` of layouts to show, 0 for all")
 		flags.StringVar(&o.plot, "plot", "", "draw the speed of 1 to 16,384 workers into this `file` (.svg or .png)")
 		flags.BoolVar(&o.json, "json", false, "print JSON")
-		return func(_ context.Context, out io.Writer, args []string) error { return o.run(out, args[0]) }
+		return func(ctx context.Context, out io.Writer, args []string) error { return o.run(ctx, out, args[0]) }
 	},
 }
 
 type planFlags struct {
-	cluster, load, precision, plot string
-	workers, length, rows          int
-	options                        planner.Options
-	json                           bool
+	cluster, calibrate, load, precision, plot string
+	workers, length, rows                     int
+	options                                   planner.Options
+	json                                      bool
 }
 
 // planResult is what plan prints.
@@ -63,9 +69,32 @@ type planResult struct {
 	Scaling     []*planner.Prediction `json:"scaling,omitempty"`
 }
 
-func (o *planFlags) run(out io.Writer, path string) (err error) {
+// measure describes this machine.
+func (o *planFlags) measure(ctx context.Context, path string) (err error) {
+	m, err := onnx.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, m.Close()) }()
+	c, err := planner.Calibrate(ctx, m, max(o.options.Batch, 1), o.length, runtime.Options{})
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	text, err := yaml.Marshal(c)
+	if err != nil {
+		return err
+	}
+	return files.Replace(o.calibrate, func(w io.Writer) error {
+		_, err := w.Write(text)
+		return err
+	})
+}
+
+func (o *planFlags) run(ctx context.Context, out io.Writer, path string) (err error) {
 	switch {
-	case o.cluster == "":
+	case o.calibrate != "" && o.cluster != "":
+		return cli.Misusef("--calibrate writes a description of a cluster, --cluster reads one: give one of them")
+	case o.cluster == "" && o.calibrate == "":
 		return cli.Misusef("--cluster FILE must describe what to plan for; see docs/plan.md")
 	case o.precision != "float32" && o.precision != "bfloat16":
 		return cli.Misusef("--precision %s must be float32 or bfloat16", o.precision)
@@ -75,6 +104,9 @@ func (o *planFlags) run(out io.Writer, path string) (err error) {
 		return cli.Misusef("--batch, --micro-batches and --rows must not be negative, and --length must be at least 1")
 	case o.plot != "" && pictureFormats[filepath.Ext(o.plot)] == nil:
 		return cli.Misusef("--plot %s must be named .png or .svg", o.plot)
+	}
+	if o.calibrate != "" {
+		return o.measure(ctx, path)
 	}
 	o.options.HalfWidth = o.precision == "bfloat16"
 	cluster, err := planner.ReadCluster(o.cluster)

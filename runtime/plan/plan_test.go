@@ -200,3 +200,17 @@ func FuzzParseCluster(f *testing.F) {
 		}
 	})
 }
+
+// A machine is described such that one worker's step is met.
+func TestFit(t *testing.T) {
+	c, m, o := cluster(t), eight(), plan.Options{Batch: 64}
+	for _, factor := range []float64{0.8, 1, 3} {
+		want := factor * predict(t, m, c, "", o).Step
+		if err := m.Fit(c, o, want); err != nil {
+			t.Fatal(err)
+		}
+		if got := predict(t, m, c, "", o).Step; math.Abs(got-want) > 1e-6*want {
+			t.Errorf("a step of %g s is predicted to take %g", want, got)
+		}
+	}
+}
