@@ -50,6 +50,7 @@ Examples:
 		flags.IntVar(&o.prefill, "prefill", 128, "with --decode: number of tokens of the prompt")
 		flags.IntVar(&o.decode, "decode", 0, "number of tokens to read one by one after the prompt")
 		flags.BoolVar(&o.train, "train", false, "measure steps of training: gradients of the next token's cross-entropy, and AdamW")
+		flags.StringVar(&o.precision, "precision", "float32", "with --train: of products, float32 or bfloat16")
 		flags.BoolVar(&o.runtime.profile, "profile", false, "show the time by operator")
 		flags.StringVar(&o.cpuProfile, "cpuprofile", "", "write a profile for go tool pprof to this `file`")
 		o.runtime.register(flags)
@@ -64,6 +65,7 @@ type benchFlags struct {
 	runs            int
 	prefill, decode int
 	train           bool
+	precision       string
 	cpuProfile      string
 	json            bool
 	flags           *pflag.FlagSet
@@ -155,6 +157,8 @@ func (o *benchFlags) validate() error {
 		return cli.Misusef("--decode=%d must be 0 or more", o.decode)
 	case o.prefill < 1:
 		return cli.Misusef("--prefill=%d must be 1 or more", o.prefill)
+	case o.flags.Changed("precision") && !o.train:
+		return cli.Misusef("--precision is for --train; a model runs in the types that it has")
 	case o.decode > 0 && o.train:
 		return cli.Misusef("--decode and --train are two things to measure: give one of them")
 	case o.decode == 0 && o.flags.Changed("prefill"):
@@ -265,6 +269,7 @@ func (o *benchFlags) measureLanguage(ctx context.Context, result *benchResult) (
 // measureTraining measures steps of training on random tokens.
 func (o *benchFlags) measureTraining(ctx context.Context, result *benchResult) (err error) {
 	options := train.DefaultOptions()
+	options.Precision = o.precision
 	if options.Runtime, err = o.runtime.options(); err != nil {
 		return err
 	}
