@@ -34,6 +34,17 @@ for data in models/*/test_data_set_0; do
     model=$(dirname "$data")
     check "$model" "$programs/moerun" run "$model/model.onnx" --device cuda --data "$data" --check --rtol 1e-3 --atol 1e-4
 done
+# Training follows the CPU's losses.
+for device in cpu cuda; do
+    check "training on $device" "$programs/moerun" train models/gpt-megatron/model.onnx --data docs/training.md --tokenizer bytes --length 32 --batch 8 \
+        --steps 20 --device $device --output "$log/$device" --quiet --set evaluate_every=0 --set save_every=0
+done
+check 'the same losses' python3 - "$log" <<'END'
+import json, sys
+runs = [[json.loads(line) for line in open(f"{sys.argv[1]}/{device}/log.jsonl")] for device in ("cpu", "cuda")]
+losses = [[r["loss"] for r in run if r["record"] == "step"] for run in runs]
+sys.exit(not all(abs(a - b) < 1e-3 * a for a, b in zip(*losses)))
+END
 if command -v compute-sanitizer > "$log/out"; then
     for tool in memcheck racecheck; do
         check "compute-sanitizer $tool" compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode 1 \
@@ -44,4 +55,5 @@ fi
 echo
 "$programs/cuda.test" -test.run '^$' -test.bench FMoE -test.benchtime 10x | awk '/^BenchmarkFMoE/ { split($1, name, "/"); print "fmoe     ", name[2] ":", $7, "µs,", $5, "TFLOP/s" }'
 python3 scripts/gpu_peers.py
+"$programs/moerun" bench models/gpt-megatron/model.onnx --train --device cuda --dim batch=8,sequence=64
 exit $failed

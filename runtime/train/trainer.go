@@ -295,6 +295,9 @@ func (t *Trainer) gradientOptions() runtime.Options {
 	for _, name := range with {
 		o.Resident = append(o.Resident, runtime.GradientName(name))
 	}
+	for _, l := range t.objective.layers { // of which only their number is read
+		o.Resident = append(o.Resident, l.indices)
+	}
 	o.Gradient = &runtime.Gradient{Of: t.objective.total, With: with, Recompute: t.options.Recompute}
 	return o
 }
