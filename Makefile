@@ -14,7 +14,7 @@ SAMPLES = $(patsubst models/%/model.onnx,%,$(wildcard models/*/model.onnx))
 SHARED  = $(wildcard ../shared/models/*.onnx)
 REWRITE = --num-experts 8 --top-k 2
 
-.PHONY: help build cuda cuda-test test race mpi mpi-test mpi-kill-test lint fuzz demo verify merge big conformance zoo compare experts bench bench-smoke plots split routing demo-train train-split plan-check clean
+.PHONY: help build cuda cuda-test test race mpi mpi-test mpi-kill-test lint fuzz demo verify merge big conformance zoo compare experts bench bench-smoke plots split routing demo-train train-split plan-check worker-speed clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 15
@@ -224,6 +224,9 @@ split: build ## split the sample GPT into 8 experts, calibrated; perplexity for 
 		bin/moerun bench build/split/2.onnx --dim batch=8,sequence=256 --threads 1 --profile --json > build/split/split-$$round.json; \
 	done
 	$(GO) -C internal/tools/plots run . --split $(CURDIR)/build/split --out $(CURDIR)/docs
+
+worker-speed: ## time a layer of experts on four workers over slow connections, with and without what hides them
+	FMOE_MEASURE=1 $(GO) test ./runtime/cpu -run TestWorkerSpeed -count=1 -v
 
 plan-check: mpi ## compare predictions of moerun plan with steps of training on this machine
 	$(GO) run ./internal/tools/plancheck --mpi bin/moerun-mpi

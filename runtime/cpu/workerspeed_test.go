@@ -3,6 +3,7 @@ package cpu
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -143,6 +144,9 @@ func (s workerSpeed) run(ctx context.Context, rounds int) (plain, scheduled time
 // one of whose experts has most tokens at least half as fast again, and an even
 // load not slower.
 func TestWorkerSpeed(t *testing.T) {
+	if os.Getenv("FMOE_MEASURE") == "" {
+		t.Skip("measures time: make worker-speed")
+	}
 	if testing.Short() {
 		t.Skip("measures time")
 	}
