@@ -1,5 +1,5 @@
 // FMoE: the experts' products, and the sum of each token's slots.
-#include "common.cuh"
+#include "matrix.cuh"
 
 // Y = finish(X·Wᵀ + bias) for the rows of all experts in one launch: a block computes a tile of one expert's rows.
 // X's rows are those of token, where that is given.
@@ -9,17 +9,6 @@ struct Product {
     int experts, depth, width, activation;
     int factor; // y becomes activation(y)·(X·Wᵀ + bias): the second branch of gated experts
 };
-
-// expertOf finds the expert of a tile of rows, −1 behind the last.
-__device__ __forceinline__ int expertOf(const Product &p, int tile) {
-    if (tile >= p.tiles[p.experts]) return -1;
-    int lo = 0, hi = p.experts;
-    while (hi - lo > 1) {
-        int middle = (lo + hi) / 2;
-        if (p.tiles[middle] <= tile) lo = middle; else hi = middle;
-    }
-    return lo;
-}
 
 template <typename T> __device__ __forceinline__ void finish(const Product &p, int e, i64 row, int column, float x) {
     if (p.bias) x += load(((const T *)p.bias)[(i64)e * p.width + column]);
@@ -50,7 +39,7 @@ template <typename T> __device__ __forceinline__ void finishPair(const Product &
 // On the ordinary units, for float32 and for widths that the matrix units do not take: tiles of 64 × 64.
 template <typename T> __device__ void product(const Product &p) {
     __shared__ float a[16][64 + 4], b[16][64 + 4];
-    int e = expertOf(p, blockIdx.x);
+    int e = before(p.tiles, p.experts, blockIdx.x);
     if (e < 0) return;
     int first = p.offsets[e] + (blockIdx.x - p.tiles[e]) * 64, rows = min(64, p.offsets[e + 1] - first);
     int column = blockIdx.y * 64, columns = min(64, p.width - column);
@@ -93,25 +82,9 @@ FLOATS(PRODUCT)
 #define DEEP 32
 #define PITCH (DEEP + 8)
 
-__device__ __forceinline__ u32 shared(const void *p) { return (u32)__cvta_generic_to_shared(p); }
-__device__ __forceinline__ void copy16(u32 to, const void *from, bool some) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(some ? 16 : 0));
-}
-__device__ __forceinline__ void matrices(u32 r[4], u32 at) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at));
-}
-__device__ __forceinline__ void multiply(float c[4], const u32 a[4], const u32 b[2], __nv_bfloat16) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-__device__ __forceinline__ void multiply(float c[4], const u32 a[4], const u32 b[2], __half) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-
 template <typename T> __device__ void matrixProduct(const Product &p) {
     __shared__ __align__(16) T a[2][128 * PITCH], b[2][128 * PITCH];
-    int e = expertOf(p, blockIdx.y);
+    int e = before(p.tiles, p.experts, blockIdx.y);
     if (e < 0) return;
     int first = p.offsets[e] + (blockIdx.y - p.tiles[e]) * 128, rows = min(128, p.offsets[e + 1] - first);
     int column = blockIdx.x * 128, columns = min(128, p.width - column);

@@ -22,14 +22,7 @@ import (
 // write writes a model that predicts the next byte from the one before.
 func write(t *testing.T) (model, text string) {
 	t.Helper()
-	random := rand.New(rand.NewPCG(1, 2))
-	weight := func(name string, shape ...int) *onnx.Tensor {
-		x := tensor.New(onnx.Float32, shape...)
-		for i := range tensor.Of[float32](x) {
-			tensor.Of[float32](x)[i] = float32(random.NormFloat64()) * 0.3
-		}
-		return x.ToONNX(name)
-	}
+	weight := randomWeights(rand.New(rand.NewPCG(1, 2)))
 	node := func(out, opType string, in ...string) *onnx.Node {
 		return &onnx.Node{Name: out, OpType: opType, Inputs: in, Outputs: []string{out}}
 	}
@@ -54,6 +47,17 @@ func write(t *testing.T) (model, text string) {
 		t.Fatal(err)
 	}
 	return model, text
+}
+
+// randomWeights returns a function that makes initializers of random numbers.
+func randomWeights(random *rand.Rand) func(name string, shape ...int) *onnx.Tensor {
+	return func(name string, shape ...int) *onnx.Tensor {
+		x := tensor.New(onnx.Float32, shape...)
+		for i := range tensor.Of[float32](x) {
+			tensor.Of[float32](x)[i] = float32(random.NormFloat64()) * 0.3
+		}
+		return x.ToONNX(name)
+	}
 }
 
 func configure(t *testing.T, text string, settings ...string) job.Config {

@@ -29,14 +29,7 @@ func writeGated(t *testing.T, gate string, experts int, of onnx.DataType) (model
 		t.Fatal(err)
 	}
 	defer m.Close()
-	random := rand.New(rand.NewPCG(5, 6))
-	weight := func(name string, shape ...int) *onnx.Tensor {
-		x := tensor.New(onnx.Float32, shape...)
-		for i := range tensor.Of[float32](x) {
-			tensor.Of[float32](x)[i] = float32(random.NormFloat64()) * 0.3
-		}
-		return x.ToONNX(name)
-	}
+	weight := randomWeights(rand.New(rand.NewPCG(5, 6)))
 	g := m.Graph
 	g.Initializers = []*onnx.Tensor{g.Initializer("embedding"), g.Initializer("head"), weight("gate", 16, experts),
 		weight("fc1", experts, 7, 16), weight("fc1_bias", experts, 7), weight("fc2", experts, 16, 7), weight("fc2_bias", experts, 16),

@@ -12,7 +12,6 @@ import (
 
 	"github.com/fmoe-go/fmoe/onnx"
 	"github.com/fmoe-go/fmoe/runtime/moe"
-	"github.com/fmoe-go/fmoe/runtime/tensor"
 	"github.com/fmoe-go/fmoe/runtime/train/job"
 )
 
@@ -25,14 +24,7 @@ func writeMixture(t *testing.T) (model, text string) {
 		t.Fatal(err)
 	}
 	defer m.Close()
-	random := rand.New(rand.NewPCG(3, 4))
-	weight := func(name string, shape ...int) *onnx.Tensor {
-		x := tensor.New(onnx.Float32, shape...)
-		for i := range tensor.Of[float32](x) {
-			tensor.Of[float32](x)[i] = float32(random.NormFloat64()) * 0.3
-		}
-		return x.ToONNX(name)
-	}
+	weight := randomWeights(rand.New(rand.NewPCG(3, 4)))
 	g := m.Graph
 	g.Initializers = []*onnx.Tensor{g.Initializer("embedding"), weight("gate", 16, 4), weight("fc1", 4, 32, 16), weight("fc2", 4, 16, 32), weight("head", 16, 256)}
 	g.Nodes = []*onnx.Node{
